@@ -1,0 +1,74 @@
+# `make help` lists the targets.
+SHELL := bash
+PYTHON ?= python3
+CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+# jobs tagged `gpu` run one per GPU; without a GPU they share the cores
+GPUS ?= $(shell n=$$(nvidia-smi -L 2>/dev/null | wc -l); [ $$n -gt 0 ] && echo $$n || echo $(CORES))
+STUDY ?= config/demo.yaml
+
+BIN := .venv/bin
+SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) --resources gpu=$(GPUS) --configfile $(STUDY)
+TESTS ?= tests
+
+.PHONY: help install demo study report test test-real lint format lock docs clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@echo "STUDY=config/my.yaml names the study, CORES and GPUS what it may use."
+
+install: .venv/installed  ## everything of envs/lock.txt into .venv
+
+.venv/installed: envs/lock.txt envs/uv.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "myostage needs Python 3.11 or newer; name one with PYTHON=")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement envs/uv.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --requirement envs/lock.txt
+	@touch $@
+
+# what the study file says of its name and of the folder of its results
+key = $(shell sed -n 's/^$(1): *//p' $(STUDY) | head -n 1)
+OUT = $(or $(call key,results),results)/$(call key,study)
+
+demo: STUDY := config/demo.yaml
+demo: study  ## the demo study: slides with known truth, some minutes on two cores
+
+study: install  ## the study of STUDY, from slides to figures, report and headline
+	@$(SNAKEMAKE)
+	@[ $(OUT)/report.zip -nt $(OUT)/metrics.parquet ] || $(MAKE) --no-print-directory report STUDY=$(STUDY)
+	@$(BIN)/python scripts/headline.py $(STUDY)
+
+report: install  ## results/{study}/report.zip: figures and tables with captions
+	@$(SNAKEMAKE) --quiet all --report $(OUT)/report.zip
+
+test: install  ## the whole test suite
+	$(BIN)/python -m pytest -q -n $(CORES) --dist loadfile -m "not studies" tests
+
+test-real: install  ## the studies on real slides and fibres (MYOSTAGE_REAL_DATA)
+	$(BIN)/python -m pytest -q -rs -m "real or studies" tests
+
+lint: install  ## formatter, linters, type checker, notebooks without outputs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	cd scripts && ../$(BIN)/mypy myostage *.py
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakemake --lint
+	@! grep -lE '"execution_count": [0-9]|"output_type"' notebooks/*.ipynb || { echo "notebooks with outputs" >&2; exit 1; }
+
+format: install  ## let the formatters do their work
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile rules
+
+lock: install  ## resolve envs/requirements.in anew, and name the new lock where it is used
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
+		--override envs/overrides.txt --custom-compile-command "make lock" \
+		--output-file envs/lock.txt envs/requirements.in
+	sha=$$(sha256sum envs/lock.txt | cut -d' ' -f1); \
+		sed -i -E "s/^# lock sha256: .*/# lock sha256: $$sha/" envs/myostage.yaml envs/myostage.def
+
+docs: install  ## config/README.md from the models
+	cd scripts && ../$(BIN)/python -m myostage.config > ../config/README.md
+
+clean:  ## delete the environment and every result
+	rm -rf .venv .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find results -mindepth 1 ! -name .gitkeep -delete
