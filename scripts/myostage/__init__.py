@@ -1,0 +1,1 @@
+"""Recovery stages of muscle cells, learnt from the proportions of stages per day after injury."""

@@ -1,0 +1,406 @@
+"""The tables that a study names: proportions, slides, crops, training images of Cellpose.
+
+Every fault is named by file, row and column, all faults of a table at once.
+"""
+
+import csv
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from myostage.errors import UserError
+from myostage.sections import MPP_RANGE, NAME_PATTERN, Section, Study, UnsetVariable, expand_path, nearest
+
+SUM_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class TableColumn:
+    """One column of a table that a study names."""
+
+    name: str
+    required: bool
+    meaning: str
+
+
+SLIDE_COLUMNS = (
+    TableColumn("slide", True, "unique name; letters, digits, . _ -"),
+    TableColumn("path", True, "file; $VARIABLES are expanded"),
+    TableColumn(
+        "group",
+        True,
+        "row of the proportions table (day after injury); empty: staged only, never learnt from",
+    ),
+    TableColumn(
+        "animal", True, "animal the slide is of; folds never split one; may be empty where the group is"
+    ),
+    TableColumn("mpp", False, "um/px of the slide's largest level, 0.05 to 5; empty: as the file says"),
+    TableColumn(
+        "annotations",
+        False,
+        "GeoJSON of outlines in level-0 px, stage in properties.classification.name; "
+        "for evaluation only; drawn in a phantom study",
+    ),
+)
+CROP_COLUMNS = (
+    TableColumn("crop", True, "unique name"),
+    TableColumn("path", True, "image of one cell; $VARIABLES are expanded"),
+    TableColumn("group", True, "row of the proportions table; empty: staged only, never learnt from"),
+    TableColumn(
+        "animal", True, "animal the crop is of; crops of one animal and group are treated as one slide"
+    ),
+    TableColumn("label", False, "stage of the cell, for evaluation only; empty: unknown"),
+)
+IMAGE_COLUMNS = (
+    TableColumn("image", True, "image; $VARIABLES are expanded"),
+    TableColumn("masks", True, "label image of the same size, 0: background"),
+    TableColumn("mpp", True, "um/px of both, 0.05 to 5"),
+)
+
+
+class CropRow(Section):
+    """One row of the crop table; ``label`` is the stage's number, 0..K-1, or None where it is unknown."""
+
+    crop: str
+    path: str
+    group: str
+    animal: str
+    label: int | None = None
+
+
+class SlideRow(Section):
+    """One row of the slide table, or what a crop study has in its place.
+
+    ``group`` is empty where the slide is staged only; ``crops`` is empty where the slide is one file.
+    """
+
+    slide: str
+    path: str = ""
+    group: str = ""
+    animal: str = ""
+    mpp: float | None = None
+    annotations: str | None = None
+    crops: tuple[CropRow, ...] = ()
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the stage of any of its cells may be known."""
+        return self.annotations is not None or any(row.label is not None for row in self.crops)
+
+
+class ImageRow(Section):
+    """One row of the table of Cellpose's training images; ``mpp`` in um/px."""
+
+    image: str
+    masks: str
+    mpp: float
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One line of a TSV file: its number in the file and its values by column."""
+
+    number: int
+    values: dict[str, str]
+
+    def __getitem__(self, column: str) -> str:
+        return self.values.get(column, "")
+
+
+def raise_all(where: str, problems: Sequence[str]) -> None:
+    """Raise one UserError that names every problem, or none where there is none."""
+    if problems:
+        shown = list(problems[:20]) + ([f"and {len(problems) - 20} more"] if len(problems) > 20 else [])
+        raise UserError(f"{where}: {'; '.join(shown)}")
+
+
+def _read_tsv(path: str, required: Sequence[str], optional: Sequence[str]) -> list[_Line]:
+    """Lines of a tab-separated table with a header; blank lines and lines that start with # are left out.
+
+    Raises
+    ------
+    UserError
+        No such file, no text, no rows, a missing, unknown or repeated column, a line with too many fields.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such table; correct its path in the study file or write it") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}: not a readable UTF-8 table ({error}); save it as tab-separated text"
+        ) from None
+    rows = [
+        (number, [field.strip() for field in fields])
+        for number, fields in enumerate(
+            csv.reader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE), 1
+        )
+        if any(field.strip() for field in fields) and not fields[0].startswith("#")
+    ]
+    if len(rows) < 2:
+        raise UserError(
+            f"{path}: {'no rows below the header' if rows else 'empty'}; the table needs a header and rows"
+        )
+    header = rows[0][1]
+    if len(header) == 1 and re.search("[,;]", header[0]):
+        raise UserError(
+            f"{path}, row {rows[0][0]}: the columns are not separated by tabs; save it tab-separated"
+        )
+    valid = [*required, *optional]
+    problems = [f"column {name} is missing" for name in required if name not in header]
+    problems += [
+        f"column {name or '(no name)'} is unknown{nearest(name, set(valid) - set(header))}"
+        for name in dict.fromkeys(header)
+        if name not in valid
+    ]
+    problems += [f"column {name} stands twice" for name, count in Counter(header).items() if count > 1]
+    if problems:
+        raise_all(f"{path}, row {rows[0][0]}", [*problems, f"the columns are {', '.join(valid)}"])
+    long = [f"row {number} has {len(row)} fields" for number, row in rows[1:] if len(row) > len(header)]
+    raise_all(path, [f"{text}, the header {len(header)}; separate by single tabs" for text in long])
+    return [_Line(number, dict(zip(header, row, strict=False))) for number, row in rows[1:]]
+
+
+def _number(text: str) -> float:
+    """A finite number, or ValueError saying what is wrong with the text."""
+    if not text:
+        raise ValueError("is empty; fill it")
+    try:
+        value = float(text)
+    except ValueError:
+        hint = "; write a decimal point" if re.fullmatch(r"-?\d+,\d+", text) else ""
+        raise ValueError(f"is {text!r}, not a number{hint or '; correct it'}") from None
+    if not math.isfinite(value):
+        raise ValueError(f"is {text}, not a finite number; correct it")
+    return value
+
+
+def _mpp(text: str) -> float:
+    value = _number(text)
+    if not MPP_RANGE[0] <= value <= MPP_RANGE[1]:
+        raise ValueError(f"is {text}, outside {MPP_RANGE[0]} to {MPP_RANGE[1]:g} um/px; correct it")
+    return value
+
+
+def _path(text: str) -> str:
+    if not text:
+        raise ValueError("is empty; name a file")
+    return expand_path(text)
+
+
+def _name(text: str) -> str:
+    if not re.match(NAME_PATTERN, text):
+        raise ValueError(f"is {text!r}; use letters, digits, . _ - and begin with a letter or digit")
+    return text
+
+
+class _Values:
+    """Converts the values of a table, collecting what is wrong with them by row and column."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self._unset: set[str] = set()
+
+    def get(self, line: _Line, column: str, convert: Any, default: Any = None, *, empty: bool = False) -> Any:
+        """The converted value; ``default`` where it is empty (if ``empty`` allows it) or wrong."""
+        if empty and not line[column]:
+            return default
+        try:
+            return convert(line[column])
+        except UnsetVariable as error:
+            # one variable stands in every row: say it once
+            if error.names[0] not in self._unset:
+                self._unset.update(error.names)
+                self.problems.append(f"row {line.number}, column {column}: {error}")
+        except ValueError as error:
+            self.problems.append(f"row {line.number}, column {column}: {error}")
+        return default
+
+    def unique(self, lines: Sequence[_Line], column: str, values: Sequence[str | None]) -> None:
+        """Collect every value that stands in two rows."""
+        first: dict[str, int] = {}
+        for line, value in zip(lines, values, strict=True):
+            if value and first.setdefault(value, line.number) != line.number:
+                self.problems.append(
+                    f"row {line.number}, column {column}: {value} stands in row {first[value]} too; keep one"
+                )
+
+
+def _columns(columns: Sequence[TableColumn]) -> tuple[list[str], list[str]]:
+    return [c.name for c in columns if c.required], [c.name for c in columns if not c.required]
+
+
+def read_proportions(study: Study) -> dict[str, np.ndarray]:
+    """The proportions p_d of every group.
+
+    Returns
+    -------
+    dict[str, numpy.ndarray]
+        Group -> float64[K] in the order of ``study.stages``, summing to 1 exactly to rounding (rows are
+        divided by their sum, which may differ from 1 by 1e-3, or by anything with ``normalise: true``).
+        Empty where the study names no table.
+
+    Raises
+    ------
+    UserError
+        A stage without column, a column without stage, a value that is no number or negative, a group that
+        stands twice, a row that does not sum to 1.
+    """
+    if study.proportions is None:
+        return {}
+    lines = _read_tsv(study.proportions, ["group", *study.stages], [])
+    values = _Values()
+    groups = [values.get(line, "group", _name, "") for line in lines]
+    values.unique(lines, "group", groups)
+    rows = [[values.get(line, stage, _share, math.nan) for stage in study.stages] for line in lines]
+    for line, group, row in zip(lines, groups, rows, strict=True):
+        total = math.fsum(row)
+        if study.normalise and total == 0:
+            values.problems.append(f"row {line.number} (group {group}): all proportions are 0; correct them")
+        elif not study.normalise and abs(total - 1) > SUM_TOLERANCE:
+            values.problems.append(
+                f"row {line.number} (group {group}): the proportions sum to {total:.6g}, not 1; correct them "
+                "or set normalise: true in the study file to divide each row by its sum"
+            )
+    raise_all(study.proportions, values.problems)
+    return {
+        group: np.array(row, dtype=np.float64) / math.fsum(row)
+        for group, row in zip(groups, rows, strict=True)
+    }
+
+
+def _share(text: str) -> float:
+    value = _number(text)
+    if value < 0:
+        raise ValueError(f"is {text}; a proportion is not negative, correct it")
+    return value
+
+
+def read_slides(study: Study) -> list[SlideRow]:
+    """The rows of the slide table, or a crop study's virtual slides (path empty) of :func:`crop_slides`.
+
+    Raises
+    ------
+    UserError
+        Missing or unknown columns, bad or repeated names, two slides with one file, an mpp that is none.
+    """
+    if study.input == "crops":
+        return [
+            SlideRow(slide=slide, group=crops[0].group, animal=crops[0].animal, crops=tuple(crops))
+            for slide, crops in crop_slides(study).items()
+        ]
+    assert study.slides is not None  # _check_sources
+    lines = _read_tsv(study.slides, *_columns(SLIDE_COLUMNS))
+    values = _Values()
+    rows = []
+    for line in lines:
+        slide = values.get(line, "slide", _name, "")
+        grouped = bool(line["group"])
+        rows.append(
+            SlideRow(
+                slide=slide,
+                path=values.get(line, "path", _path, ""),
+                group=values.get(line, "group", _name, "", empty=True),
+                animal=values.get(line, "animal", _name, slide, empty=not grouped),
+                mpp=values.get(line, "mpp", _mpp, empty=True),
+                annotations=values.get(line, "annotations", _path, empty=True),
+            )
+        )
+    values.unique(lines, "slide", [row.slide for row in rows])
+    values.unique(lines, "path", [row.path for row in rows])
+    values.unique(lines, "annotations", [row.annotations for row in rows])
+    raise_all(study.slides, values.problems)
+    return rows
+
+
+def read_crops(study: Study) -> list[CropRow]:
+    """The rows of the crop table.
+
+    Raises
+    ------
+    UserError
+        Missing or unknown columns, bad or repeated names, a label that is no stage.
+    """
+    assert study.crops is not None  # _check_sources
+    lines = _read_tsv(study.crops, *_columns(CROP_COLUMNS))
+    values = _Values()
+
+    def stage(text: str) -> int:
+        if text not in study.stages:
+            raise ValueError(f"{text!r} is no stage ({', '.join(study.stages)}){nearest(text, study.stages)}")
+        return study.stages.index(text)
+
+    rows = [
+        CropRow(
+            crop=values.get(line, "crop", _name, ""),
+            path=values.get(line, "path", _path, ""),
+            group=values.get(line, "group", _name, "", empty=True),
+            animal=values.get(line, "animal", _name, ""),
+            label=values.get(line, "label", stage, empty=True),
+        )
+        for line in lines
+    ]
+    values.unique(lines, "crop", [row.crop for row in rows])
+    values.unique(lines, "path", [row.path for row in rows])
+    raise_all(study.crops, values.problems)
+    return rows
+
+
+def crop_slides(study: Study) -> dict[str, list[CropRow]]:
+    """Crops by virtual slide: those of one group and animal, named ``group_animal``, ungrouped ``animal``."""
+    slides: dict[str, list[CropRow]] = {}
+    for row in read_crops(study):
+        slide = f"{row.group}_{row.animal}" if row.group else row.animal
+        others = slides.setdefault(slide, [])
+        if others and (others[0].group, others[0].animal) != (row.group, row.animal):
+            raise UserError(
+                f"{study.crops}: group {row.group!r} with animal {row.animal} and group {others[0].group!r} "
+                f"with animal {others[0].animal} both make the slide {slide}; rename one of the animals"
+            )
+        others.append(row)
+    return slides
+
+
+def read_training_images(path: str) -> list[ImageRow]:
+    """The rows of the table of Cellpose's training images (``segmentation.train.images``)."""
+    lines = _read_tsv(path, *_columns(IMAGE_COLUMNS))
+    values = _Values()
+    rows = [
+        ImageRow(
+            image=values.get(line, "image", _path, ""),
+            masks=values.get(line, "masks", _path, ""),
+            mpp=values.get(line, "mpp", _mpp, MPP_RANGE[0]),
+        )
+        for line in lines
+    ]
+    values.unique(lines, "image", [row.image for row in rows])
+    raise_all(path, values.problems)
+    return rows
+
+
+def check_bag_size(cells: Mapping[str, int], bag_size: int, where: str) -> None:
+    """Raise UserError unless each source of bags holds enough cells.
+
+    Parameters
+    ----------
+    cells : mapping of str to int
+        Slide (or group, with ``bags: group``) -> number of cells that bags can be drawn from.
+    bag_size : int
+        Cells in a bag, drawn without replacement.
+    where : str
+        What the sources are, for the message: ``"slide"`` or ``"group"``.
+    """
+    small = {name: count for name, count in cells.items() if count < bag_size}
+    if small:
+        listed = ", ".join(f"{name} ({count})" for name, count in sorted(small.items()))
+        mend = "set bags: group, " if where == "slide" else ""
+        raise UserError(
+            f"training.bag_size is {bag_size} cells, more than {where} {listed} holds; {mend}"
+            f"lower bag_size to {min(small.values())}, or leave the {where} out by emptying its group"
+        )

@@ -1,0 +1,37 @@
+"""Where everything of a study lies: nobody builds a path below results/ by hand."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The files of one study below ``results/{study}``; every method returns a path as a string."""
+
+    root: str
+
+    @classmethod
+    def of(cls, results: str, study: str) -> "Paths":
+        return cls(str(Path(results) / study))
+
+    def study(self, name: str) -> str:
+        """A file of the whole study: ``slides.parquet``, ``splits.parquet``, ``metrics.parquet``."""
+        return f"{self.root}/{name}"
+
+    def slide(self, slide: str, name: str) -> str:
+        """A file of one slide: ``tiles.parquet``, ``cells.parquet``, ``crops.parquet``."""
+        return f"{self.root}/slides/{slide}/{name}"
+
+    def tokens(self, slide: str, encoder: str) -> str:
+        """The tokens of one slide under one encoder id."""
+        return f"{self.root}/slides/{slide}/tokens/{encoder}.parquet"
+
+    def run(self, run: str, name: str) -> str:
+        """A file of one run: ``model.safetensors``, ``history.parquet``, ``predictions.parquet``."""
+        return f"{self.root}/runs/{run}/{name}"
+
+    def log(self, rule: str, name: str) -> str:
+        return f"{self.root}/logs/{rule}/{name}.log"
+
+    def benchmark(self, rule: str, name: str) -> str:
+        return f"{self.root}/benchmarks/{rule}/{name}.tsv"

@@ -1,0 +1,91 @@
+"""The study as the rules see it: its slides, the files it starts from, its runs in batches.
+
+Read whenever the Snakefile is: no torch, no slide is opened, no folder is listed.
+"""
+
+import itertools
+from collections.abc import Iterable
+
+import numpy as np
+
+from myostage.config import RunSpec, Study, applied, expand
+from myostage.inputs import read_proportions, read_training_images
+from myostage.paths import Paths
+
+
+def batches(members: Iterable[str], size: int, name: str) -> dict[str, list[str]]:
+    """Cut members into even batches of at most ``size``; a batch of one bears its member's name."""
+    listed = list(members)
+    count = -(-len(listed) // size)
+    edges = [i * len(listed) // count for i in range(count + 1)] if count else []
+    cut = [listed[start:end] for start, end in itertools.pairwise(edges)]
+    return {part[0] if len(part) == 1 else f"{name}{i}": part for i, part in enumerate(cut, start=1)}
+
+
+def run_batches(experiments: dict[str, list[RunSpec]], size: int) -> dict[str, list[RunSpec]]:
+    """Runs cut into jobs. A run that two experiments ask for belongs to the first.
+
+    Runs of one job are of one experiment, so that another experiment changes no job that is there; the
+    baselines, which learn nothing, share one.
+    """
+    seen: dict[str, RunSpec] = {}
+    cut: dict[str, list[RunSpec]] = {}
+    for label, specs in experiments.items():
+        own = {spec.id: spec for spec in specs if spec.id not in seen}
+        seen.update(own)
+        if specs[0].trained:
+            cut.update(
+                {name: [own[run] for run in ids] for name, ids in batches(own, size, f"{label}-").items()}
+            )
+        elif own:
+            cut.setdefault("baselines", []).extend(own.values())
+    return cut
+
+
+def proportions(study: Study) -> dict[str, list[float]]:
+    """Proportions of every group as plain lists; none where the study learns nothing."""
+    return (
+        {group: share.tolist() for group, share in read_proportions(study).items()}
+        if study.proportions
+        else {}
+    )
+
+
+def as_arrays(shares: dict[str, list[float]]) -> dict[str, np.ndarray]:
+    return {group: np.array(share) for group, share in shares.items()}
+
+
+def training_images(study: Study) -> list[str]:
+    """Images and masks that Cellpose is trained from."""
+    assert study.segmentation.train
+    rows = read_training_images(study.segmentation.train.images)
+    return [file for row in rows for file in (row.image, row.masks)]
+
+
+def shown(study: Study) -> str | None:
+    """The experiment that figures show and that stages every cell."""
+    return study.look.experiment or next(iter(expand(study)), None)
+
+
+def staging_runs(study: Study) -> list[RunSpec]:
+    """The runs that stage every cell: of the shown experiment, or of the study that `apply` names."""
+    if study.apply:
+        return applied(study)[1]
+    name = shown(study)
+    return expand(study)[name] if name else []
+
+
+def applied_models(study: Study) -> list[str]:
+    """The models of the study that `apply` names, in the order of :func:`staging_runs`."""
+    other, specs = applied(study)
+    paths = Paths.of(other.results, other.study)
+    return [paths.run(spec.id, "model.safetensors") for spec in specs]
+
+
+def flat(files: object) -> list[str]:
+    """The file names in a value, a list or a mapping, nested or not; empty names are left out."""
+    if isinstance(files, str):
+        return [files] if files else []
+    inner = files.values() if isinstance(files, dict) else files
+    assert isinstance(inner, Iterable)
+    return [name for part in inner for name in flat(part)]

@@ -1,0 +1,312 @@
+"""The Parquet tables that rules hand on: columns, dtypes, units; reading, validating, writing.
+
+Every table is written atomically (a temporary file beside it, then renamed) and validated on
+writing and on reading, so that a half-written or foreign file is never taken for a table.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from myostage.errors import UserError
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: Arrow type, unit (empty where it has none) and meaning."""
+
+    name: str
+    dtype: pa.DataType
+    unit: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """One documented table."""
+
+    name: str
+    meaning: str
+    columns: tuple[Column, ...]
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.schema([(column.name, column.dtype) for column in self.columns])
+
+
+_STR, _BOOL, _I32, _I64, _F32, _F64 = (
+    pa.string(),
+    pa.bool_(),
+    pa.int32(),
+    pa.int64(),
+    pa.float32(),
+    pa.float64(),
+)
+
+CROP_PX = 64
+
+SLIDES = Table(
+    "slides",
+    "what `check` found out about every slide",
+    (
+        Column("slide", _STR, "", "name from the slide table"),
+        Column("path", _STR, "", "file"),
+        Column(
+            "group",
+            _STR,
+            "",
+            "day after injury, or whatever shares one proportion vector; empty: staged only",
+        ),
+        Column("animal", _STR, "", "animal the slide is of; folds never split one"),
+        Column("status", _STR, "", "ok or skipped"),
+        Column("reason", _STR, "", "why it was skipped"),
+        Column("reader", _STR, "", "openslide, tiff or image"),
+        Column("width_px", _I64, "px", "width at the slide's own resolution"),
+        Column("height_px", _I64, "px", "height at the slide's own resolution"),
+        Column("mpp", _F64, "um/px", "resolution of the largest level"),
+        Column("mpp_source", _STR, "", "file or table"),
+        Column("levels", _I32, "", "pyramid levels"),
+    ),
+)
+
+TILES = Table(
+    "tiles",
+    "tiles that hold tissue; coordinates in px at the study's mpp, from the slide's top left",
+    (
+        Column("tile", _I32, "", "number, row by row"),
+        Column("x_px", _I32, "px", "left edge of the tile"),
+        Column("y_px", _I32, "px", "top edge of the tile"),
+        Column(
+            "core_x0_px", _I32, "px", "the core: cells with their centroid in [x0, x1) x [y0, y1) belong here"
+        ),
+        Column("core_y0_px", _I32, "px", ""),
+        Column("core_x1_px", _I32, "px", ""),
+        Column("core_y1_px", _I32, "px", ""),
+        Column("tissue", _F32, "", "share of the tile's area that is tissue"),
+    ),
+)
+
+CELLS = Table(
+    "cells",
+    "segmented cells with their measurements",
+    (
+        Column("cell", _I32, "", "number within the slide, from 0"),
+        Column("tile", _I32, "", "tile that owns the cell"),
+        Column("x_px", _F32, "px", "centroid at the study's mpp"),
+        Column("y_px", _F32, "px", "centroid at the study's mpp"),
+        Column("x_um", _F32, "um", "centroid"),
+        Column("y_um", _F32, "um", "centroid"),
+        Column("area_um2", _F32, "um2", "cross-sectional area"),
+        Column("perimeter_um", _F32, "um", "perimeter"),
+        Column("min_feret_um", _F32, "um", "minimal Feret diameter"),
+        Column("max_feret_um", _F32, "um", "maximal Feret diameter"),
+        Column("circularity", _F32, "", "4 pi area / perimeter^2, at most 1"),
+        Column("solidity", _F32, "", "area / convex area"),
+        Column("border", _BOOL, "", "cut by the edge of the slide or of its tile"),
+        Column("polygon", pa.list_(_F32), "px", "outline x0, y0, x1, y1, ... at the study's mpp"),
+    ),
+)
+
+CROPS = Table(
+    "crops",
+    "one RGB image per cell, row-major uint8",
+    (
+        Column("cell", _I32, "", "cell number within the slide"),
+        Column("image", pa.binary(CROP_PX * CROP_PX * 3), "", f"{CROP_PX} x {CROP_PX} x 3 uint8"),
+    ),
+)
+
+LABELS = Table(
+    "labels",
+    "annotated stage of cells, for evaluation only",
+    (
+        Column("cell", _I32, "", "cell number within the slide"),
+        Column("stage", _I32, "", "annotated stage, 0..K-1"),
+        Column("iou", _F32, "", "overlap with the annotated outline; 1 where the crop itself is labelled"),
+    ),
+)
+
+SEGMENTATION_QUALITY = Table(
+    "segmentation_quality",
+    "segmented cells against annotated outlines",
+    (
+        Column("slide", _STR, "", "slide"),
+        Column("true_positives", _I32, "cells", "annotated outlines matched at IoU .5"),
+        Column("false_positives", _I32, "cells", "cells without an outline"),
+        Column("false_negatives", _I32, "cells", "outlines without a cell"),
+    ),
+)
+
+SPLITS = Table(
+    "splits",
+    "fold of every slide",
+    (
+        Column("slide", _STR, "", "slide"),
+        Column("group", _STR, "", "group"),
+        Column("animal", _STR, "", "animal"),
+        Column("cells", _I32, "cells", "cells with a crop"),
+        Column("fold", _I32, "", "fold in which the slide is held out; -1: staged only, never learnt from"),
+    ),
+)
+
+HISTORY = Table(
+    "history",
+    "one row per training step",
+    (
+        Column("phase", _I32, "", "0; 1 for the head fitted after L_SimProp alone"),
+        Column("step", _I32, "", "step within the phase, from 0"),
+        Column("loss", _F32, "", "weighted sum of the terms"),
+        Column("simprop", _F32, "", "L_SimProp, unweighted; missing where it was not computed"),
+        Column("prop", _F32, "", "L_prop, unweighted; missing where it was not computed"),
+        Column("cell", _F32, "", "cross-entropy with cell labels (supervised ceiling only)"),
+        Column("learning_rate", _F32, "", "learning rate of the head"),
+        Column("gradient_norm", _F32, "", "before clipping"),
+    ),
+)
+
+METRICS = Table(
+    "metrics",
+    "every metric of every run and of every experiment",
+    (
+        Column("experiment", _STR, "", "experiment of the study file"),
+        Column("run", _STR, "", "run id; empty: all folds and seeds of the experiment together"),
+        Column("fold", _I32, "", "fold; -1: all"),
+        Column("seed", _I32, "", "seed; -1: all"),
+        Column("metric", _STR, "", "name of the metric"),
+        Column("value", _F64, "", "value"),
+        Column("low", _F64, "", "2.5 % quantile of the bootstrap over slides"),
+        Column("high", _F64, "", "97.5 % quantile"),
+        Column("slides", _I32, "slides", "held-out slides it was computed on"),
+        Column("cells", _I32, "cells", "cells it was computed on"),
+    ),
+)
+
+CONFUSION = Table(
+    "confusion",
+    "held-out cells by annotated and predicted stage, all folds of an experiment together",
+    (
+        Column("experiment", _STR, "", "experiment"),
+        Column("true_stage", _I32, "", "annotated stage, 0..K-1"),
+        Column("predicted_stage", _I32, "", "most probable stage, 0..K-1"),
+        Column("cells", _F64, "cells", "number of cells, mean over seeds"),
+    ),
+)
+
+SCORES = Table(
+    "scores",
+    "composition and recovery score of every slide, by experiment",
+    (
+        Column("experiment", _STR, "", "experiment"),
+        Column("slide", _STR, "", "slide"),
+        Column("group", _STR, "", "group"),
+        Column("animal", _STR, "", "animal"),
+        Column("cells", _I32, "cells", "staged cells"),
+        Column("recovery_score", _F64, "", "area-weighted mean stage, 0 (first) to 1 (last)"),
+        Column("proportions", pa.list_(_F64), "", "predicted share of each stage, mean over cells"),
+    ),
+)
+
+
+def predictions_table(stages: int) -> Table:
+    """The table of held-out predictions for ``stages`` stages."""
+    return Table(
+        "predictions",
+        "stage probabilities and embedding of every held-out cell",
+        (
+            Column("slide", _STR, "", "slide"),
+            Column("cell", _I32, "", "cell number within the slide"),
+            Column("stage", _I32, "", "most probable stage"),
+            Column("probabilities", pa.list_(_F32, stages), "", "probability of each stage"),
+            Column("embedding", pa.list_(pa.float16()), "", "L2-normalised embedding; empty for baselines"),
+        ),
+    )
+
+
+def read(path: str | Path, table: Table, columns: list[str] | None = None) -> pd.DataFrame:
+    """Read a table, validated.
+
+    Raises
+    ------
+    UserError
+        The file is missing, no Parquet, or its columns are not those of ``table``.
+    """
+    return read_arrow(path, table, columns).to_pandas()
+
+
+def read_arrow(path: str | Path, table: Table, columns: list[str] | None = None) -> pa.Table:
+    """As :func:`read`, as an Arrow table (for columns of images and outlines)."""
+    with open_table(path, table) as file:
+        return file.read(columns=columns)
+
+
+@contextmanager
+def open_table(path: str | Path, table: Table) -> Iterator[pq.ParquetFile]:
+    """Open a validated table to stream it by row group."""
+    try:
+        file = pq.ParquetFile(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: the {table.name} table is missing; run the workflow to make it") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(
+            f"{path}: not a readable {table.name} table ({error}); delete it and run the workflow again"
+        ) from None
+    with file:
+        check(file.schema_arrow, table, path)
+        yield file
+
+
+def check(schema: pa.Schema, table: Table, path: str | Path) -> None:
+    """Raise UserError unless ``schema`` has the columns of ``table``, in order."""
+    if not schema.remove_metadata().equals(table.schema):
+        found = ", ".join(f"{field.name} {field.type}" for field in schema)
+        wanted = ", ".join(f"{field.name} {field.type}" for field in table.schema)
+        raise UserError(
+            f"{path}: the {table.name} table has columns ({found}) where ({wanted}) are needed; "
+            "delete it and run the workflow again"
+        )
+
+
+def write(
+    path: str | Path, frame: pd.DataFrame | pa.Table, table: Table, metadata: dict[str, str] | None = None
+) -> None:
+    """Write a table, validated and atomically; ``metadata`` goes into the file's schema."""
+    if isinstance(frame, pd.DataFrame):
+        missing = [name for name in table.schema.names if name not in frame.columns]
+        if missing:
+            raise ValueError(f"{path}: no column {', '.join(missing)} for the {table.name} table")
+        frame = pa.Table.from_pandas(frame[table.schema.names], schema=table.schema, preserve_index=False)
+    with writer(path, table, metadata) as out:
+        out.write_table(frame)
+
+
+@contextmanager
+def writer(
+    path: str | Path, table: Table, metadata: dict[str, str] | None = None, **options: object
+) -> Iterator[pq.ParquetWriter]:
+    """A Parquet writer for ``table`` whose file appears at ``path`` only when the block ends well."""
+    schema = table.schema.with_metadata(metadata or {})
+    with atomic(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as out:
+        yield out
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; it is renamed to ``path`` when the block ends well."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,421 @@
+"""The sections of a study file: every key with its type, limits, meaning, default and source.
+
+One frozen pydantic model per section, unknown keys forbidden. What no single section can know (tables, files,
+the grid of runs) is in config.py.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+OSLSP = "OSLSP, arXiv 2505.04150"
+OSLSP_CODE = "OSLSP's released code"
+MYOREGENTRACK = "MyoRegenTrack, Sci Rep 14:27044"
+CELLPOSE = "Cellpose 3"
+DINO = "DINO"
+OURS = "ours"
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+MPP_RANGE = (0.05, 5.0)
+
+
+class UnsetVariable(ValueError):
+    """A path names environment variables that are not set."""
+
+    def __init__(self, text: str, names: list[str]) -> None:
+        listed = ", ".join(names)
+        super().__init__(f"{text} needs the environment variable {listed}, which is not set; export it")
+        self.names = names
+
+
+def expand_path(text: str) -> str:
+    """``text`` with ``$VARIABLE``, ``${VARIABLE}``, ``~`` replaced; UnsetVariable if one is unset."""
+    named = [plain or braced for plain, braced in re.findall(r"\$(?:(\w+)|\{(\w+)\})", text)]
+    unset = [name for name in named if name not in os.environ]
+    if unset:
+        raise UnsetVariable(text, unset)
+    text = os.path.expandvars(text)
+    return str(Path(text).expanduser()) if text.startswith("~") else text
+
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+FileName = Annotated[str, AfterValidator(expand_path)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Term = Literal["simprop", "prop", "cell"]
+
+
+def key(default: Any, meaning: str, source: str = OURS, **constraints: Any) -> Any:
+    """A key of a section: default (``...``: required), meaning with unit, and where the default is from."""
+    return Field(default, description=meaning, json_schema_extra={"source": source}, **constraints)
+
+
+class Section(BaseModel):
+    """A section of the study file: frozen, unknown keys forbidden, no infinities."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_bool_as_number(cls, data: Any) -> Any:
+        # pydantic would read `steps: true` as one step
+        if isinstance(data, Mapping):
+            for name, value in data.items():
+                field = cls.model_fields.get(str(name))
+                if isinstance(value, bool) and field is not None and field.annotation is not bool:
+                    raise ValueError(f"{name} is {str(value).lower()}, where a true or false means nothing")
+        return data
+
+
+def _digest(specification: dict[str, Any]) -> str:
+    text = json.dumps(specification, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def exactly_one(data: Any, default: str, other: str) -> Any:
+    """Drop the default of ``default`` where ``other`` stands in the file; ValueError if both or none do."""
+    if not isinstance(data, Mapping):
+        return data
+    if data.get(other) is not None and data.get(default) is not None:
+        raise ValueError(f"has both {default} and {other}; keep one of them")
+    if data.get(other) is None and default in data and data[default] is None:
+        raise ValueError(f"has neither {default} nor {other}; give one of them")
+    return {**data, default: None} if data.get(other) is not None else data
+
+
+def nearest(word: str, valid: Iterable[str]) -> str:
+    """``" (did you mean X?)"``, or nothing where no valid word is near."""
+    found = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
+class Phantom(Section):
+    """Slides drawn instead of scanned, with known truth."""
+
+    seed: Seed = key(0, "seed of the drawing")
+    width_um: PositiveFloat = key(700.0, "width of a slide, um")
+    height_um: PositiveFloat = key(600.0, "height of a slide, um")
+    mpp: float = key(0.5, "resolution of the slide file, um/px", ge=MPP_RANGE[0], le=MPP_RANGE[1])
+
+
+class Tiling(Section):
+    """Tissue mask and tiles."""
+
+    mpp: float = key(
+        0.5, "the study's mpp: resolution at which cells are found, um/px", ge=MPP_RANGE[0], le=MPP_RANGE[1]
+    )
+    tile_px: int = key(256, "side of a tile, px at `mpp`", OSLSP, ge=64)
+    overlap_px: int = key(
+        96, "overlap of neighbouring tiles, px at `mpp`; best two cell diameters, less than half a tile", ge=0
+    )
+    mask_mpp: PositiveFloat = key(4.0, "resolution of the tissue mask, um/px")
+    min_tissue_um2: float = key(2500.0, "smaller pieces of tissue are dropped, um2", ge=0)
+    max_hole_um2: float = key(2500.0, "smaller holes in tissue are filled, um2", ge=0)
+    min_tissue: float = key(0.05, "least share of tissue in a tile, 0 to 1", ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _overlap(self) -> Self:
+        if 2 * self.overlap_px >= self.tile_px:
+            raise ValueError(
+                f"overlap_px is {self.overlap_px}, which is not less than half of tile_px ({self.tile_px}); "
+                f"lower it below {self.tile_px / 2:g} or enlarge the tiles"
+            )
+        return self
+
+
+class CellposeTraining(Section):
+    """Cellpose trained from images with masks before anything is segmented."""
+
+    images: FileName = key(..., "TSV of training images; columns below")
+    epochs: PositiveInt = key(100, "passes over the images")
+    learning_rate: PositiveFloat = key(0.1, "peak learning rate of SGD")
+    small_net: bool = key(False, "feature maps 2, 8, 16, 256 instead of 2, 32, 64, 128, 256: faster on a CPU")
+    seed: Seed = key(0, "seed of the initial weights and of the crops")
+
+
+class Segmentation(Section):
+    """Cellpose on the tiles."""
+
+    model: FileName | None = key(
+        "cyto3", "name of a Cellpose model, or a file; leave out with `train`", CELLPOSE, min_length=1
+    )
+    sha256: str | None = key(
+        None, "checksum of the model file, refused when it differs", pattern="^[0-9a-f]{64}$"
+    )
+    train: CellposeTraining | None = key(None, "train the model first; leave out with `model`")
+    diameter_um: PositiveFloat = key(
+        40.0, "typical cell diameter, um", f"{MYOREGENTRACK}: 40 px at about 1 um/px"
+    )
+    flow_threshold: float = key(0.4, "largest error of a cell's flow field; 0: off", CELLPOSE, ge=0)
+    cellprob_threshold: float = key(0.0, "least cell logit of a pixel", CELLPOSE)
+    min_area_um2: float = key(40.0, "smaller cells are dropped, um2", f"{MYOREGENTRACK}: 40 px", ge=0)
+    normalise: Literal["tile", "slide"] = key(
+        "tile", "intensities stretched to the 1-99 % percentiles of each tile, or of the slide", CELLPOSE
+    )
+    batch_size: PositiveInt = key(8, "tiles evaluated at once; changes no result", CELLPOSE)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_model(cls, data: Any) -> Any:
+        return exactly_one(data, "model", "train")
+
+    @property
+    def model_file(self) -> str | None:
+        """The model where it is a file, not a name that Cellpose knows."""
+        is_file = self.model is not None and ("/" in self.model or Path(self.model).suffix != "")
+        return self.model if is_file else None
+
+
+class Crop(Section):
+    """The image of one cell, 64 x 64 px (OSLSP)."""
+
+    mpp: float | None = key(
+        None, "resolution of a crop, um/px; none: that of the tiling", OSLSP, ge=MPP_RANGE[0], le=MPP_RANGE[1]
+    )
+    white: int = key(
+        205,
+        "crops whose mean R, G and B all reach this are dropped, 1 to 255; 256: none",
+        MYOREGENTRACK,
+        ge=1,
+        le=256,
+    )
+
+
+class Architecture(Section):
+    """A ViT that timm has no name for."""
+
+    patch_px: PositiveInt = key(8, "side of a patch, px", OSLSP)
+    width: PositiveInt = key(192, "embedding dimension, a multiple of `heads`")
+    depth: int = key(4, "blocks; all but the last are frozen", ge=2)
+    heads: PositiveInt = key(3, "attention heads")
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+        if 64 % self.patch_px:
+            raise ValueError(f"patch_px {self.patch_px} does not divide the crop's 64 px")
+        return self
+
+
+class Encoder(Section):
+    """The vision transformer: all blocks but the last are frozen, their tokens cached."""
+
+    model: str | None = key(
+        "vit_base_patch8_224.dino", "timm name of a ViT; leave out with `architecture`", OSLSP, min_length=1
+    )
+    architecture: Architecture | None = key(None, "a ViT of our own geometry; leave out with `model`")
+    weights: FileName = key(
+        "pretrained",
+        "`pretrained` (timm's), `none` (random, seeded), or a .safetensors, .pth, .pt or .bin file",
+        OSLSP,
+    )
+    pos_embed: Literal["dino", "timm"] = key(
+        "dino",
+        "rule that resizes position embeddings to the crop: bicubic as in DINO, or antialiased as in timm",
+        DINO,
+    )
+    pool: Literal["cls", "cls+mean"] = key(
+        "cls",
+        "embedding: CLS token (OSLSP), or CLS joined with the mean patch token (MyoRegenTrack)",
+        OSLSP_CODE,
+    )
+    batch_size: PositiveInt = key(64, "cells embedded at once; changes no result")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_geometry(cls, data: Any) -> Any:
+        return exactly_one(data, "model", "architecture")
+
+    @model_validator(mode="after")
+    def _weights(self) -> Self:
+        if self.weights == "pretrained" and self.architecture is not None:
+            raise ValueError(
+                "weights: pretrained needs a timm `model`; with `architecture` name a weights file, or none"
+            )
+        if self.weights not in ("pretrained", "none") and not self.weights.endswith(
+            (".safetensors", ".pth", ".pt", ".bin")
+        ):
+            raise ValueError(
+                f"weights is {self.weights!r}, not pretrained, none or a .safetensors, .pth, .pt or .bin file"
+                + nearest(self.weights, ("pretrained", "none"))
+            )
+        return self
+
+    @property
+    def id(self) -> str:
+        """Readable label and short hash of everything that shapes the tokens."""
+        label = re.sub(r"[^A-Za-z0-9._-]+", "-", self.model or "vit")
+        return f"{label}-{_digest(self.model_dump(exclude={'batch_size', 'pool'}))}"
+
+    @property
+    def weights_file(self) -> str | None:
+        """The weights where they are a file."""
+        return None if self.weights in ("pretrained", "none") else self.weights
+
+
+class Training(Section):
+    """One training run."""
+
+    steps: PositiveInt = key(2000, "optimiser steps, each on one pair of bags")
+    bag_size: int = key(100, "cells drawn into a bag", OSLSP_CODE, ge=2)
+    bags: Literal["slide", "group"] = key("slide", "a bag's cells come from one slide, or from one group")
+    sigma: PositiveFloat = key(0.1, "width of the histogram's Gaussian, in similarity (0 to 1)", OSLSP)
+    bins: int = key(6, "bins of the similarity histogram on [0, 1]", OSLSP_CODE, ge=2)
+    pairs: Literal["all", "aligned"] = key(
+        "all", "every cell of bag A with every cell of bag B, or i with i (the released code)"
+    )
+    target: Literal["exact", "truncated"] = key(
+        "exact",
+        "expected similarity of a pair of bags, or the released code's integer-truncated counts",
+        OSLSP,
+    )
+    divide: Literal["none", "released"] = key(
+        "none",
+        "L_SimProp and L_prop as sums (OSLSP), or divided by `bins` and by the number of stages"
+        " (the released code)",
+        OSLSP,
+    )
+    stop_gradient: bool = key(False, "no gradient through bag B (true in the released code)")
+    head_gradient: Literal["through", "detached"] = key(
+        "through", "L_prop reaches the encoder, or stops at the embedding (the released code)"
+    )
+    unfreeze: Literal["none", "attention", "block"] = key(
+        "block",
+        "what of the last block and its norm is trained; the released code trains its attention",
+        OSLSP,
+    )
+    hidden: tuple[PositiveInt, PositiveInt] = key((128, 64), "hidden widths of the 3-layer head", OSLSP_CODE)
+    learning_rate: PositiveFloat = key(1e-3, "peak learning rate of the head (AdamW)")
+    encoder_learning_rate: PositiveFloat = key(1e-4, "peak learning rate of the last block (AdamW)")
+    weight_decay: float = key(0.05, "AdamW's weight decay", ge=0)
+    warmup: float = key(0.1, "share of the steps of linear warm-up before the cosine, 0 to 1", ge=0, lt=1)
+    clip: PositiveFloat = key(1.0, "largest norm of the gradient")
+    precision: Literal["fp32", "bf16", "fp16"] = key("bf16", "autocast on a GPU; a CPU always trains in fp32")
+    checkpoint_every: PositiveInt = key(500, "steps between two checkpoints; changes no result")
+    cache_mb: float = key(
+        2000.0, "tokens a run keeps in memory, MB; more is streamed; changes no result", ge=0
+    )
+
+
+# keys that change how fast a run is and not what it yields
+NOT_IN_RUN_ID = {"training": {"checkpoint_every", "cache_mb"}, "encoder": {"batch_size"}}
+
+Method = Literal["proportions", "supervised", "majority", "group_majority"]
+LEARNING = ("proportions", "supervised")
+
+
+class Experiment(Section):
+    """One row of the results: a method over all folds and seeds, and over a grid where `vary` names one."""
+
+    name: Name = key(..., "unique name, shown in tables and figures")
+    method: Method = key(
+        "proportions",
+        "`proportions`: learn from proportions (OSLSP); `supervised`: from cell labels, a ceiling; "
+        "`majority`: predict the stage most common in training; "
+        "`group_majority`: the stages given for the cell's own group",
+        OSLSP,
+    )
+    losses: dict[Term, PositiveFloat] = key(
+        {},
+        "loss terms (simprop: L_SimProp, prop: L_prop) and their weights; OSLSP weighs both 1; "
+        "`supervised` implies cell: 1",
+    )
+    training: dict[str, Any] = key({}, "keys of `training` that differ here")
+    encoder: dict[str, Any] = key({}, "keys of `encoder` that differ here")
+    vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = key(
+        {}, "keys of `training`, or `losses.TERM`, each with the values of a grid"
+    )
+
+
+class Apply(Section):
+    """Slides staged with the models of another study."""
+
+    study: FileName = key(..., "study file whose runs are used")
+    experiment: str = key(
+        ..., "its experiment; of a grid the full label, as in `combined[sigma=0.1]`", min_length=1
+    )
+
+
+class Jobs(Section):
+    """How work is cut into jobs; changes no result."""
+
+    slides_per_job: PositiveInt = key(1, "slides handled by one job, one after another")
+    threads: PositiveInt = key(2, "threads of a job that computes")
+    runs_per_job: PositiveInt = key(1, "training runs handled by one job, one after another")
+
+
+class Look(Section):
+    """What the figures show."""
+
+    experiment: str | None = key(None, "experiment of the maps and galleries; none: the first")
+    slides: tuple[str, ...] = key((), "slides drawn as maps; none: the middle one")
+    gallery: PositiveInt = key(8, "crops per stage in the gallery")
+
+
+class Study(Section):
+    """A study file."""
+
+    study: Name = key(..., "name of the folder below `results`")
+    results: FileName = key("results", "folder of all results")
+    stages: tuple[Name, ...] = key(..., "stages in order of recovery, at least two", min_length=2)
+    proportions: FileName | None = key(
+        None, "TSV of the proportions of each group; columns below; needed for every experiment"
+    )
+    normalise: bool = key(
+        False, "divide each row of proportions by its sum, so that counts and percentages do too"
+    )
+    input: Literal["slides", "crops"] = key(
+        "slides", "what the study starts from: slides, or ready-made crops"
+    )
+    slides: FileName | None = key(None, "TSV of slides; columns below; with `input: slides`")
+    crops: FileName | None = key(None, "TSV of crops; columns below; with `input: crops`")
+    phantom: Phantom | None = key(None, "draw the slides of the table first")
+    on_bad_slide: Literal["fail", "skip"] = key(
+        "fail", "an unusable slide stops the study, or is left out and named with its reason"
+    )
+    tiling: Tiling = key(Tiling(), "tissue mask and tiles")
+    segmentation: Segmentation = key(Segmentation(), "Cellpose on the tiles")
+    crop: Crop = key(Crop(), "the image of one cell")
+    encoder: Encoder = key(Encoder(), "the vision transformer")
+    training: Training = key(Training(), "one training run")
+    folds: int = key(5, "folds, grouped by animal, stratified by group", ge=2)
+    seeds: tuple[Seed, ...] = key((0, 1, 2), "seeds; each fold is trained with each", min_length=1)
+    experiments: tuple[Experiment, ...] = key((), "what is run; none only with `apply`")
+    apply: Apply | None = key(None, "stage the slides with the models of another study")
+    jobs: Jobs = key(Jobs(), "how work is cut into jobs")
+    look: Look = key(Look(), "what the figures show")
+
+    @property
+    def crop_mpp(self) -> float:
+        """Resolution of the crops, um/px."""
+        return self.crop.mpp or self.tiling.mpp
+
+
+class RunSpec(Section):
+    """One run: everything that shapes its numbers, and nothing else."""
+
+    method: Method
+    losses: dict[Term, PositiveFloat]
+    training: Training
+    encoder: Encoder
+    folds: int
+    fold: int
+    seed: int
+
+    @property
+    def trained(self) -> bool:
+        """Whether the run learns anything; baselines do not."""
+        return self.method in LEARNING
+
+    @property
+    def id(self) -> str:
+        """Readable label and short hash of the specification."""
+        label = "+".join(sorted(self.losses)) if self.method == "proportions" else self.method
+        return f"{label}-f{self.fold}-s{self.seed}-{_digest(self.model_dump(exclude=NOT_IN_RUN_ID))}"

@@ -1,0 +1,442 @@
+"""The study file: what it accepts, what it refuses and in which words, and the runs it asks for."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from myostage import config, reference
+from myostage.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+STAGES = ["damaged", "recovered", "intact"]
+DAYS = ("d0", "d3", "d7")
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> dict[str, Any]:
+    """A sound study of three groups and three animals; tests break one thing in it."""
+    slides = ["slide\tpath\tgroup\tanimal\tmpp\tannotations"]
+    for number, day in enumerate(DAYS):
+        path = tmp_path / f"s{number}.svs"
+        path.write_bytes(b"a slide")
+        (tmp_path / f"s{number}.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+        slides.append(f"s{number}\t{path}\t{day}\tm{number}\t\t{tmp_path}/s{number}.geojson")
+    (tmp_path / "slides.tsv").write_text("\n".join(slides) + "\n")
+    (tmp_path / "proportions.tsv").write_text(
+        "group\tintact\tdamaged\trecovered\nd0\t1\t0\t0\nd3\t0\t.6\t.4\nd7\t.2\t.3\t.5\n"
+    )
+    return {
+        "study": "trial",
+        "stages": list(STAGES),
+        "proportions": str(tmp_path / "proportions.tsv"),
+        "slides": str(tmp_path / "slides.tsv"),
+        "folds": 3,
+        "seeds": [0, 1],
+        "experiments": [{"name": "combined", "losses": {"simprop": 1, "prop": 1}}],
+    }
+
+
+def refusal(study: dict[str, Any]) -> str:
+    with pytest.raises(UserError) as caught:
+        config.load_study(study)
+    return str(caught.value)
+
+
+def edit(study: dict[str, Any], table: str, old: str, new: str) -> None:
+    path = Path(study[table])
+    text = path.read_text()
+    assert old in text, "the test edits what is not there"
+    path.write_text(text.replace(old, new))
+
+
+def put(study: dict[str, Any], key: str, value: Any) -> None:
+    """Set ``a.b`` of the study; a number is an index."""
+    *parents, last = (int(part) if part.isdigit() else part for part in key.split("."))
+    place: Any = study
+    for part in parents:
+        place = place.setdefault(part, {}) if isinstance(place, dict) else place[part]
+    place[last] = value
+
+
+# --- the studies that come with the project -----------------------------------------------------------------
+
+
+def test_the_demo_holds_15_animals_of_5_days_and_says_what_it_learns_from() -> None:
+    demo = config.load_study(ROOT / "config/demo.yaml", files=False)
+    rows = config.read_slides(demo.model_copy(update={"slides": str(ROOT / "config/demo/slides.tsv")}))
+    assert len({row.animal for row in rows}) == 15
+    assert {day: sum(row.group == day for row in rows) for day in ("d0", "d3", "d5", "d7", "d14")} == {
+        "d0": 3, "d3": 3, "d5": 3, "d7": 3, "d14": 3,
+    }  # fmt: skip
+    experiments = config.expand(demo)
+    assert [len(specs) for specs in experiments.values()] == [3] * 7
+    assert len(config.encoders(demo)) == 2, "the pre-trained one and the random one; none for baselines"
+
+
+@pytest.mark.parametrize("name", ["config/demo.yaml", "config/paper.yaml", "tests/studies/fibres.yaml"])
+def test_proportions_of_the_studies_are_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("MYOSTAGE_PAPER_SLIDES", "slides")
+    monkeypatch.setenv("MYOSTAGE_REAL_DATA", "data")
+    study = config.load_study(name, files=False)
+    for group, row in config.read_proportions(study).items():
+        assert row.shape == (len(study.stages),), group
+        assert row.sum() == pytest.approx(1, abs=1e-12), group
+    assert len(config.read_slides(study)) == {"demo": 15, "paper": 31, "fibres": 3}[study.study]
+
+
+@pytest.mark.parametrize("name", ["section", "svs"])
+def test_slides_without_group_are_staged_with_another_studys_models(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("MYOSTAGE_REAL_DATA", "data")
+    study = config.load_study(f"tests/studies/{name}.yaml", files=False)
+    other, specs = config.applied(study)
+    assert all(row.group == "" and not row.labelled for row in config.read_slides(study))
+    assert (other.study, len(specs)) == ("fibres", 3)
+    assert set(config.encoders(study)) == {spec.encoder.id for spec in specs}
+
+
+def test_the_readme_is_what_the_code_says() -> None:
+    assert (ROOT / "config/README.md").read_text(encoding="utf-8") == reference.readme(), (
+        "make it again: cd scripts; python -m myostage.config > ../config/README.md"
+    )
+
+
+def test_every_key_has_a_meaning_and_a_source() -> None:
+    for heading, section in reference.documented():
+        for name, field in section.model_fields.items():
+            assert field.description, f"{heading}.{name}"
+            assert isinstance(field.json_schema_extra, dict), f"{heading}.{name}"
+            assert field.json_schema_extra["source"], f"{heading}.{name}"
+
+
+# --- proportions --------------------------------------------------------------------------------------------
+
+
+def test_proportions_follow_the_stages_and_not_the_columns(study: dict[str, Any]) -> None:
+    found = config.read_proportions(config.load_study(study))
+    np.testing.assert_array_equal(found["d3"], [0.6, 0.4, 0])
+    np.testing.assert_allclose(found["d7"], [0.3, 0.5, 0.2])
+
+
+@given(st.lists(st.floats(0.01, 1e4), min_size=3, max_size=3))
+def test_normalised_proportions_sum_to_one_and_keep_their_ratios(values: list[float]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "proportions.tsv"
+        path.write_text("group\t" + "\t".join(STAGES) + "\nd0\t" + "\t".join(map(repr, values)) + "\n")
+        study = config.Study(
+            study="trial", stages=tuple(STAGES), proportions=str(path), slides="none.tsv", normalise=True
+        )
+        row = config.read_proportions(study)["d0"]
+    assert row.sum() == pytest.approx(1, abs=1e-12)
+    np.testing.assert_allclose(row * sum(values), values, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("d3\t0\t.6\t.4", "d3\t0\t.6\t.3", ["row 3 (group d3)", "sum to 0.9, not 1", "normalise: true"]),
+        ("d3\t0\t.6\t.4", "d3\t0\t1.6\t-.6", ["row 3", "column recovered", "is -.6", "not negative"]),
+        ("d3\t0\t.6", "d3\tnan\t.6", ["row 3", "column intact", "is nan, not a finite number"]),
+        ("d3\t0\t.6", "d3\t0\tmany", ["row 3", "column damaged", "'many', not a number"]),
+        ("d3\t0\t.6", "d3\t0\t0,6", ["column damaged", "write a decimal point"]),
+        ("d3\t0\t.6\t.4", "d3\t0\t.6", ["row 3", "column recovered", "is empty"]),
+        ("d3\t0\t.6\t.4", "d3\t0\t.6\t.4\t.1", ["row 3 has 5 fields", "header 4"]),
+        ("d7\t", "d3\t", ["row 4", "column group", "d3 stands in row 3 too"]),
+        ("recovered", "recoverd", ["recovered is missing", "recoverd is unknown (did you mean recovered?)"]),
+        ("damaged\trecovered", "damaged\tdamaged", ["column recovered is missing", "damaged stands twice"]),
+        ("\t", ",", ["not separated by tabs"]),
+    ],
+)  # fmt: skip
+def test_a_fault_in_the_proportions_is_named(
+    study: dict[str, Any], old: str, new: str, words: list[str]
+) -> None:
+    edit(study, "proportions", old, new)
+    said = refusal(study)
+    assert said.startswith(study["proportions"])
+    for word in words:
+        assert word in said, said
+
+
+def test_all_faults_of_a_table_are_named_at_once(study: dict[str, Any]) -> None:
+    edit(study, "proportions", "d3\t0\t.6", "d3\t0\t.5")
+    edit(study, "proportions", "d7\t.2", "d7\t.1")
+    said = refusal(study)
+    assert "row 3" in said
+    assert "row 4" in said
+
+
+def test_a_rounded_row_is_taken_and_made_whole(study: dict[str, Any]) -> None:
+    edit(study, "proportions", "d3\t0\t.6\t.4", "d3\t0\t.6\t.3995")
+    assert config.read_proportions(config.load_study(study))["d3"].sum() == pytest.approx(1, abs=1e-12)
+
+
+def test_counts_need_normalise(study: dict[str, Any]) -> None:
+    edit(study, "proportions", "d3\t0\t.6\t.4", "d3\t0\t30\t10")
+    assert "sum to 40" in refusal(study)
+    study["normalise"] = True
+    np.testing.assert_allclose(config.read_proportions(config.load_study(study))["d3"], [0.75, 0.25, 0])
+
+
+# --- slides and crops ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("s1\t", "s0\t", ["row 3, column slide", "s0 stands in row 2 too"]),
+        ("s1.svs", "s0.svs", ["row 3, column path", "stands in row 2 too"]),
+        ("s1\t", "s 1/x\t", ["row 3, column slide", "'s 1/x'", "use letters"]),
+        ("\td3\t", "\td5\t", ["group d5 of s1", "has no row in", "did you mean"]),
+        ("m1\t\t", "\t\t", ["row 3, column animal", "is ''"]),
+        ("m1\t\t", "m1\t352.8\t", ["row 3, column mpp", "is 352.8, outside 0.05 to 5 um/px"]),
+        ("animal", "animals", ["column animal is missing", "animals is unknown (did you mean animal?)"]),
+        ("m1", "m0", ["folds is 3, more than the 2 animals", "lower folds to 2"]),
+        ("s1.svs", "$MYOSTAGE_UNSET/s1.svs", ["row 3, column path", "MYOSTAGE_UNSET, which is not set"]),
+    ],
+)
+def test_a_fault_in_the_slides_is_named(study: dict[str, Any], old: str, new: str, words: list[str]) -> None:
+    if "$" in new:  # the whole path, so that the variable stands alone
+        old = str(Path(study["slides"]).parent / old)
+    edit(study, "slides", old, new)
+    said = refusal(study)
+    for word in words:
+        assert word in said, said
+
+
+def test_missing_empty_and_half_written_files_are_named_at_once(
+    study: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "s0.svs").unlink()
+    (tmp_path / "s1.svs").write_bytes(b"")
+    (tmp_path / "s2.svs").write_bytes(b"II*\0" + (1_000_000).to_bytes(4, "little") + b"\0" * 100)
+    (tmp_path / "s2.geojson").write_text('{"type": "FeatureCollection", "feat')
+    said = refusal(study)
+    for words in (
+        f"slide s0: {tmp_path}/s0.svs does not exist",
+        f"slide s1: {tmp_path}/s1.svs is empty",
+        f"slide s2: {tmp_path}/s2.svs is half-written",
+        f"annotations of slide s2: {tmp_path}/s2.geojson is half-written",
+    ):
+        assert words in said, said
+
+
+def test_a_broken_slide_that_may_be_skipped_is_left_to_check(study: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "s2.svs").write_bytes(b"II*\0" + (1_000_000).to_bytes(4, "little") + b"\0" * 100)
+    study["on_bad_slide"] = "skip"
+    assert config.load_study(study).on_bad_slide == "skip"
+
+
+def test_a_phantom_needs_no_files_but_groups_and_places_for_its_truth(
+    study: dict[str, Any], tmp_path: Path
+) -> None:
+    study["phantom"] = {}
+    for file in tmp_path.glob("s?.*"):
+        file.unlink()
+    assert "must end in .tif" in refusal(study)
+    edit(study, "slides", ".svs", ".tif")
+    assert config.load_study(study).phantom == config.Phantom()
+    edit(study, "slides", "\td3\t", "\t\t")
+    assert "slide s1 has no group" in refusal(study)
+
+
+def test_a_slide_without_group_is_staged_only(study: dict[str, Any]) -> None:
+    edit(study, "slides", "\td3\tm1", "\t\t")
+    study["folds"] = 2
+    row = config.read_slides(config.load_study(study))[1]
+    assert (row.group, row.animal) == ("", "s1")
+
+
+def test_crops_make_virtual_slides(study: dict[str, Any], tmp_path: Path) -> None:
+    lines = ["# any note", "crop\tpath\tgroup\tanimal\tlabel"]
+    for number, day in enumerate(("d0", "d0", "d3", "d7")):
+        (tmp_path / f"c{number}.png").write_bytes(b"\x89PNG")
+        lines.append(f"c{number}\t{tmp_path}/c{number}.png\t{day}\tm{day}\t{'intact' if number else ''}")
+    (tmp_path / "crops.tsv").write_text("\n".join(lines))
+    study.update(input="crops", crops=str(tmp_path / "crops.tsv"))
+    assert "`slides` is named too" in refusal(study)
+    del study["slides"]
+    rows = {row.slide: row for row in config.read_slides(config.load_study(study))}
+    assert {slide: [crop.label for crop in row.crops] for slide, row in rows.items()} == {
+        "d0_md0": [None, 2],
+        "d3_md3": [2],
+        "d7_md7": [2],
+    }
+    study["crops"] = str(tmp_path / "crops.tsv")
+    edit(study, "crops", "md7\tintact", "md7\tintakt")
+    assert "row 6, column label: 'intakt' is no stage" in refusal(study)
+
+
+# --- keys ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("trainig", {}, ["unknown key trainig", "did you mean training?"]),
+        ("training.sigam", 0.1, ["unknown key training.sigam", "did you mean sigma?"]),
+        ("segmentation.diameter", 40, ["unknown key segmentation.diameter", "did you mean diameter_um?"]),
+        ("experiments.0.loses", {}, ["unknown key experiments[combined].loses", "did you mean losses?"]),
+        ("experiments.0.training", {"bin": 5}, ["unknown key experiments[combined].training.bin", "bins?"]),
+        ("experiments.0.encoder", {"wights": "none"}, ["experiments[combined].encoder.wights", "weights?"]),
+        ("experiments.0.vary", {"sigmas": [1]}, ["experiments[combined].vary.sigmas", "did you mean sigma?"]),
+        ("experiments.0.vary", {"losses.porp": [1]}, ["vary.losses.porp", "did you mean losses.prop?"]),
+        ("experiments.0.losses", {"propp": 1}, ["unknown key experiments[combined].losses.propp", "prop?"]),
+        ("experiments.0.losses", {"prop": -1}, ["experiments[combined].losses.prop is -1", "greater than 0"]),
+        ("training.sigma", 0, ["training.sigma is 0", "greater than 0"]),
+        ("training.sigma", float("nan"), ["training.sigma is nan"]),
+        ("training.bins", 1, ["training.bins is 1", "greater than or equal to 2"]),
+        ("training.steps", "many", ["training.steps is 'many'", "integer"]),
+        ("training.steps", True, ["training", "steps is true"]),
+        ("training.pairs", "al", ["training.pairs is 'al'", "did you mean all?"]),
+        ("training", "fast", ["training is 'fast'"]),
+        ("experiments.0.training", {"sigma": 0}, ["experiments[combined].training.sigma is 0"]),
+        ("experiments.0.vary", {"bins": [6, 1]}, ["experiments[combined].training.bins is 1"]),
+        ("experiments.0.vary", {"sigma": [0.1, "1e-1"]}, ["makes combined[sigma=0.1] twice"]),
+        ("experiments.0.vary", {"sigma": []}, ["experiments[combined].vary.sigma", "at least 1"]),
+        ("experiments.0.losses", {}, ["experiments[combined] learns from proportions and has no losses"]),
+        ("experiments.0.losses", {"cell": 1}, ["cell needs labels", "method: supervised"]),
+        ("experiments.0.training", {"unfreeze": "none"}, ["simprop", "nothing to learn"]),
+        ("experiments.0.method", "majority", ["learns nothing (majority) and takes no losses"]),
+        ("experiments.0.method", "supervised", ["only loss is cell", "simprop, prop"]),
+        ("experiments", [], ["no experiments", "apply"]),
+        ("experiments", [{"name": "a", "method": "majority"}] * 2, ["experiments name a 2 times"]),
+        ("look.experiment", "combine", ["look.experiment is combine", "did you mean combined?"]),
+        ("look.slides", ["s9"], ["look.slides names s9", "no slide of"]),
+        ("stages", ["damaged", "intact", "intact"], ["stages name intact 2 times"]),
+        ("segmentation", {"model": "cyto3", "train": {"images": "x"}}, ["both model and train"]),
+        ("segmentation", {"model": None}, ["neither model nor train"]),
+        ("segmentation.model", "none.pt", ["segmentation.model: none.pt does not exist"]),
+        ("encoder", {"model": "vit", "architecture": {}}, ["both model and architecture"]),
+        ("encoder", {"architecture": {}}, ["weights: pretrained needs a timm `model`"]),
+        ("encoder.weights", "pretraind", ["weights is 'pretraind'", "did you mean pretrained?"]),
+        ("encoder.weights", "none.pth", ["encoder.weights: none.pth does not exist"]),
+        ("tiling.overlap_px", 128, ["overlap_px is 128", "half of tile_px (256)"]),
+        ("folds", 1, ["folds is 1", "greater than or equal to 2"]),
+        ("proportions", None, ["the table `proportions` is missing"]),
+        ("proportions", "none.tsv", ["none.tsv: no such table"]),
+        ("apply", {"study": "none.yaml", "experiment": "prop"}, ["none.yaml: no such study file"]),
+    ],
+)  # fmt: skip
+def test_a_fault_in_the_study_file_is_named(
+    study: dict[str, Any], key: str, value: Any, words: list[str]
+) -> None:
+    put(study, key, value)
+    said = refusal(study)
+    assert "\n" not in said
+    for word in words:
+        assert word in said, said
+
+
+def test_a_supervised_ceiling_needs_labels(study: dict[str, Any], tmp_path: Path) -> None:
+    study["experiments"].append({"name": "ceiling", "method": "supervised"})
+    assert config.expand(config.load_study(study))["ceiling"][0].losses == {"cell": 1.0}
+    for number in range(3):
+        edit(study, "slides", f"{tmp_path}/s{number}.geojson", "")
+    assert "ceiling learns from labels and no row with a group has annotations" in refusal(study)
+
+
+def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    for text in ("study: [", "", "just words"):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"study\.yaml"):
+            config.load_study(path)
+
+
+def test_apply_refuses_other_stages_and_other_crops(study: dict[str, Any], tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(study))
+    study |= {"study": "new", "experiments": [], "apply": {"study": str(other), "experiment": "combined"}}
+    assert len(config.applied(config.load_study(study))[1]) == 6
+    study["crop"] = {"mpp": 2.0}
+    study["stages"] = STAGES[::-1]
+    said = refusal(study)
+    assert "crops are at 2 um/px and at 0.5" in said
+    assert "make them equal" in said
+    study["apply"] = {"study": str(other), "experiment": "combind"}
+    assert "did you mean combined?" in refusal(study)
+
+
+def test_bags_larger_than_their_slides_are_named() -> None:
+    config.check_bag_size({"s1": 100, "s2": 120}, 100, "slide")
+    with pytest.raises(UserError, match=r"slide s1 \(20\), s3 \(7\) holds.*lower bag_size to 7"):
+        config.check_bag_size({"s1": 20, "s2": 120, "s3": 7}, 100, "slide")
+
+
+# --- the grid -----------------------------------------------------------------------------------------------
+
+
+def test_a_grid_has_a_label_and_folds_times_seeds_runs_at_each_point(study: dict[str, Any]) -> None:
+    study["experiments"][0]["vary"] = {"sigma": [0.05, 0.1], "losses.prop": [1, 2]}
+    experiments = config.expand(config.load_study(study))
+    assert list(experiments) == [
+        "combined[sigma=0.05,losses.prop=1]",
+        "combined[sigma=0.05,losses.prop=2]",
+        "combined[sigma=0.1,losses.prop=1]",
+        "combined[sigma=0.1,losses.prop=2]",
+    ]
+    specs = experiments["combined[sigma=0.05,losses.prop=2]"]
+    assert [(spec.fold, spec.seed) for spec in specs] == [(f, s) for f in range(3) for s in (0, 1)]
+    assert {(spec.training.sigma, spec.losses["prop"]) for spec in specs} == {(0.05, 2.0)}
+    assert len(config.runs(config.load_study(study))) == 24, "all different"
+
+
+def test_a_run_asked_for_twice_is_one_run(study: dict[str, Any]) -> None:
+    study["experiments"].append(
+        {"name": "again", "losses": {"prop": 1.0, "simprop": 1}, "vary": {"bins": [6, 8]}}
+    )
+    experiments = config.expand(config.load_study(study))
+    assert [spec.id for spec in experiments["again[bins=6]"]] == [spec.id for spec in experiments["combined"]]
+    assert not {s.id for s in experiments["again[bins=8]"]} & {s.id for s in experiments["combined"]}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "same"),
+    [
+        ("experiments.0.name", "other", True),
+        ("jobs.runs_per_job", 9, True),
+        ("training.cache_mb", 1, True),
+        ("training.checkpoint_every", 7, True),
+        ("encoder.batch_size", 7, True),
+        ("training.sigma", 0.2, False),
+        ("training.bag_size", 50, False),
+        ("encoder.pos_embed", "timm", False),
+        ("encoder.pool", "cls+mean", False),
+        ("experiments.0.losses", {"prop": 1}, False),
+    ],
+)
+def test_a_runs_id_changes_with_what_shapes_its_numbers_only(
+    study: dict[str, Any], key: str, value: Any, same: bool
+) -> None:
+    before = set(config.runs(config.load_study(study)))
+    put(study, key, value)
+    after = set(config.runs(config.load_study(study)))
+    assert (before == after) is same
+    assert same or not before & after
+
+
+def test_baselines_run_once_whatever_training_says(study: dict[str, Any]) -> None:
+    study["experiments"].append({"name": "most", "method": "majority"})
+    before = [spec.id for spec in config.expand(config.load_study(study))["most"]]
+    put(study, "training.sigma", 0.3)
+    put(study, "encoder.pool", "cls+mean")
+    specs = config.expand(config.load_study(study))["most"]
+    assert [spec.id for spec in specs] == before
+    assert [(spec.fold, spec.seed, spec.trained) for spec in specs] == [(fold, 0, False) for fold in range(3)]
+
+
+def test_naming_one_geometry_replaces_the_other(study: dict[str, Any]) -> None:
+    study["encoder"] = {"architecture": {"width": 96}, "weights": "none"}
+    study["experiments"][0]["encoder"] = {"model": "vit_tiny_patch16_224", "weights": "pretrained"}
+    (encoder,) = config.encoders(config.load_study(study)).values()
+    assert (encoder.model, encoder.architecture) == ("vit_tiny_patch16_224", None)
+    assert encoder.id.startswith("vit_tiny_patch16_224-")
