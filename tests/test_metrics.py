@@ -1,0 +1,112 @@
+"""Metrics against scikit-learn and numbers computed by hand; the bootstrap against re-counted cells."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn import metrics as reference
+
+from myostage.metrics import NAMES, bootstrap, composition_metrics, confusion, metrics, rps, summarise
+
+
+def cells(seed: int, n: int, stages: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, stages, n), rng.dirichlet(np.full(stages, 0.5), n)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 60), stages=st.integers(2, 7))
+def test_metrics_are_those_of_scikit_learn(seed: int, n: int, stages: int) -> None:
+    truth, probabilities = cells(seed, n, stages)
+    predicted = probabilities.argmax(1)
+    found = metrics(truth, probabilities, stages)
+    labels = range(stages)
+    assert found["accuracy"] == pytest.approx(reference.accuracy_score(truth, predicted))
+    assert found["mae"] == pytest.approx(reference.mean_absolute_error(truth, predicted))
+    assert found["rmse"] == pytest.approx(reference.root_mean_squared_error(truth, predicted))
+    macro = reference.f1_score(truth, predicted, labels=labels, average="macro", zero_division=np.nan)
+    assert found["macro_f1"] == pytest.approx(macro)
+    per_stage = [np.abs(predicted - truth)[truth == k].mean() for k in labels if (truth == k).any()]
+    assert found["amae"] == pytest.approx(np.mean(per_stage))
+    if len({*truth, *predicted}) > 1:
+        kappa = reference.cohen_kappa_score(truth, predicted, labels=labels, weights="quadratic")
+        assert found["kappa"] == pytest.approx(kappa)
+    else:
+        assert math.isnan(found["kappa"])
+    assert confusion(truth, predicted, stages).tolist() == (
+        reference.confusion_matrix(truth, predicted, labels=labels).tolist()
+    )
+
+
+def test_rps_by_hand() -> None:
+    certain = np.eye(3)[[0, 1, 2]]
+    assert rps([0, 0, 0], certain).tolist() == [0, 1, 2]
+    assert rps([1], [[0.2, 0.5, 0.3]]).tolist() == pytest.approx([0.2**2 + 0.3**2])
+
+
+def test_kappa_of_one_stage_is_missing_and_not_zero() -> None:
+    found = metrics([1, 1], [[0.0, 1.0, 0.0], [0.0, 0.9, 0.1]], 3)
+    assert math.isnan(found["kappa"])
+    assert found["accuracy"] == found["macro_f1"] == 1 and found["amae"] == 0
+
+
+def test_stages_off_the_scale_are_refused() -> None:
+    with pytest.raises(ValueError, match="0 to 2"):
+        confusion([0, 3], [0, 0], 3)
+    with pytest.raises(ValueError, match="0 to 2"):
+        confusion([0, 0], [-1, 0], 3)
+    with pytest.raises(ValueError, match="3 stages"):
+        metrics([0], [[0.5, 0.5]], 3)
+
+
+def test_composition_by_hand() -> None:
+    found = composition_metrics([0.5, 0.25, 0.25], [0.75, 0.25, 0])
+    assert found == pytest.approx({"kl": 0.75 * math.log(1.5), "l1": 0.5})
+    assert composition_metrics([1, 0], [1, 0]) == {"kl": 0, "l1": 0}
+    assert math.isfinite(composition_metrics([1, 0], [0, 1])["kl"])
+
+
+def test_bootstrap_of_counts_is_that_of_the_cells_themselves() -> None:
+    """Draw the same slides by hand, join their cells and compute the metrics on the cells."""
+    stages, slides = 4, [cells(seed, 20 + 10 * seed, 4) for seed in range(5)]
+    counts = [np.append(confusion(t, p.argmax(1), stages), rps(t, p).sum()) for t, p in slides]
+
+    def statistic(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        return summarise(sums[..., :-1].reshape(*sums.shape[:-1], stages, stages), sums[..., -1])
+
+    value, low, high = bootstrap(counts, statistic, repeats=200, seed=3)
+
+    def on_cells(drawn: list[int]) -> list[float]:
+        truth = np.concatenate([slides[i][0] for i in drawn])
+        probabilities = np.concatenate([slides[i][1] for i in drawn])
+        return list(metrics(truth, probabilities, stages).values())
+
+    times = np.random.default_rng(3).multinomial(5, np.full(5, 0.2), size=200)
+    replicates = np.array([on_cells(np.repeat(np.arange(5), row).tolist()) for row in times])
+    assert value.tolist() == pytest.approx(on_cells(list(range(5))))
+    assert low.tolist() == pytest.approx(np.quantile(replicates, 0.025, axis=0).tolist())
+    assert high.tolist() == pytest.approx(np.quantile(replicates, 0.975, axis=0).tolist())
+    assert len(value) == len(NAMES)
+
+
+def test_interval_of_a_mean_has_the_width_of_theory() -> None:
+    """The interval of a mean of n = 400 standard normal numbers is close to +-1.96 / sqrt(n)."""
+    x = np.random.default_rng(0).normal(size=400)
+    pairs = np.stack([x, np.ones_like(x)], axis=1)
+    value, low, high = bootstrap(pairs, lambda sums: sums[..., 0] / sums[..., 1], repeats=2000)
+    assert value.shape == () and float(value) == pytest.approx(x.mean())
+    assert float(high - low) == pytest.approx(2 * 1.96 * x.std() / 20, rel=0.1)
+
+
+def test_one_slide_has_no_interval_and_undefined_resamples_are_left_out() -> None:
+    value, low, high = bootstrap([[1.0, 2.0]], lambda sums: sums[..., 0] / sums[..., 1])
+    assert float(value) == 0.5 and math.isnan(low) and math.isnan(high)
+    # Resamples that miss the second slide are 0 / 0.
+    with np.errstate(invalid="ignore"):
+        value, low, high = bootstrap([[0.0, 0.0], [1.0, 2.0]], lambda sums: sums[..., 0] / sums[..., 1])
+    assert float(value) == float(low) == float(high) == 0.5
+    with pytest.raises(ValueError, match="slides"):
+        bootstrap([], lambda sums: sums)
