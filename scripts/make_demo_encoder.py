@@ -1,0 +1,332 @@
+"""Pre-train the demo's tiny ViT, without labels, on drawn animals that the demo never sees.
+
+    python scripts/make_demo_encoder.py --out config/demo/encoder.safetensors
+
+Two label-free tasks on crops around outlines: views of one crop are to be recognised among all others
+(SimCLR, arXiv 2002.05709), and measurements of the crop (area, shape, stain within the outline and from rim
+to core) are to be told from altered views. No stage is read before the encoder is finished; then
+probes on the true stages of yet other animals say what the features are worth against those of random
+weights. The same command makes the same file on the same machine and versions.
+"""
+
+import argparse
+import json
+import logging
+import math
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import timm
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.draw import polygon as polygon_pixels
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from myostage import schemas
+from myostage.config import Architecture, Encoder, Phantom
+from myostage.crops import crop_at
+from myostage.encoder import Prefix, build
+from myostage.phantom import draw_slide
+from myostage.slides import open_slide
+
+log = logging.getLogger("make_demo_encoder")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that shapes the file."""
+
+    seed: int = 20
+    phantom_seed: int = 77_000  # far from any study's, so that no animal or slide is shared
+    mpp: float = 1.0  # the demo's tiling.mpp
+    animals: int = 4  # per day, to learn from
+    held_out: int = 2  # per day, to probe
+    patch_px: int = 8
+    width: int = 96
+    depth: int = 4
+    heads: int = 3
+    steps: int = 300
+    batch: int = 160
+    keep: float = 0.5  # share of patches a view keeps: half the work, and an augmentation
+    whole_at: float = 0.85  # share of the steps after which views keep all patches, as in use
+    temperature: float = 0.2
+    projection: int = 64
+    measuring: float = 1.0  # weight of the measurements beside SimCLR
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.08
+    smallest_view: float = 0.7  # side of the smallest view, share of the crop
+    colour: float = 0.10  # spread of the logarithm of each channel's optical density
+    brightness: float = 0.06
+    blur: float = 0.3  # share of views blurred
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder as the study file would describe it, before any training."""
+        shape = Architecture(patch_px=self.patch_px, width=self.width, depth=self.depth, heads=self.heads)
+        return Encoder(model=None, architecture=shape, weights="none", pos_embed="timm")
+
+
+class Cells(NamedTuple):
+    """Cells of some slides: crops uint8[n, 64, 64, 3], measurements float32[n, M], true stages int64[n]."""
+
+    crops: NDArray[np.uint8]
+    measured: NDArray[np.float32]
+    stage: NDArray[np.int64]
+
+
+class Probe(NamedTuple):
+    """Judgement of an encoder: accuracies, and mean similarities (1 + cos) / 2 of pairs of cells."""
+
+    linear: float  # linear classifier on all labels of the animals learnt from
+    few_labels: float  # the same on 20 labels a stage
+    same_stage: float  # similarity within a stage
+    ends_of_scale: float  # similarity of the first stage to the last; the loss L_SimProp wants 0
+
+
+def measure(crop: NDArray[np.uint8], outline: NDArray[np.float64]) -> list[float]:
+    """Area, shape and stain of one cell; ``outline`` [n, 2] in px of the crop. No stage enters."""
+    x, y = outline[:, 0], outline[:, 1]
+    area = 0.5 * abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))))
+    perimeter = float(np.hypot(np.diff(x, append=x[0]), np.diff(y, append=y[0])).sum())
+    inside = np.zeros(crop.shape[:2], bool)
+    inside[polygon_pixels(y, x, inside.shape)] = True
+    depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
+    depth /= max(float(depth.max()), 1.0)
+    density = -np.log((crop.astype(np.float32) + 1) / 256)
+    within = density[inside] if inside.any() else density.reshape(-1, 3)
+    # Red is absorbed by haematoxylin and hardly by eosin: its profile from rim to core shows the nuclei.
+    rings = [density[..., 0][inside & (depth > low) & (depth <= low + 1 / 3)] for low in (0, 1 / 3, 2 / 3)]
+    profile = [float(ring.mean()) if ring.size else float(within[:, 0].mean()) for ring in rings]
+    shape = [math.log(max(area, 1.0)), 4 * math.pi * area / max(perimeter, 1.0) ** 2]
+    return [*shape, *within.mean(axis=0), *within.std(axis=0), *profile]
+
+
+def draw_cells(job: tuple[Recipe, str, str, tuple[str, ...], tuple[float, ...]]) -> Cells:
+    """Draw one slide and cut its cells out, at outlines as a segmentation would find them."""
+    recipe, animal, slide_name, stages, shares = job
+    with tempfile.TemporaryDirectory() as folder:
+        tiff, truth = Path(folder) / "s.tif", Path(folder) / "s.geojson"
+        phantom = Phantom(seed=recipe.phantom_seed)
+        proportions = np.array(shares)
+        draw_slide(
+            tiff,
+            truth,
+            phantom=phantom,
+            stages=stages,
+            proportions=proportions,
+            animal=animal,
+            slide=slide_name,
+        )
+        features = json.loads(truth.read_text())["features"]
+        crops, measured, stage = [], [], []
+        with open_slide(tiff) as slide:
+            for feature in features:
+                outline = np.array(feature["geometry"]["coordinates"][0]) * phantom.mpp / recipe.mpp
+                x, y = outline.mean(axis=0)
+                crop = crop_at(slide, float(x), float(y), recipe.mpp)
+                crops.append(crop)
+                measured.append(measure(crop, outline - (x, y) + schemas.CROP_PX / 2))
+                stage.append(stages.index(feature["properties"]["classification"]["name"]))
+    return Cells(np.stack(crops), np.array(measured, np.float32), np.array(stage))
+
+
+def draw(recipe: Recipe, proportions: Path, workers: int) -> tuple[Cells, Cells]:
+    """Cells to learn from and cells of other animals to probe, from one day after another."""
+    table = pd.read_csv(proportions, sep="\t", index_col=0)
+    stages = tuple(str(name) for name in table.columns)
+    learnt, held_out = (
+        [
+            (recipe, f"{day}_{part}{number}", f"{day}_{part}{number}", stages, tuple(row / row.sum()))
+            for number in range(count)
+            for day, row in table.iterrows()
+        ]
+        for part, count in (("p", recipe.animals), ("q", recipe.held_out))
+    )
+    with ProcessPoolExecutor(workers) as pool:
+        slides = list(pool.map(draw_cells, learnt + held_out))
+    log.info("drew %d slides with %d cells", len(slides), sum(len(cells.stage) for cells in slides))
+    parts = slides[: len(learnt)], slides[len(learnt) :]
+    first, second = (Cells(*(np.concatenate(column) for column in zip(*part, strict=True))) for part in parts)
+    return first, second
+
+
+def views(crops: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """Altered views: uint8 [B, 64, 64, 3] to float [B, 3, 64, 64] in 0..1."""
+    count = len(crops)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(count, *shape, generator=generator)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(count, *shape, generator=generator)
+
+    images = crops.permute(0, 3, 1, 2).float().div(255)
+    # One affine map turns, mirrors, cuts and moves; tissue has no up and no handedness.
+    angle, side = uniform(0, 2 * math.pi), uniform(recipe.smallest_view, 1.0)
+    mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
+    cos, sin = torch.cos(angle) * side, torch.sin(angle) * side
+    shift = uniform(-1, 1, 2) * (1 - side)[:, None] * 0.5
+    rows = [
+        torch.stack([cos * mirror, -sin, shift[:, 0]], 1),
+        torch.stack([sin * mirror, cos, shift[:, 1]], 1),
+    ]
+    grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="reflect"), 3, stride=1)
+    images = torch.where((uniform(0, 1) < recipe.blur)[:, None, None, None], blurred, images)
+    # Stains differ in optical density, lamps in brightness.
+    density = -torch.log(images.clamp(1 / 255, 1)) * torch.exp(recipe.colour * normal(3, 1, 1))
+    return (torch.exp(-density) * torch.exp(recipe.brightness * normal(1, 1, 1))).clamp(0, 1)
+
+
+def class_token(
+    model: VisionTransformer, prefix: Prefix, images: Tensor, keep: float, generator: torch.Generator
+) -> Tensor:
+    """Embeddings [B, D] of views of which only a share of the patches is seen."""
+    x = model._pos_embed(model.patch_embed((images - prefix.mean) / prefix.std))
+    patches = x.shape[1] - 1
+    seen = round(patches * keep)
+    if seen < patches:
+        chosen = (
+            torch.rand(len(x), patches, generator=generator)
+            .argsort(1)[:, :seen, None]
+            .expand(-1, -1, x.shape[2])
+        )
+        x = torch.cat([x[:, :1], x[:, 1:].gather(1, chosen)], dim=1)
+    return model.norm(model.blocks(x))[:, 0]
+
+
+def contrast(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """NT-Xent (arXiv 2002.05709, eq. 1) of projections [B, P] of two views of the same B crops."""
+    z = F.normalize(torch.cat([first, second]), dim=1)
+    logits = (z @ z.T / temperature).fill_diagonal_(-math.inf)
+    partner = torch.arange(len(z)).roll(len(first))
+    return F.cross_entropy(logits, partner)
+
+
+def pretrain(cells: Cells, recipe: Recipe) -> VisionTransformer:
+    """Train from random weights; reads crops and measurements, never a stage."""
+    torch.manual_seed(recipe.seed)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    model = build(recipe.encoder).train()
+    prefix = Prefix(build(recipe.encoder))  # for its normalisation alone
+    crops = torch.from_numpy(cells.crops)
+    measured = torch.from_numpy((cells.measured - cells.measured.mean(0)) / cells.measured.std(0)).clamp(
+        -4, 4
+    )
+    projector = nn.Sequential(nn.Linear(recipe.width, 128), nn.ReLU(), nn.Linear(128, recipe.projection))
+    gauge = nn.Linear(recipe.width, measured.shape[1])
+    parameters = [*model.parameters(), *projector.parameters(), *gauge.parameters()]
+    optimiser = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay)
+    begun = time.monotonic()
+    for step in range(recipe.steps):
+        share = step / recipe.steps
+        factor = min(1.0, share / recipe.warmup + 1e-3) * 0.5 * (1 + math.cos(math.pi * share))
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.learning_rate * factor
+        keep = recipe.keep if share < recipe.whole_at else 1.0
+        drawn = torch.randint(len(crops), (recipe.batch,), generator=generator)
+        both = torch.cat([views(crops[drawn], recipe, generator) for _ in range(2)])
+        embedded = class_token(model, prefix, both, keep, generator)
+        first, second = projector(embedded).chunk(2)
+        contrasted = contrast(first, second, recipe.temperature)
+        told = F.smooth_l1_loss(gauge(embedded), measured[drawn].repeat(2, 1))
+        loss = contrasted + recipe.measuring * told
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        if step % 50 == 0 or step == recipe.steps - 1:
+            took = (time.monotonic() - begun) / (step + 1)
+            log.info(
+                "step %d of %d: contrast %.3f, measurements %.3f, %.2f s a step",
+                *(step, recipe.steps, contrasted.item(), told.item(), took),
+            )
+    return model.eval()
+
+
+@torch.inference_mode()
+def embed(model: VisionTransformer, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Class-token embeddings [n, D] of whole crops."""
+    prefix = Prefix(model)
+    parts = torch.from_numpy(crops).split(256)
+    return np.concatenate([model.forward_features(prefix.normalise(part))[:, 0].numpy() for part in parts])
+
+
+def probe(
+    model: VisionTransformer, learnt: Cells, held_out: Cells, labels: int = 20, draws: int = 8
+) -> Probe:
+    """What the frozen embedding is worth on other animals. True stages enter here and only here."""
+    known, new = embed(model, learnt.crops), embed(model, held_out.crops)
+    rng = np.random.default_rng(0)
+    stages = np.unique(learnt.stage)
+
+    def accuracy(rows: NDArray[np.int64]) -> float:
+        classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
+        return float(classifier.fit(known[rows], learnt.stage[rows]).score(new, held_out.stage))
+
+    few = [
+        np.concatenate([rng.choice(np.flatnonzero(learnt.stage == k), labels, replace=False) for k in stages])
+        for _ in range(draws)
+    ]
+    directions = new / np.linalg.norm(new, axis=1, keepdims=True)
+    means = np.stack([directions[held_out.stage == k].mean(axis=0) for k in stages])
+    similarity = (1 + means @ means.T) / 2  # mean over all pairs of cells of two stages
+    return Probe(
+        linear=accuracy(np.arange(len(known))),
+        few_labels=float(np.mean([accuracy(rows) for rows in few])),
+        same_stage=float(similarity.diagonal().mean()),
+        ends_of_scale=float(similarity[0, -1]),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("config/demo/encoder.safetensors"), help="file to write"
+    )
+    parser.add_argument(
+        "--proportions", type=Path, default=Path("config/demo/proportions.tsv"), help="days drawn"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="threads and processes")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    torch.set_num_threads(arguments.threads)
+    recipe = Recipe()
+    learnt, held_out = draw(recipe, arguments.proportions, arguments.threads)
+    model = pretrain(learnt, recipe)
+    found = {
+        "pretrained": probe(model, learnt, held_out),
+        "random": probe(build(recipe.encoder), learnt, held_out),
+    }
+    for name, judged in found.items():
+        values = ", ".join(f"{key} {value:.3f}" for key, value in judged._asdict().items())
+        log.info("%s, %d cells of other animals: %s", name, len(held_out.stage), values)
+    metadata = {
+        "recipe": json.dumps(asdict(recipe)),
+        "probe": json.dumps({name: judged._asdict() for name, judged in found.items()}),
+        "versions": json.dumps({"torch": torch.__version__, "timm": timm.__version__}),
+    }
+    with schemas.atomic(arguments.out) as temporary:
+        safetensors.torch.save_file(model.state_dict(), temporary, metadata)
+
+
+if __name__ == "__main__":
+    main()

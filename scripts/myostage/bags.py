@@ -1,0 +1,314 @@
+"""Folds that never split an animal, and the bags of cells that training draws.
+
+Which cells a step sees depends on the seed and the step's number alone, so a resumed run draws what an
+uninterrupted one would have drawn.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from myostage import schemas
+from myostage.config import check_bag_size
+from myostage.errors import UserError
+from myostage.tokens import TokenStore
+
+logger = logging.getLogger(__name__)
+
+STAGED_ONLY = -1
+_MB = 1e6
+
+
+def assign_folds(slides: pd.DataFrame, folds: int) -> pd.Series:
+    """The fold in which each slide is held out: grouped by animal, stratified by group.
+
+    Animals are dealt to the folds one by one, those of the rarest groups and with the most cells first. Each
+    goes to the fold with the fewest animals of its group(s), then the fewest animals, then the fewest cells.
+    The order of the rows does not matter.
+
+    Parameters
+    ----------
+    slides : DataFrame
+        Columns slide, group, animal, cells. Slides without a group, or without cells, are staged only: fold
+        -1.
+    folds : int
+        Number of folds, at least 2.
+
+    Returns
+    -------
+    Series of int32
+        Fold 0..folds-1 or -1, named ``fold``, indexed as ``slides``.
+
+    Raises
+    ------
+    UserError
+        Fewer animals than folds.
+    """
+    learnt = slides[(slides["group"] != "") & (slides["cells"] > 0)]
+    groups_of = {str(animal): sorted(set(rows["group"])) for animal, rows in learnt.groupby("animal")}
+    cells_of = {str(animal): int(count) for animal, count in learnt.groupby("animal")["cells"].sum().items()}
+    if len(groups_of) < folds:
+        raise UserError(
+            f"folds: {folds} folds need as many animals, but only {len(groups_of)} have a group and cells; "
+            "lower folds or add animals"
+        )
+    animals_in = {
+        group: sum(group in own for own in groups_of.values()) for own in groups_of.values() for group in own
+    }
+    order = sorted(groups_of, key=lambda a: (min(animals_in[g] for g in groups_of[a]), -cells_of[a], a))
+    dealt: list[list[str]] = [[] for _ in range(folds)]
+    for animal in order:
+        own = set(groups_of[animal])
+
+        def crowding(fold: int, own: set[str] = own) -> tuple[int, int, int, int]:
+            alike = sum(len(own.intersection(groups_of[other])) for other in dealt[fold])
+            return alike, len(dealt[fold]), sum(cells_of[other] for other in dealt[fold]), fold
+
+        dealt[min(range(folds), key=crowding)].append(animal)
+    for group, count in animals_in.items():
+        if count == 1:
+            logger.warning(
+                "group %s has one animal only: the fold that holds it out never sees its cells", group
+            )
+        elif count < folds:
+            logger.warning(
+                "group %s has %d animals for %d folds: some folds hold none out", group, count, folds
+            )
+    fold_of = {animal: fold for fold, animals in enumerate(dealt) for animal in animals}
+    fold = pd.Series(STAGED_ONLY, index=slides.index, dtype="int32", name="fold")
+    fold.loc[learnt.index] = learnt["animal"].astype(str).map(fold_of).astype("int32")
+    return fold
+
+
+def split_slides(
+    slides: pd.DataFrame, crops: Mapping[str, str | Path], folds: int, out: str | Path
+) -> pd.DataFrame:
+    """Write the table ``splits``: every slide's cells and fold.
+
+    Parameters
+    ----------
+    slides : DataFrame
+        Columns slide, group, animal.
+    crops : mapping of slide to path
+        Table ``crops`` of every slide; only the number of rows is read.
+    folds : int
+        Number of folds.
+    out : str or Path
+        Table ``splits`` to write.
+    """
+    splits = slides[["slide", "group", "animal"]].fillna("").reset_index(drop=True)
+    splits["cells"] = [_rows(crops[slide]) for slide in splits["slide"]]
+    for slide in splits.loc[splits["cells"] == 0, "slide"]:
+        logger.warning("slide %s has no cells: nothing is learnt from it", slide)
+    splits["fold"] = assign_folds(splits, folds)
+    schemas.write(out, splits, schemas.SPLITS)
+    return splits
+
+
+def _rows(path: str | Path) -> int:
+    with schemas.open_table(path, schemas.CROPS) as file:
+        described: pq.FileMetaData = file.metadata
+        return described.num_rows
+
+
+@dataclass(frozen=True)
+class Bag:
+    """N cells that share one proportion vector.
+
+    Attributes
+    ----------
+    name : str
+        The slide the cells come from, or the group.
+    group : str
+        Their group.
+    rows : dict of slide to int64[n]
+        Rows of each slide's token store, ascending; the tokens follow in this order.
+    tokens : float16 Tensor [N, T, D]
+        Their tokens.
+    proportions : float32 Tensor [K]
+        The group's proportions p.
+    """
+
+    name: str
+    group: str
+    rows: dict[str, np.ndarray]
+    tokens: Tensor
+    proportions: Tensor
+
+    @property
+    def p(self) -> Tensor:
+        """The proportions, by the letter the losses use."""
+        return self.proportions
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """What a bag is drawn from: a slide, or all slides of a group laid end to end."""
+
+    name: str
+    group: str
+    slides: tuple[str, ...]
+    rows: tuple[np.ndarray, ...]
+
+    @property
+    def cells(self) -> int:
+        return sum(len(rows) for rows in self.rows)
+
+
+class BagSampler:
+    """Draws the two bags of every step.
+
+    Each bag: a group, uniformly; for bags of slides one of the group's slides, uniformly; then ``bag_size``
+    cells without replacement. The two groups are drawn independently, so they may be equal. Where both bags
+    fall on the same slide (or group) and it has cells for both, they share no cell: a cell compared with
+    itself says nothing. The draw is a function of ``seed`` and the step's number.
+
+    Parameters
+    ----------
+    stores : mapping of slide to TokenStore
+        Tokens of at least the slides in ``splits``.
+    splits : DataFrame
+        Rows of table ``splits`` that may be learnt from; slides without cells are passed over.
+    proportions : mapping of group to float[K]
+        Given proportions.
+    bag_size : int
+        Cells N in a bag.
+    by : {"slide", "group"}
+        What a bag's cells have in common.
+    seed : int
+        Seed of the draws, at least 0.
+    cache_mb : float
+        Tokens held in memory, MB; slides that do not fit are read from their mapped files at each step.
+    device : str or torch.device
+        Where cached tokens lie and bags are delivered.
+    draw_from : mapping of slide to int[n], optional
+        Rows that may be drawn (the labelled cells, for the supervised ceiling); all rows by default.
+
+    Raises
+    ------
+    UserError
+        A slide (or group) has fewer cells than a bag, or a group has no proportions.
+    """
+
+    def __init__(
+        self,
+        stores: Mapping[str, TokenStore],
+        splits: pd.DataFrame,
+        proportions: Mapping[str, np.ndarray],
+        bag_size: int,
+        by: Literal["slide", "group"] = "slide",
+        seed: int = 0,
+        *,
+        cache_mb: float = 0.0,
+        device: str | torch.device = "cpu",
+        draw_from: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        self.bag_size = bag_size
+        self.seed = seed
+        self.device = torch.device(device)
+        self._stores = stores
+        self._units = _units(splits, stores, by, draw_from)
+        self.groups = sorted(self._units)
+        _check(self._units, proportions, bag_size, by)
+        self._proportions = {
+            group: torch.as_tensor(np.asarray(proportions[group]), dtype=torch.float32).to(self.device)
+            for group in self.groups
+        }
+        self._cached = self._fill_cache(cache_mb)
+
+    def pair(self, step: int) -> tuple[Bag, Bag]:
+        """Bags A and B of step ``step``: the same for the same seed and step, whatever was drawn before."""
+        rng = np.random.default_rng([self.seed, step])
+        first, second = self._draw_unit(rng), self._draw_unit(rng)
+        n = self.bag_size
+        if first is second and first.cells >= 2 * n:
+            places = rng.choice(first.cells, 2 * n, replace=False)
+        else:
+            places = np.concatenate([rng.choice(unit.cells, n, replace=False) for unit in (first, second)])
+        return self._bag(first, places[:n]), self._bag(second, places[n:])
+
+    def _draw_unit(self, rng: np.random.Generator) -> _Unit:
+        units = self._units[self.groups[rng.integers(len(self.groups))]]
+        return units[rng.integers(len(units))]
+
+    def _bag(self, unit: _Unit, places: np.ndarray) -> Bag:
+        places = np.sort(places)
+        ends = np.cumsum([0, *(len(rows) for rows in unit.rows)])
+        rows: dict[str, np.ndarray] = {}
+        parts: list[Tensor] = []
+        for slide, own, start, end in zip(unit.slides, unit.rows, ends[:-1], ends[1:], strict=True):
+            here = own[places[(places >= start) & (places < end)] - start]
+            if len(here):
+                rows[slide] = here
+                parts.append(self._read(slide, here))
+        tokens = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return Bag(unit.name, unit.group, rows, tokens, self._proportions[unit.group])
+
+    def _read(self, slide: str, rows: np.ndarray) -> Tensor:
+        cached = self._cached.get(slide)
+        if cached is not None:
+            return cached[torch.from_numpy(rows).to(self.device)]
+        return self._stores[slide].read_rows(rows).to(self.device)
+
+    def _fill_cache(self, cache_mb: float) -> dict[str, Tensor]:
+        left = cache_mb * _MB
+        cached: dict[str, Tensor] = {}
+        for slide in sorted(
+            {slide for units in self._units.values() for unit in units for slide in unit.slides}
+        ):
+            store = self._stores[slide]
+            if store.nbytes <= left:
+                cached[slide] = store.read().to(self.device)
+                left -= store.nbytes
+        return cached
+
+
+def _units(
+    splits: pd.DataFrame,
+    stores: Mapping[str, TokenStore],
+    by: Literal["slide", "group"],
+    draw_from: Mapping[str, np.ndarray] | None,
+) -> dict[str, list[_Unit]]:
+    """What bags are drawn from, by group; independent of the order of rows."""
+    units: dict[str, list[_Unit]] = {}
+    for group, members in splits.sort_values("slide").groupby("group"):
+        slides, rows = [], []
+        for slide in members["slide"]:
+            own = np.arange(len(stores[slide])) if draw_from is None else np.unique(draw_from.get(slide, ()))
+            if len(own):
+                slides.append(str(slide))
+                rows.append(own.astype(np.int64))
+        if not slides:
+            continue
+        name = str(group)
+        if by == "group":
+            units[name] = [_Unit(name, name, tuple(slides), tuple(rows))]
+        else:
+            units[name] = [
+                _Unit(slide, name, (slide,), (own,)) for slide, own in zip(slides, rows, strict=True)
+            ]
+    return units
+
+
+def _check(
+    units: dict[str, list[_Unit]],
+    proportions: Mapping[str, np.ndarray],
+    bag_size: int,
+    by: Literal["slide", "group"],
+) -> None:
+    if not units:
+        raise UserError(
+            "training: no slide with a group and cells is left to learn from; add slides or lower folds"
+        )
+    lacking = sorted(units.keys() - proportions.keys())
+    if lacking:
+        raise UserError(f"proportions: no row for group {', '.join(lacking)}; add it")
+    check_bag_size({unit.name: unit.cells for own in units.values() for unit in own}, bag_size, by)

@@ -1,0 +1,461 @@
+"""One run from its specification to its predictions: training slides, held-out slides, baselines.
+
+Predictions are made for the slides that the run's fold holds out and for slides that are only staged (fold
+-1); they are streamed, so that memory does not grow with the slides.
+"""
+
+import copy
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from myostage import schemas
+from myostage.bags import STAGED_ONLY, BagSampler
+from myostage.config import Encoder, RunSpec
+from myostage.encoder import Suffix, split
+from myostage.errors import UserError
+from myostage.tokens import TokenStore
+from myostage.train import (
+    BagPair,
+    LabelledCells,
+    StageModel,
+    autocast,
+    embed_with,
+    save_model,
+    train,
+)
+
+log = logging.getLogger(__name__)
+
+BASELINES = ("majority", "group_majority")
+# Supervised runs draw from all training slides alike, whatever their group.
+_EVERY_SLIDE = "all training slides"
+
+Floats = NDArray[np.float64]
+Batch = tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float16]]
+"""Cells int32[n], probabilities float32[n, K] and L2-normalised embeddings float16[n, E] (E = 0: none)."""
+
+
+def train_run(
+    spec: RunSpec,
+    *,
+    stages: int,
+    proportions: Mapping[str, Floats],
+    splits: Path,
+    tokens: Mapping[str, Path],
+    model_out: Path,
+    history_out: Path,
+    predictions_out: Path,
+    checkpoint_dir: Path,
+    labels: Mapping[str, Path] | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    made_by: str = "",
+) -> None:
+    """Train one run and predict the slides it holds out and those that are only staged.
+
+    Parameters
+    ----------
+    spec
+        The run. ``majority`` and ``group_majority`` need no training and leave an empty history: the former
+        gives every cell the mean of its training groups' proportions, the latter those of its own group (of a
+        slide without a group: the same mean). No baseline sees a label.
+    stages
+        K.
+    proportions
+        Proportions [K] of every group.
+    splits
+        ``schemas.SPLITS``: the run learns from the slides of all folds but its own.
+    tokens
+        Token file of every slide of ``splits`` under ``spec.encoder``. A baseline reads cell numbers only, so
+        that crops do as well.
+    model_out, history_out, predictions_out
+        Safetensors with the run's metadata, ``schemas.HISTORY``, ``schemas.predictions_table(stages)``.
+    checkpoint_dir
+        Where the run leaves checkpoints and resumes from.
+    labels
+        ``schemas.LABELS`` of the slides that have them; read by ``supervised`` runs only.
+    device
+        ``cuda`` or ``cpu``; by default a GPU where there is one.
+    threads
+        Threads torch may use; by default as many as it likes.
+    made_by
+        What is written into the files' metadata.
+
+    Raises
+    ------
+    UserError
+        Nothing to train on, nothing held out, tokens or labels missing, a loss that is not finite.
+    """
+    where = compute_on(device, threads)
+    table = schemas.read(splits, schemas.SPLITS)
+    table = table[table["cells"] > 0]
+    training = table[(table["fold"] != spec.fold) & (table["fold"] != STAGED_ONLY)]
+    predicted = table[(table["fold"] == spec.fold) | (table["fold"] == STAGED_ONLY)]
+    for rows, lacking in ((training, "train on"), (predicted[predicted["fold"] == spec.fold], "hold out")):
+        if rows.empty:
+            raise UserError(
+                f"{splits}: fold {spec.fold} leaves no slide with cells to {lacking}; lower folds"
+            )
+    missing = sorted(set(table["slide"]) - set(tokens))
+    if missing:
+        raise UserError(f"{splits}: no token file is given for slide {', '.join(missing)}; embed it first")
+
+    if spec.method in BASELINES:
+        mean = np.mean([proportions[group] for group in sorted(set(training["group"]))], axis=0)
+        save_model(model_out, {"probabilities": torch.from_numpy(mean)}, spec, stages, made_by)
+        nothing = pd.DataFrame({name: [] for name in schemas.HISTORY.schema.names})
+        schemas.write(history_out, nothing, schemas.HISTORY, {"made_by": made_by})
+        own = proportions if spec.method == "group_majority" else {}
+        batches = (
+            (str(slide), _constant(cell_numbers(tokens[slide]), own.get(group, mean)))
+            for slide, group in zip(predicted["slide"], predicted["group"], strict=True)
+        )
+        write_predictions(predictions_out, batches, stages, spec, made_by)
+        return
+
+    stores = {str(slide): token_store(tokens[slide], spec.encoder) for slide in training["slide"]}
+    stages_known = _labelled(spec, stores, labels or {}) if spec.method == "supervised" else None
+    source = BagSource(spec, stores, training, proportions, where, stages_known)
+    model = train(
+        spec,
+        stages,
+        source,
+        suffix_of(spec.encoder),
+        checkpoint_dir=Path(checkpoint_dir),
+        history_out=Path(history_out),
+        model_out=Path(model_out),
+        device=where,
+        made_by=made_by,
+        data=source.digest(),
+    )
+    held_out = {str(slide): token_store(tokens[slide], spec.encoder) for slide in predicted["slide"]}
+    write_predictions(predictions_out, _predict(model, held_out, spec, where), stages, spec, made_by)
+
+
+def predict_run(
+    model_path: Path,
+    tokens: Mapping[str, Path],
+    predictions_out: Path,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    made_by: str = "",
+) -> None:
+    """Predict slides, of this study or another, with the model of a finished run.
+
+    Parameters
+    ----------
+    model_path
+        ``model.safetensors`` of the run.
+    tokens
+        Token file of every slide, made by the encoder the run was trained on.
+    predictions_out
+        ``schemas.predictions_table(K)`` to write.
+    device, threads, made_by
+        See :func:`train_run`.
+
+    Raises
+    ------
+    UserError
+        The model is missing or no model of a run, or the tokens are another encoder's.
+    """
+    where = compute_on(device, threads)
+    spec, stages, tensors = read_model(model_path)
+    if spec.method in BASELINES:
+        share = tensors["probabilities"].numpy()
+        batches = ((slide, _constant(cell_numbers(path), share)) for slide, path in tokens.items())
+        write_predictions(predictions_out, batches, stages, spec, made_by)
+        return
+    # The trained block lies in the model file; only the geometry is built anew.
+    suffix = suffix_of(spec.encoder.model_copy(update={"weights": "none"}))
+    model = StageModel(suffix, spec.training.hidden, stages)
+    model.load_state_dict(tensors)
+    stores = {slide: token_store(path, spec.encoder) for slide, path in tokens.items()}
+    write_predictions(predictions_out, _predict(model.to(where), stores, spec, where), stages, spec, made_by)
+
+
+def read_model(path: Path) -> tuple[RunSpec, int, dict[str, Tensor]]:
+    """Specification, number of stages K and tensors of a run's model file.
+
+    Raises
+    ------
+    UserError
+        The file is missing, damaged, or was not written by a run.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        return RunSpec.model_validate_json(metadata["spec"]), int(metadata["stages"]), tensors
+    except FileNotFoundError:
+        raise UserError(f"{path}: the run's model is missing; run the workflow to make it") from None
+    except (SafetensorError, KeyError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path}: not a model written by a run of this workflow ({reason}); "
+            "delete it and run the workflow again"
+        ) from None
+
+
+def compute_on(device: str | None, threads: int | None) -> torch.device:
+    """The device to compute on, a GPU where there is one, with torch's number of threads set."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def token_store(path: Path, encoder: Encoder | None = None) -> TokenStore:
+    """An opened token store, shared by the runs of one process; made by ``encoder``, where one is given.
+
+    Raises
+    ------
+    UserError
+        The file is missing, damaged, or holds another encoder's tokens.
+    """
+    path = Path(path)
+    changed = path.stat().st_mtime_ns if path.exists() else 0
+    store = _open_store(path, changed)
+    if encoder is not None:
+        wanted = encoder.model_dump_json(exclude={"batch_size", "pool"})
+        found = store.metadata.get("encoder", "unknown")
+        if found == "unknown" or json.loads(found) != json.loads(wanted):
+            raise UserError(
+                f"{path}: the tokens are of encoder {found}, but the run needs {wanted}; "
+                "embed the slide with that one"
+            )
+    return store
+
+
+def cell_numbers(path: Path) -> NDArray[np.int32]:
+    """Cell numbers int32[n] of a slide's tokens or crops, in their order.
+
+    Raises
+    ------
+    UserError
+        The file is missing, damaged, or has no cells.
+    """
+    try:
+        return pq.read_table(path, columns=["cell"]).column("cell").to_numpy().astype(np.int32, copy=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: the slide's cells are missing; run the workflow to make them") from None
+    except (pa.ArrowInvalid, OSError, KeyError) as error:
+        raise UserError(
+            f"{path}: no readable table of cells ({error}); delete it and run the workflow again"
+        ) from None
+
+
+@lru_cache(maxsize=1024)
+def _open_store(path: Path, changed_ns: int) -> TokenStore:
+    """``changed_ns`` keeps a file that was written anew from being taken for the old one."""
+    return TokenStore(path)
+
+
+def suffix_of(encoder: Encoder) -> Suffix:
+    """A fresh copy of the encoder's last block and norm; the encoder itself is built once per process."""
+    return copy.deepcopy(_suffix(encoder))
+
+
+@lru_cache(maxsize=2)
+def _suffix(encoder: Encoder) -> Suffix:
+    return split(encoder)[1]
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings float32[n, E] of one slide, with the reading methods of a token store."""
+
+    values: Tensor
+    cells: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, store: TokenStore, embed: Callable[[Tensor], Tensor]) -> "Embeddings":
+        parts = [embed(tokens) for _, tokens in store.stream()]
+        # Cloned outside inference mode, so that the head may be trained on them.
+        return cls(torch.cat(parts).clone(), store.cells)
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes
+
+    def read(self) -> Tensor:
+        return self.values
+
+    def read_rows(self, rows: NDArray[np.int64]) -> Tensor:
+        return self.values[torch.as_tensor(rows, device=self.values.device)]
+
+
+class BagSource:
+    """Draws of :class:`bags.BagSampler` for the training loop: pairs of bags, or cells with their stages.
+
+    Parameters
+    ----------
+    spec
+        The run.
+    stores
+        Tokens, or embeddings, of every slide.
+    slides
+        Rows of ``schemas.SPLITS`` to learn from.
+    proportions
+        Proportions [K] of every group.
+    device
+        Where draws are delivered.
+    stages
+        Annotated stage int64[n] of every row of a slide's store, -1 where it has none. Without it, draws are
+        pairs of bags with the proportions of their groups; with it, only labelled cells are drawn, from all
+        slides alike.
+    cache_mb
+        Instead of ``training.cache_mb``.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        stores: Mapping[str, TokenStore],
+        slides: pd.DataFrame,
+        proportions: Mapping[str, Floats],
+        device: torch.device,
+        stages: Mapping[str, NDArray[np.int64]] | None = None,
+        cache_mb: float | None = None,
+    ) -> None:
+        self._spec, self._stores, self._slides, self._device = spec, stores, slides, device
+        self._stages = stages
+        self._proportions = proportions
+        training = spec.training
+        self._sampler = BagSampler(
+            stores,
+            slides if stages is None else slides.assign(group=_EVERY_SLIDE),
+            proportions if stages is None else {_EVERY_SLIDE: np.ones(1)},
+            training.bag_size,
+            training.bags if stages is None else "group",
+            spec.seed,
+            cache_mb=training.cache_mb if cache_mb is None else cache_mb,
+            device=device,
+            draw_from=None if stages is None else {s: np.flatnonzero(k >= 0) for s, k in stages.items()},
+        )
+
+    def draw(self, step: int) -> BagPair | LabelledCells:
+        """The two bags of ``step``; of labelled cells, both joined into one batch."""
+        a, b = self._sampler.pair(step)
+        inputs = torch.cat([a.tokens, b.tokens])
+        if self._stages is None:
+            return BagPair(inputs, len(a.tokens), self._proportions[a.group], self._proportions[b.group])
+        stages = [self._stages[slide][rows] for bag in (a, b) for slide, rows in bag.rows.items()]
+        return LabelledCells(inputs, torch.from_numpy(np.concatenate(stages)))
+
+    def embedded(self, embed: Callable[[Tensor], Tensor]) -> "BagSource":
+        """The same draws of embeddings, computed once per cell and held in memory."""
+        cells = sum(len(store) for store in self._stores.values())
+        log.info("%s: embedding %d cells once", self._spec.id, cells)
+        # The sampler asks for rows and their number only, which embeddings answer as tokens do.
+        held = {slide: cast(TokenStore, Embeddings.of(store, embed)) for slide, store in self._stores.items()}
+        return BagSource(
+            self._spec, held, self._slides, self._proportions, self._device, self._stages, cache_mb=math.inf
+        )
+
+    def digest(self) -> str:
+        """Of what is drawn from: cells, proportions, labels, and each slide's first and last tokens."""
+        digest = hashlib.sha256()
+        for slide, group in sorted(zip(self._slides["slide"], self._slides["group"], strict=True)):
+            store = self._stores[slide]
+            digest.update(f"{slide}\0{group}\0{store.shape}".encode())
+            digest.update(store.cells.tobytes())
+            digest.update(store.read_rows([0, len(store) - 1]).numpy().tobytes())
+            digest.update(np.asarray(self._proportions[group], np.float64).tobytes())
+            if self._stages is not None:
+                digest.update(self._stages[slide].tobytes())
+        return digest.hexdigest()
+
+
+def _labelled(
+    spec: RunSpec, stores: Mapping[str, TokenStore], labels: Mapping[str, Path]
+) -> dict[str, NDArray[np.int64]]:
+    """Annotated stages of the training slides' rows, refused where they do not fill a bag."""
+    stages = {slide: _stages_of_rows(store, labels.get(slide)) for slide, store in stores.items()}
+    found = sum(int((rows >= 0).sum()) for rows in stages.values())
+    if found < spec.training.bag_size:
+        raise UserError(
+            f"run {spec.id}: supervised training draws {spec.training.bag_size} labelled cells, and the "
+            f"training slides have {found}; annotate more, lower training.bag_size or drop the experiment"
+        )
+    return stages
+
+
+def _stages_of_rows(store: TokenStore, labels: Path | None) -> NDArray[np.int64]:
+    """Annotated stage of every row of a store; -1: none."""
+    stages = np.full(len(store), -1, np.int64)
+    if labels is not None:
+        table = schemas.read(labels, schemas.LABELS, ["cell", "stage"])
+        # Labelled cells whose crop was dropped have no row.
+        known = table.set_index("cell")["stage"].reindex(store.cells)
+        stages[known.notna().to_numpy()] = known.dropna().to_numpy(np.int64)
+    return stages
+
+
+def _constant(cells: NDArray[np.int32], share: Floats) -> Iterator[Batch]:
+    """The same probabilities for every cell."""
+    probabilities = np.tile(share.astype(np.float32), (len(cells), 1))
+    yield cells, probabilities, np.empty((len(cells), 0), np.float16)
+
+
+def _predict(
+    model: StageModel, stores: Mapping[str, TokenStore], spec: RunSpec, device: torch.device
+) -> Iterator[tuple[str, Iterator[Batch]]]:
+    """Batches of predictions of each slide, one row group of tokens at a time."""
+    embed = embed_with(model, device, spec.training.precision)
+
+    def batches(store: TokenStore) -> Iterator[Batch]:
+        for cells, tokens in store.stream():
+            with torch.inference_mode():
+                embedding = embed(tokens)
+                with autocast(device, spec.training.precision):
+                    logits = model.head(embedding)
+                probabilities = logits.float().softmax(1).cpu().numpy()
+                unit = torch.nn.functional.normalize(embedding, dim=1).half().cpu().numpy()
+            yield cells, probabilities, unit
+
+    for slide, store in stores.items():
+        yield slide, batches(store)
+
+
+def write_predictions(
+    path: Path, slides: Iterator[tuple[str, Iterator[Batch]]], stages: int, spec: RunSpec, made_by: str
+) -> None:
+    """Stream predictions into ``schemas.predictions_table(stages)``; no row group holds two slides."""
+    table = schemas.predictions_table(stages)
+    metadata = {"spec": spec.model_dump_json(), "made_by": made_by}
+    with schemas.writer(path, table, metadata) as out:
+        for slide, batches in slides:
+            for cells, probabilities, embedding in batches:
+                n, width = embedding.shape
+                offsets = pa.array(np.arange(n + 1, dtype=np.int32) * width)
+                columns = [
+                    pa.array([slide] * n, pa.string()),
+                    pa.array(cells, pa.int32()),
+                    pa.array(probabilities.argmax(1).astype(np.int32)),
+                    pa.FixedSizeListArray.from_arrays(pa.array(probabilities.ravel()), stages),
+                    pa.ListArray.from_arrays(offsets, pa.array(embedding.ravel(), pa.float16())),
+                ]
+                arrays = [
+                    column.cast(field.type) for column, field in zip(columns, table.schema, strict=True)
+                ]
+                out.write_table(pa.Table.from_arrays(arrays, schema=out.schema))

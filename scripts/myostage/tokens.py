@@ -1,0 +1,278 @@
+"""Token store: the tokens that enter the last block, one Parquet file per slide and encoder.
+
+A cell's T x D float16 tokens are one value of a fixed-size binary column, uncompressed and without dictionary
+or statistics, so that reading is copying: a bag touches the bytes of its own cells and nothing else. Any
+Parquet reader can open the file; ours maps it into memory and finds each row by arithmetic, which needs every
+row group to hold one single data page. The writer sees to that and the reader verifies it.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from myostage import schemas
+from myostage.errors import UserError
+
+ROW_GROUP_CELLS = 256
+BIG_ROW_GROUP_CELLS = 64
+"""Cells of a row group where 256 would exceed ``ROW_GROUP_BYTES`` (ViT-B/8: 6.4 MB instead of 25.6 MB)."""
+ROW_GROUP_BYTES = 8 * 2**20
+
+DTYPE = "float16"
+LAYOUT = "row-major T x D, one data page per row group"
+_PAGE_OVERHEAD_BYTES = 64
+"""At most this lies before a page's values: its header and its definition levels."""
+_MAXIMUM_PAGE_BYTES = 2**30
+
+
+def tokens_table(tokens: int, width: int) -> schemas.Table:
+    """The table of ``tokens`` (T) tokens of ``width`` (D) numbers per cell."""
+    return schemas.Table(
+        "tokens",
+        "tokens of every cell that enter the last block of the encoder",
+        (
+            schemas.Column("cell", pa.int32(), "", "cell number within the slide"),
+            schemas.Column(
+                "tokens",
+                pa.binary(tokens * width * 2),
+                "",
+                f"{tokens} x {width} float16, row-major, prefix tokens first",
+            ),
+        ),
+    )
+
+
+def row_group_cells(tokens: int, width: int) -> int:
+    """Cells per row group: 256, or 64 where T x D is large."""
+    return ROW_GROUP_CELLS if ROW_GROUP_CELLS * tokens * width * 2 <= ROW_GROUP_BYTES else BIG_ROW_GROUP_CELLS
+
+
+class TokenWriter:
+    """Collects cells into row groups of equal size; made by :func:`writer`."""
+
+    def __init__(self, out: pq.ParquetWriter, table: schemas.Table, shape: tuple[int, int]) -> None:
+        self._out = out
+        self._table = table
+        self._shape = shape
+        self._size = row_group_cells(*shape)
+        self._cells = np.empty(self._size, np.int32)
+        self._tokens = np.empty((self._size, *shape), np.float16)
+        self._filled = 0
+        self.written = 0
+
+    def write(self, cells: np.ndarray, tokens: Tensor) -> None:
+        """Append cells: numbers int32[n] and tokens float16[n, T, D] on the CPU."""
+        if tokens.dtype != torch.float16 or tuple(tokens.shape) != (len(cells), *self._shape):
+            raise ValueError(
+                f"tokens {tokens.dtype}{list(tokens.shape)} for {len(cells)} cells of {self._shape}"
+            )
+        values = tokens.numpy()
+        start = 0
+        while start < len(cells):
+            count = min(len(cells) - start, self._size - self._filled)
+            self._cells[self._filled : self._filled + count] = cells[start : start + count]
+            self._tokens[self._filled : self._filled + count] = values[start : start + count]
+            self._filled += count
+            start += count
+            if self._filled == self._size:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what is collected as one row group."""
+        if not self._filled:
+            return
+        width = int(np.prod(self._shape)) * 2
+        column = pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(width), self._filled, [None, pa.py_buffer(self._tokens[: self._filled])]
+        )
+        batch = pa.table([pa.array(self._cells[: self._filled]), column], schema=self._table.schema)
+        self._out.write_table(batch, row_group_size=self._size)
+        self.written += self._filled
+        self._filled = 0
+
+
+@contextmanager
+def writer(
+    path: str | Path, *, tokens: int, width: int, metadata: dict[str, str] | None = None
+) -> Iterator[TokenWriter]:
+    """A writer of one token file of T = ``tokens`` by D = ``width``; it appears when the block ends well."""
+    table = tokens_table(tokens, width)
+    described = {"dtype": DTYPE, "shape": json.dumps([tokens, width]), "layout": LAYOUT} | (metadata or {})
+    with schemas.writer(
+        path,
+        table,
+        described,
+        compression="none",
+        use_dictionary=False,
+        write_statistics=False,
+        data_page_size=_MAXIMUM_PAGE_BYTES,
+    ) as out:
+        collected = TokenWriter(out, table, (tokens, width))
+        yield collected
+        collected.flush()
+
+
+class TokenStore:
+    """The tokens of one slide, mapped into memory.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file made by :func:`writer`.
+
+    Attributes
+    ----------
+    cells : int32[n]
+        Cell number of every row.
+    shape : (int, int)
+        T tokens, D numbers each.
+    metadata : dict of str
+        What the file says of itself: dtype, shape, encoder, versions.
+
+    Raises
+    ------
+    UserError
+        The file is missing, no token table, cut short, or not laid out as this reader needs it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        file = _open(self.path)
+        with file:
+            self.metadata = {
+                key.decode(): value.decode()
+                for key, value in (file.schema_arrow.metadata or {}).items()
+                if not key.startswith(b"ARROW:")
+            }
+            self.shape = self._read_shape()
+            schemas.check(file.schema_arrow, tokens_table(*self.shape), self.path)
+            self._bytes = self.shape[0] * self.shape[1] * 2
+            self.cells: np.ndarray = (
+                file.read(columns=["cell"]).column("cell").to_numpy().astype(np.int32, copy=False)
+            )
+            self._groups, self._starts = self._lay_out(file.metadata)
+            self._mapped = np.memmap(self.path, np.uint8, "r") if len(self.cells) else np.empty(0, np.uint8)
+            self._verify(file)
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tokens."""
+        return len(self.cells) * self._bytes
+
+    @property
+    def row_groups(self) -> int:
+        """Number of row groups."""
+        return len(self._groups) - 1
+
+    def read_rows(self, rows: Sequence[int] | np.ndarray) -> Tensor:
+        """Tokens of the given rows, in the order given (ascending rows read fastest).
+
+        Parameters
+        ----------
+        rows : int[n]
+            Row numbers, 0 <= row < len(self); not cell numbers.
+
+        Returns
+        -------
+        float16 Tensor [n, T, D]
+
+        Raises
+        ------
+        IndexError
+            A row lies outside the store.
+        """
+        wanted = np.asarray(rows, dtype=np.int64)
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
+            raise IndexError(f"{self.path}: rows {wanted.min()} to {wanted.max()} asked of {len(self)}")
+        out = torch.empty((len(wanted), *self.shape), dtype=torch.float16)
+        target = out.numpy().view(np.uint8).reshape(len(wanted), self._bytes)
+        owner = np.searchsorted(self._groups, wanted, side="right") - 1
+        for group in np.unique(owner):
+            here = np.flatnonzero(owner == group)
+            target[here] = self._rows_of(int(group))[wanted[here] - self._groups[group]]
+        return out
+
+    def stream(self, row_groups: Iterable[int] | None = None) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Row group after row group (all by default): cell numbers int32[n], tokens float16[n, T, D]."""
+        for group in range(self.row_groups) if row_groups is None else row_groups:
+            first, last = self._groups[group], self._groups[group + 1]
+            out = torch.empty((int(last - first), *self.shape), dtype=torch.float16)
+            out.numpy().view(np.uint8).reshape(-1, self._bytes)[...] = self._rows_of(group)
+            yield self.cells[first:last], out
+
+    def read(self) -> Tensor:
+        """All tokens, float16[n, T, D]."""
+        parts = [tokens for _, tokens in self.stream()]
+        return torch.cat(parts) if parts else torch.empty((0, *self.shape), dtype=torch.float16)
+
+    def _rows_of(self, group: int) -> np.ndarray:
+        """The mapped bytes of one row group, uint8[n, T * D * 2]; nothing is read yet."""
+        count = int(self._groups[group + 1] - self._groups[group])
+        start = int(self._starts[group])
+        return self._mapped[start : start + count * self._bytes].reshape(count, self._bytes)
+
+    def _read_shape(self) -> tuple[int, int]:
+        try:
+            tokens, width = json.loads(self.metadata["shape"])
+            if self.metadata["dtype"] != DTYPE or tokens < 1 or width < 1:
+                raise ValueError
+        except (KeyError, ValueError, TypeError):
+            raise UserError(
+                f"{self.path}: the file says nothing of {DTYPE} tokens and their shape, so it is no token "
+                "store; delete it and run the workflow again"
+            ) from None
+        return int(tokens), int(width)
+
+    def _lay_out(self, described: pq.FileMetaData) -> tuple[np.ndarray, np.ndarray]:
+        """First row of every row group (with the end), and where its token bytes start in the file."""
+        sizes = [described.row_group(group).num_rows for group in range(described.num_row_groups)]
+        starts = []
+        for group, size in enumerate(sizes):
+            chunk = described.row_group(group).column(1)
+            overhead = chunk.total_compressed_size - size * self._bytes
+            if chunk.compression != "UNCOMPRESSED" or not 0 <= overhead <= _PAGE_OVERHEAD_BYTES:
+                raise UserError(
+                    f"{self.path}: row group {group} is not one uncompressed page of tokens, so another "
+                    "program wrote this file; delete it and run the workflow again"
+                )
+            # The values are the page's last bytes: the header and the definition levels go before them.
+            starts.append(chunk.data_page_offset + overhead)
+        return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64), np.array(
+            starts, np.int64
+        )
+
+    def _verify(self, file: pq.ParquetFile) -> None:
+        """Compare the mapped bytes of the last row group with what Parquet's own reader finds there."""
+        if not len(self):
+            return
+        last = self.row_groups - 1
+        column = file.read_row_group(last, columns=["tokens"]).column("tokens").combine_chunks()
+        expected = np.frombuffer(
+            column.buffers()[1], np.uint8, len(column) * self._bytes, column.offset * self._bytes
+        )
+        if not np.array_equal(expected, self._rows_of(last).reshape(-1)):
+            raise UserError(
+                f"{self.path}: the tokens do not lie where the file's footer says, so the file is damaged; "
+                "delete it and run the workflow again"
+            )
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path, memory_map=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: the tokens table is missing; run the workflow to make it") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(
+            f"{path}: not a readable tokens table ({error}); delete it and run the workflow again"
+        ) from None
