@@ -1,0 +1,144 @@
+"""Every notebook runs on tables of a study and writes its figure and its numbers."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import pytest
+import yaml
+
+import study_tables
+from myostage import schemas
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SLIDE = "d7_a1"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> study_tables.Made:
+    return study_tables.make(tmp_path_factory.mktemp("study"), cells=25)
+
+
+def _code(notebook: str) -> list[str]:
+    """Sources of the code cells of a notebook, its parameters first."""
+    cells = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
+    return [cell.source for cell in cells if cell.cell_type == "code"]
+
+
+def _parameters(made: study_tables.Made, out: Path) -> dict[str, dict[str, Any]]:
+    """What every notebook is given."""
+    common = {"scripts": str(ROOT / "scripts"), "out": str(out)}
+    staged = common | {"stages": list(study_tables.STAGES)}
+    of = {name: made.of(name) for name in ("cells", "crops", "labels", "stages")}
+    runs = {
+        name: [str(made.root / f"{name}-{run}.parquet") for run in range(3)] for name in ("combined", "prop")
+    }
+    of_slide = {"slide": SLIDE, "cells": of["cells"][SLIDE], "predictions": of["stages"][SLIDE]}
+    return {
+        "composition": staged
+        | {"scores": made.study("scores"), "given": study_tables.GIVEN, "experiment": "combined"},
+        "confusion": staged | {"confusion": made.study("confusion"), "experiment": "combined"},
+        "counts": common | {"slides": made.study("slides"), "cells": of["cells"], "crops": of["crops"]},
+        "curves": common | {"histories": runs},
+        "gallery": staged
+        | {
+            "predictions": of["stages"],
+            "crops": of["crops"],
+            "labels": of["labels"],
+            "experiment": "combined",
+        },
+        "metrics": common
+        | {
+            "metrics": made.study("metrics"),
+            "baselines": ["majority"],
+            "ceilings": ["supervised"],
+            "study": "demo",
+        },
+        "sizes": staged | {"cells": of["cells"], "predictions": of["stages"], "groups": made.groups},
+        "stage_map": staged
+        | of_slide
+        | {
+            "slides": made.study("slides"),
+            "labels": of["labels"][SLIDE],
+            "mpp": study_tables.MPP,
+            "experiment": "c",
+        },
+    }
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_kept_without_outputs(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.metadata.get("tags") == ["parameters"] for cell in code] == [True] + [False] * (
+        len(code) - 1
+    )
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_draws(path: Path, made: study_tables.Made, tmp_path: Path) -> None:
+    # In this process: a kernel of its own would cost seconds a notebook; one notebook gets one below.
+    given = _parameters(made, tmp_path)[path.stem]
+    first, *rest = _code(path.stem)
+    variables: dict[str, Any] = {}
+    exec(first, variables)
+    assert set(given) <= set(variables), "a parameter the notebook does not know"
+    variables |= given
+    for source in rest:
+        exec(source, variables)
+    written = {file.name for file in tmp_path.iterdir() if file.stat().st_size > 0}
+    assert {f"{path.stem}.{suffix}" for suffix in ("png", "svg", "csv")} <= written
+    if path.stem == "metrics":
+        assert {"metrics.html", "metrics.tex"} <= written
+
+
+def test_papermill_runs_a_notebook(made: study_tables.Made, tmp_path: Path) -> None:
+    given = _parameters(made, tmp_path)["confusion"]
+    done = papermill.execute_notebook(
+        ROOT / "notebooks" / "confusion.ipynb", tmp_path / "done.ipynb", given, progress_bar=False
+    )
+    assert (tmp_path / "confusion.svg").exists()
+    assert any(
+        "image/png" in output.get("data", {}) for cell in done.cells for output in cell.get("outputs", [])
+    )
+
+
+def test_the_map_of_a_skipped_slide_says_why_there_is_none(made: study_tables.Made, tmp_path: Path) -> None:
+    slides = schemas.read(made.study("slides"), schemas.SLIDES)
+    slides.loc[slides["slide"] == SLIDE, ["status", "reason", "path"]] = ["skipped", "it is torn", "gone.tif"]
+    schemas.write(tmp_path / "slides.parquet", slides, schemas.SLIDES)
+    given = _parameters(made, tmp_path)["stage_map"] | {"slides": str(tmp_path / "slides.parquet")}
+    variables: dict[str, Any] = {}
+    for number, cell in enumerate(_code("stage_map")):
+        exec(cell, variables)
+        if number == 0:
+            variables |= given
+    assert "it is torn" in (tmp_path / "stage_map.svg").read_text(encoding="utf-8")
+
+
+def test_the_headline_is_printed_with_the_place_of_the_report(
+    made: study_tables.Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    study = yaml.safe_load((ROOT / "config" / "demo.yaml").read_text(encoding="utf-8"))
+    study["results"] = str(tmp_path)
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
+    command = [sys.executable, "scripts/headline.py", str(tmp_path / "study.yaml")]
+    missing = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (
+        missing.returncode == 1 and "run the workflow" in missing.stderr and "Traceback" not in missing.stderr
+    )
+    results = tmp_path / study["study"]
+    results.mkdir()
+    shutil.copy(made.study("metrics"), results / "metrics.parquet")
+    (results / "report.zip").touch()
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said[0].startswith("combined: accuracy .68 [.59, .75] on 3,402 cells of 8 slides; majority .37")
+    assert said[-1] == f"report: {results / 'report.zip'}"
