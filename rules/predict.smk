@@ -1,0 +1,99 @@
+"""A stage for every cell.
+
+in:   held-out predictions of the shown experiment, or the models of another study (`apply`)
+out:  stages.parquet of every slide; for slides also cells.csv and cells.geojson (QuPath)
+"""
+
+if STUDY.apply:
+
+    PREDICTED = [PATHS.study(f"applied/{spec.id}.parquet") for spec in STAGING]
+
+    rule predict:
+        input:
+            models=plan.applied_models(STUDY),
+            tokens=[PATHS.tokens(slide, STAGING[0].encoder.id) for slide in SLIDES],
+        output:
+            predictions=PREDICTED,
+        log:
+            PATHS.log("predict", "all"),
+        benchmark:
+            PATHS.benchmark("predict", "all")
+        conda:
+            "../envs/myostage.yaml"
+        threads: STUDY.jobs.threads
+        resources:
+            mem_mb=4000,
+            runtime=120,
+            gpu=1,
+        params:
+            slides=list(SLIDES),
+            code=code("predict.py"),
+        message:
+            f"Staging {len(SLIDES)} slides with {STUDY.apply.experiment} of {STUDY.apply.study}"
+        script:
+            "../scripts/predict.py"
+
+else:
+    PREDICTED = of_runs("predictions.parquet", [spec.id for spec in STAGING])
+
+
+rule stage:
+    input:
+        predictions=PREDICTED,
+        splits=PATHS.study("splits.parquet"),
+    output:
+        stages=of_slides("stages.parquet", SLIDES),
+    log:
+        PATHS.log("stage", "all"),
+    benchmark:
+        PATHS.benchmark("stage", "all")
+    conda:
+        "../envs/myostage.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        slides=list(SLIDES),
+        runs=[spec.id for spec in STAGING],
+        stages=STUDY.stages,
+        code=code("stage.py"),
+    message:
+        "Staging every cell"
+    script:
+        "../scripts/stage.py"
+
+
+if IMAGED:
+
+    rule export:
+        input:
+            slides=of_slides("slide.parquet", IMAGED),
+            cells=of_slides("cells.parquet", IMAGED),
+            stages=of_slides("stages.parquet", IMAGED),
+        output:
+            geojson=of_slides("cells.geojson", IMAGED),
+            csv=of_slides("cells.csv", IMAGED),
+        log:
+            PATHS.log("export", "all"),
+        benchmark:
+            PATHS.benchmark("export", "all")
+        conda:
+            "../envs/myostage.yaml"
+        threads: 1
+        resources:
+            mem_mb=2000,
+            runtime=60,
+        params:
+            stages=STUDY.stages,
+            mpp=STUDY.tiling.mpp,
+            code=code("export.py"),
+        message:
+            f"Writing the cells of {len(IMAGED)} slides for QuPath and as CSV"
+        script:
+            "../scripts/export.py"
+
+
+STAGED = of_slides("stages.parquet", SLIDES) + [
+    file for name in ("cells.geojson", "cells.csv") for file in of_slides(name, IMAGED)
+]

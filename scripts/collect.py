@@ -1,0 +1,14 @@
+"""Read ready-made crops, and their labels where they have them."""
+
+from typing import Any
+
+from myostage import config, crops, jobs
+
+
+def work(smk: Any) -> None:
+    labels = dict(zip(smk.params.labelled, smk.output.labels, strict=True))
+    for (slide, rows), out in zip(smk.params.slides.items(), smk.output.crops, strict=True):
+        crops.crop_images([config.CropRow(**row) for row in rows], out, labels.get(slide))
+
+
+jobs.run(snakemake, work)

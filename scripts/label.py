@@ -1,0 +1,33 @@
+"""Match segmented cells with annotated outlines, for evaluation only."""
+
+from typing import Any
+
+import pandas as pd
+
+from myostage import annotations, jobs, schemas, slides
+
+
+def work(smk: Any) -> None:
+    for slide, row, cells, outlines, labels, quality in zip(
+        smk.params.slides,
+        smk.input.slides,
+        smk.input.cells,
+        smk.input.annotations,
+        smk.output.labels,
+        smk.output.quality,
+        strict=True,
+    ):
+        found = slides.read_row(row)
+        if found.status == "skipped":
+            schemas.write(labels, schemas.LABELS.schema.empty_table(), schemas.LABELS)
+            schemas.write(
+                quality, schemas.SEGMENTATION_QUALITY.schema.empty_table(), schemas.SEGMENTATION_QUALITY
+            )
+            continue
+        scale = found.mpp / smk.params.mpp
+        annotations.label_cells(cells, outlines, smk.params.stages, scale, labels, quality, slide)
+    counts = [schemas.read(path, schemas.SEGMENTATION_QUALITY) for path in smk.output.quality]
+    schemas.write(smk.output.table, pd.concat(counts), schemas.SEGMENTATION_QUALITY)
+
+
+jobs.run(snakemake, work)

@@ -1,0 +1,121 @@
+"""What made a file: code digest, specification, input checksums, package versions.
+
+``code_digest`` is what every rule carries among its params, so that a change of a script or of a library
+module it reaches re-runs the rule, while a comment, a docstring or a touched file re-runs nothing.
+"""
+
+import ast
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+LIBRARY = Path(__file__).parent
+PACKAGES = ("cellpose", "numpy", "pandas", "pyarrow", "snakemake", "timm", "torch", "torchvision")
+WHOLE_CHECKSUM_BYTES = 64 * 2**20
+
+
+def code_digest(script: str | Path) -> str:
+    """Digest of a script or notebook and of every ``myostage`` module that it reaches by imports.
+
+    Comments, docstrings and layout do not count.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(_reached(Path(script))):
+        digest.update(path.name.encode())
+        digest.update(_meaning(path).encode())
+    return digest.hexdigest()[:12]
+
+
+def _reached(script: Path) -> set[Path]:
+    reached: set[Path] = set()
+    waiting = [script.resolve()]
+    while waiting:
+        path = waiting.pop()
+        if path not in reached:
+            reached.add(path)
+            waiting.extend(_imports(path))
+    return reached
+
+
+def _tree(path: Path) -> ast.Module:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    return ast.parse(text)
+
+
+@cache
+def _imports(path: Path) -> tuple[Path, ...]:
+    names: set[str] = set()
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    candidates = (LIBRARY / f"{name.split('.')[1]}.py" for name in names if name.startswith("myostage."))
+    return tuple(sorted({module.resolve() for module in candidates if module.exists()}))
+
+
+@cache
+def _meaning(path: Path) -> str:
+    tree = _tree(path)
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            and ast.get_docstring(node) is not None
+        ):
+            node.body[0] = ast.Pass()
+    return ast.dump(tree)
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file; of its first 64 MB, with size and time, where it is larger, as slides are."""
+    digest = hashlib.sha256()
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        for _ in range(WHOLE_CHECKSUM_BYTES // 2**20):
+            block = file.read(2**20)
+            if not block:
+                break
+            digest.update(block)
+    if size > WHOLE_CHECKSUM_BYTES:
+        return f"first64MB:{digest.hexdigest()} size:{size} mtime:{path.stat().st_mtime_ns}"
+    return f"sha256:{digest.hexdigest()}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that shape the numbers."""
+    found = {"python": sys.version.split()[0]}
+    for package in PACKAGES:
+        found[package] = metadata.version(package)
+    return found
+
+
+def statement(
+    rule: str, params: dict[str, Any], inputs: Iterable[str], outputs: Iterable[str]
+) -> dict[str, Any]:
+    """Everything that shaped the outputs of one job, ready for JSON."""
+    return {
+        "rule": rule,
+        "specification": params,
+        "inputs": {path: checksum(file) for path, file in _files(inputs)},
+        "outputs": sorted(outputs),
+        "versions": versions(),
+    }
+
+
+def _files(paths: Iterable[str]) -> Iterator[tuple[str, Path]]:
+    for path in sorted(paths):
+        if Path(path).is_file():
+            yield path, Path(path)
+
+
+def to_json(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=1, sort_keys=True, default=str)

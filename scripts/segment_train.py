@@ -1,0 +1,17 @@
+"""Train Cellpose from images with masks."""
+
+from typing import Any
+
+from myostage import config, jobs, segmentation
+
+
+def work(smk: Any) -> None:
+    segmentation.train_cellpose(
+        config.CellposeTraining(**smk.params.training),
+        diameter_um=smk.params.diameter_um,
+        mpp=smk.params.mpp,
+        out_model=smk.output.model,
+    )
+
+
+jobs.run(snakemake, work)

@@ -1,0 +1,16 @@
+"""Cut the slides into folds."""
+
+from typing import Any
+
+import pandas as pd
+
+from myostage import bags, jobs
+
+
+def work(smk: Any) -> None:
+    slides = pd.DataFrame(smk.params.slides, columns=["slide", "group", "animal"])
+    crops = dict(zip(slides["slide"], smk.input.crops, strict=True))
+    bags.split_slides(slides, crops, smk.params.folds, smk.output[0])
+
+
+jobs.run(snakemake, work)

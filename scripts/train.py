@@ -1,0 +1,31 @@
+"""Train the runs of one batch and predict their held-out slides."""
+
+from pathlib import Path
+from typing import Any
+
+from myostage import config, jobs, plan, runs
+
+
+def work(smk: Any) -> None:
+    specs = config.runs(config.load_study(smk.config, files=False))
+    tokens = {slide: Path(path) for slide, path in zip(smk.params.slides, smk.input.tokens, strict=True)}
+    labels = {slide: Path(path) for slide, path in zip(smk.params.labelled, smk.input.labels, strict=False)}
+    for run, model, history, predictions in zip(
+        smk.params.runs, smk.output.models, smk.output.histories, smk.output.predictions, strict=True
+    ):
+        runs.train_run(
+            specs[run],
+            stages=len(smk.params.stages),
+            proportions=plan.as_arrays(smk.params.proportions),
+            splits=Path(smk.input.splits),
+            tokens=tokens,
+            labels=labels,
+            model_out=Path(model),
+            history_out=Path(history),
+            predictions_out=Path(predictions),
+            checkpoint_dir=Path(model).parent / "checkpoint",
+            threads=smk.threads,
+        )
+
+
+jobs.run(snakemake, work)

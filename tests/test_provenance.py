@@ -1,0 +1,73 @@
+"""What re-runs a rule, and what a job says of its outputs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from myostage import provenance
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ROOT / "scripts"
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    package = tmp_path / "myostage"
+    package.mkdir()
+    (package / "near.py").write_text('"""Doc."""\nfrom myostage import far\n')
+    (package / "far.py").write_text("def answer():\n    return 1\n")
+    (package / "other.py").write_text("x = 1\n")
+    (tmp_path / "rule.py").write_text("from myostage import near\n")
+    monkeypatch.setattr(provenance, "LIBRARY", package)
+    return tmp_path
+
+
+def digest(folder: Path) -> str:
+    for cached in (provenance._imports, provenance._meaning):
+        cached.cache_clear()
+    return provenance.code_digest(folder / "rule.py")
+
+
+def test_digest_follows_imports(library: Path) -> None:
+    before = digest(library)
+    (library / "myostage/far.py").write_text("def answer():\n    return 2\n")
+    assert digest(library) != before
+
+
+def test_digest_ignores_comments_docstrings_and_unreached_modules(library: Path) -> None:
+    before = digest(library)
+    (library / "myostage/near.py").write_text('"""Other words."""\n\n# a comment\nfrom myostage import far\n')
+    (library / "myostage/other.py").write_text("x = 2\n")
+    (library / "myostage/far.py").write_text("def answer():\n    # why\n    return 1\n")
+    assert digest(library) == before
+
+
+def test_every_rule_script_has_a_digest() -> None:
+    scripts = [path for path in SCRIPTS.glob("*.py") if "jobs.run(snakemake" in path.read_text()]
+    assert len(scripts) >= 15
+    assert len({provenance.code_digest(path) for path in scripts}) == len(scripts)
+
+
+def test_statement_names_inputs_and_versions(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    statement = provenance.statement("rule", {"sigma": 0.1}, [str(tmp_path / "a.txt")], ["out"])
+    text = json.loads(provenance.to_json(statement))
+    assert text["inputs"][str(tmp_path / "a.txt")].startswith("sha256:ca978112ca1bbdca")
+    assert {"python", "torch", "cellpose"} <= set(text["versions"])
+
+
+def test_parsing_loads_no_torch() -> None:
+    """The Snakefile is read again by every remote job, so it must stay light."""
+    heavy = "{'torch', 'timm', 'cellpose', 'skimage', 'sklearn', 'matplotlib', 'openslide'}"
+    program = (
+        "import sys; from myostage import config, paths, provenance; "
+        "from pathlib import Path; provenance.code_digest(Path('train.py')); "
+        f"print(sorted({heavy} & set(sys.modules)))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program], cwd=SCRIPTS, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,248 @@
+"""The workflow on a tiny phantom study, from start to end, changed, killed and with bad slides."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from myostage import schemas
+
+ROOT = Path(__file__).parents[1]
+SNAKEMAKE = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+STAGES = ["damaged", "small_myotube", "large_myotube", "recovered", "intact"]
+NOTHING = "Nothing to be done"
+
+pytestmark = pytest.mark.workflow
+
+
+def study() -> dict[str, Any]:
+    return {
+        "study": "tiny",
+        "stages": STAGES,
+        "proportions": "proportions.tsv",
+        "slides": "slides.tsv",
+        "phantom": {"seed": 7, "width_um": 300, "height_um": 260},
+        "tiling": {"mpp": 1.0, "overlap_px": 96},
+        "segmentation": {"model": str(ROOT / "config/demo/cellpose.pt")},
+        "encoder": {
+            "model": None,
+            "architecture": {"patch_px": 8, "width": 96, "depth": 4, "heads": 3},
+            "weights": str(ROOT / "config/demo/encoder.safetensors"),
+            "pos_embed": "timm",
+        },
+        "training": {"steps": 6, "bag_size": 12, "checkpoint_every": 2},
+        "folds": 2,
+        "seeds": [0],
+        "experiments": [
+            {"name": "combined", "losses": {"simprop": 1, "prop": 1}},
+            {"name": "simprop", "losses": {"simprop": 1}},
+            {"name": "majority", "method": "majority"},
+        ],
+        "jobs": {"slides_per_job": 4, "runs_per_job": 4},
+    }
+
+
+def lay_out(folder: Path, content: dict[str, Any]) -> None:
+    (folder / "study.yaml").write_text(yaml.safe_dump(content))
+    (folder / "proportions.tsv").write_text(
+        "group\t" + "\t".join(STAGES) + "\nd0\t0\t0\t0\t0\t1\nd5\t0.17\t0.28\t0.55\t0\t0\n"
+    )
+    rows = [
+        f"{g}{a}\tphantom/{g}{a}.tif\t{g}\t{g}{a}\tphantom/{g}{a}.geojson" for g in ("d0", "d5") for a in "ab"
+    ]
+    (folder / "slides.tsv").write_text("slide\tpath\tgroup\tanimal\tannotations\n" + "\n".join(rows) + "\n")
+
+
+def command(folder: Path, *arguments: str) -> list[str]:
+    resources = ["--cores", "2", "--resources", "gpu=2"]
+    return [
+        *SNAKEMAKE,
+        "--directory",
+        str(folder),
+        "--configfile",
+        str(folder / "study.yaml"),
+        *resources,
+        *arguments,
+    ]
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(folder, *arguments), capture_output=True, text=True, cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    lay_out(folder, study())
+    result = run(folder)
+    assert result.returncode == 0, result.stderr[-6000:]
+    return folder
+
+
+@pytest.fixture
+def change(done: Path) -> Any:
+    """Write a changed study file; the old one comes back afterwards."""
+
+    def write(mend: Callable[[dict[str, Any]], Any]) -> Path:
+        content = study()
+        mend(content)
+        lay_out(done, content)
+        return done
+
+    yield write
+    lay_out(done, study())
+
+
+def planned(folder: Path) -> set[str]:
+    """Rules that a dry-run would run."""
+    result = run(folder, "--dry-run")
+    assert result.returncode == 0, result.stderr[-4000:]
+    text = result.stdout + result.stderr
+    if NOTHING in text:
+        return set()
+    return {
+        line.split()[1].rstrip(":") for line in text.splitlines() if line.startswith(("rule ", "localrule "))
+    } - {"all"}
+
+
+def test_a_run_makes_what_it_promises(done: Path) -> None:
+    results = done / "results/tiny"
+    metrics = schemas.read(results / "metrics.parquet", schemas.METRICS)
+    whole = metrics[(metrics["run"] == "") & (metrics["metric"] == "accuracy")]
+    assert set(whole["experiment"]) == {"combined", "simprop", "majority"}
+    assert (whole["low"] <= whole["value"]).all() and (whole["value"] <= whole["high"]).all()
+    figures = sorted((results / "figures").rglob("*.png"))
+    assert {"composition.png", "confusion.png", "metrics.png", "curves.png", "gallery.png"} <= {
+        f.name for f in figures
+    }
+    for figure in figures:
+        with Image.open(figure) as image:
+            assert min(image.size) > 200
+        assert figure.with_suffix(".svg").read_text().lstrip().startswith("<?xml")
+    cells = schemas.read(results / "slides/d0a/cells.parquet", schemas.CELLS)
+    features = json.loads((results / "slides/d0a/cells.geojson").read_text())["features"]
+    assert len(features) == len(cells) == len(pd.read_csv(results / "slides/d0a/cells.csv")) > 10
+
+
+def test_every_output_says_what_made_it(done: Path) -> None:
+    logs = done / "results/tiny/logs"
+    statements = [json.loads(path.read_text()) for path in logs.rglob("*.json")]
+    made = {output for statement in statements for output in statement["outputs"]}
+    assert any(output.endswith("predictions.parquet") for output in made)
+    assert all(statement["versions"]["torch"] for statement in statements)
+    assert all(statement["specification"].get("code") for statement in statements)
+
+
+def test_a_second_run_does_nothing(done: Path) -> None:
+    assert planned(done) == set()
+
+
+def test_touched_library_and_tables_rerun_nothing(done: Path) -> None:
+    (done / "proportions.tsv").touch()
+    (ROOT / "scripts/train.py").touch()
+    (ROOT / "scripts/myostage/losses.py").touch()
+    assert planned(done) == set()
+
+
+def test_sigma_trains_only_the_runs_concerned(change: Any) -> None:
+    folder = change(lambda content: content["experiments"][1].update(training={"sigma": 0.2}))
+    rules = planned(folder)
+    assert {rule for rule in rules if rule.startswith("train_")} == {"train_simprop-1"}
+    assert not rules & {"check", "split", "label"} and not any(
+        rule.startswith(("segment", "embed")) for rule in rules
+    )
+
+
+def test_a_renamed_experiment_trains_nothing(change: Any) -> None:
+    folder = change(lambda content: content["experiments"][0].update(name="renamed"))
+    assert not any(rule.startswith(("train", "segment", "embed")) for rule in planned(folder))
+
+
+def test_diameter_reruns_from_segmentation_on(change: Any) -> None:
+    folder = change(lambda content: content["segmentation"].update(diameter_um=30))
+    rules = planned(folder)
+    assert any(rule.startswith("segment") for rule in rules)
+    assert not any(rule.startswith(("tile", "phantom", "check")) for rule in rules)
+
+
+def test_a_typo_is_one_sentence(change: Any) -> None:
+    folder = change(lambda content: content["training"].update(simga=0.2))
+    result = run(folder, "--dry-run")
+    text = result.stdout + result.stderr
+    assert result.returncode != 0
+    assert "simga" in text and "sigma" in text
+    assert "Traceback" not in text
+
+
+def test_a_killed_workflow_goes_on_where_it_stopped(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done, tmp_path, dirs_exist_ok=True)
+    wanted = pd.read_parquet(
+        next((done / "results/tiny/runs").glob("prop+simprop-f0*")) / "predictions.parquet"
+    )
+    content = study()
+    lay_out(tmp_path, content)
+    runs = tmp_path / "results/tiny/runs"
+    for folder in runs.glob("prop+simprop*"):
+        shutil.rmtree(folder)
+    process = subprocess.Popen(command(tmp_path), cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(runs.glob("prop+simprop-f0*/checkpoint/*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert run(tmp_path, "--unlock").returncode == 0
+    result = run(tmp_path)
+    assert result.returncode == 0, result.stderr[-4000:]
+    found = pd.read_parquet(next(runs.glob("prop+simprop-f0*")) / "predictions.parquet")
+    pd.testing.assert_frame_equal(found, wanted)
+
+
+def test_a_bad_slide_is_skipped_and_named(tmp_path: Path) -> None:
+    content = study()
+    content.pop("phantom")
+    content.update(on_bad_slide="skip", experiments=[{"name": "majority", "method": "majority"}])
+    lay_out(tmp_path, content)
+    (tmp_path / "phantom").mkdir()
+    for name in ("d0a", "d0b", "d5a", "d5b"):
+        (tmp_path / f"phantom/{name}.tif").write_bytes(b"no slide at all")
+        (tmp_path / f"phantom/{name}.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    result = run(tmp_path, "results/tiny/slides.parquet")
+    assert result.returncode == 0, result.stderr[-3000:]
+    slides = schemas.read(tmp_path / "results/tiny/slides.parquet", schemas.SLIDES)
+    assert (slides["status"] == "skipped").all()
+    assert slides["reason"].str.contains("d0a.tif").iloc[0]
+    content["on_bad_slide"] = "fail"
+    lay_out(tmp_path, content)
+    result = run(tmp_path, "results/tiny/slides.parquet")
+    text = result.stdout + result.stderr
+    assert result.returncode != 0
+    assert all(f"{name}.tif" in text for name in ("d0a", "d0b", "d5a", "d5b"))
+
+
+@pytest.mark.parametrize("name", ["demo", "paper"])
+def test_dry_run_of_shipped_studies(name: str, tmp_path: Path) -> None:
+    slides = tmp_path / "slides"
+    environment = {**os.environ, "MYOSTAGE_PAPER_SLIDES": str(slides)}
+    table = pd.read_csv(ROOT / f"config/{name}/slides.tsv", sep="\t", dtype=str)
+    for path in table["path"]:
+        if "$" in path:
+            file = Path(path.replace("$MYOSTAGE_PAPER_SLIDES", str(slides)))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"x")
+    arguments = ["--directory", str(tmp_path), "--configfile", str(ROOT / f"config/{name}.yaml"), "--dry-run"]
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    result = subprocess.run(
+        [*SNAKEMAKE, *arguments, "--quiet"], capture_output=True, text=True, cwd=ROOT, env=environment
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
