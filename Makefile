@@ -49,7 +49,7 @@ test-real: install  ## the studies on real slides and fibres (MYOSTAGE_REAL_DATA
 lint: install  ## formatter, linters, type checker, notebooks without outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	cd scripts && ../$(BIN)/mypy myostage *.py
+	cd scripts && ../$(BIN)/mypy myostage headline.py make_demo_*.py
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 	@! grep -lE '"execution_count": [0-9]|"output_type"' notebooks/*.ipynb || { echo "notebooks with outputs" >&2; exit 1; }

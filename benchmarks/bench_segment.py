@@ -4,8 +4,8 @@
 
 Writes benchmarks/results/segment.json. `ratio` is the share of Cellpose's own speed that is left once tiles
 are read, cells merged at borders, measured and written, and the picture for quality control drawn. Both are
-timed in turn and the best of each is compared: by the wall on a GPU; on a CPU by CPU seconds, which other work
-on the machine changes least.
+timed in turn and the best of each is compared: by the wall on a GPU; on a CPU by CPU seconds, which other
+work on the machine changes least.
 """
 
 import argparse

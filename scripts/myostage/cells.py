@@ -101,10 +101,14 @@ class CellposeRunner:
         )  # fmt: skip
 
     def masks(self, tiles: NDArray[np.uint8], limits: Limits | None = None) -> NDArray[np.integer]:
-        """Label images int[n, h, w] of RGB tiles uint8[n, h, w, 3], evaluated as one batch."""
+        """Label images int[n, h, w] of RGB tiles uint8[n, h, w, 3]."""
         if self.model.device.type == "cpu" and len(tiles) > 1:
             # what a batch gains on a GPU it loses on a CPU, whose cache holds the activations of one tile
-            return np.concatenate([self.masks(tile[None], limits) for tile in tiles])
+            return np.concatenate([self.evaluate(tile[None], limits) for tile in tiles])
+        return self.evaluate(tiles, limits)
+
+    def evaluate(self, tiles: NDArray[np.uint8], limits: Limits | None) -> NDArray[np.integer]:
+        """As :meth:`masks`, always as one batch."""
         n, height, width = tiles.shape[:3]
         # a cell of twice the typical diameter must never be taken for background
         largest = np.pi * self.diameter_px**2 / (height * width)

@@ -62,10 +62,12 @@ class Prefix(nn.Module):
 
     def normalise(self, crops: Tensor) -> Tensor:
         """uint8 [B, 64, 64, 3] to normalised float [B, 3, side, side]."""
-        images = crops.permute(0, 3, 1, 2).to(self.mean.dtype).div(255)
+        # One affine map in place, and channels moved while they are bytes: on a tiny encoder this shows.
+        images = crops.permute(0, 3, 1, 2).contiguous().to(self.mean.dtype)
+        images = images.mul_(1 / (255 * self.std)).sub_(self.mean / self.std)
         if self.side != schemas.CROP_PX:
             images = F.interpolate(images, size=(self.side, self.side), mode="bicubic", antialias=True)
-        return (images - self.mean) / self.std
+        return images
 
     def forward(self, crops: Tensor) -> Tensor:
         return self.blocks(self.embed(self.patch_embed(self.normalise(crops))))
@@ -103,8 +105,8 @@ class Suffix(nn.Module):
     """The last block, the norm and the pooling: tokens [B, T, D] to embeddings [B, E].
 
     E is D for the class token and 2 D for the class token joined with the mean patch token. Where the
-    embedding is the class token alone, only what reaches it is computed: the same numbers for a fraction of the work. Stored float16 tokens may be given as they
-    are.
+    embedding is the class token alone, only what reaches it is computed: the same numbers for a fraction of
+    the work. Stored float16 tokens may be given as they are.
     """
 
     def __init__(self, model: VisionTransformer, pool: Literal["cls", "cls+mean"]) -> None:
@@ -160,8 +162,8 @@ class Suffix(nn.Module):
 def _class_token(block: Any, x: Tensor) -> Tensor:
     """The output of a plain timm block for the class token alone: [B, T, D] to [B, 1, D].
 
-    With a single query, q . (W_k y) = (W_k^T q) . y and sum_t a_t (W_v y_t) = W_v (sum_t a_t y_t): exact, and no
-    key or value of any token is ever computed. Likewise the norm's gain and offset are applied to what is
+    With a single query, q . (W_k y) = (W_k^T q) . y and sum_t a_t (W_v y_t) = W_v (sum_t a_t y_t): exact, and
+    no key or value of any token is ever computed. Likewise the norm's gain and offset are applied to what is
     pooled, so that no gradient as large as the tokens is needed.
     """
     attention, norm = block.attn, block.norm1
@@ -257,7 +259,7 @@ def _pretrained(encoder: Encoder) -> dict[str, Tensor]:
     """The published weights at their own grid, before any position embedding is resized."""
     name = str(encoder.model)
     with torch.device("meta"):
-        published: dict[str, Any] = dict(_timm(encoder, pretrained=False).pretrained_cfg)
+        published: dict[str, Any] = vars(_timm(encoder, pretrained=False))["pretrained_cfg"]
     # timm itself would only warn, and go on with random weights.
     source = published.get("hf_hub_id") or published.get("url")
     if not source:
@@ -480,7 +482,8 @@ def embed_slide(
             if where.type == "cuda":
                 images = images.pin_memory().to(where, non_blocking=True)
             stored = frozen(images).to(torch.float16).cpu()
-            if not bool(torch.isfinite(stored).all()):
+            # A float32 sum of finite float16 numbers is finite: one pass over the tokens.
+            if not math.isfinite(float(stored.sum(dtype=torch.float32))):
                 raise UserError(
                     f"{crops_path}: tokens of {encoder.model or 'the encoder'} exceed the range of float16 "
                     f"in cells {cells[0]} to {cells[-1]}; choose another encoder or mend its weights"

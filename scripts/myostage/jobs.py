@@ -16,9 +16,9 @@ LAST_LINES = 15
 def run(snakemake: Any, work: Callable[[Any], None]) -> None:
     """Do the ``work`` of a rule.
 
-    The log goes to the rule's log file and to the terminal. A mistake of the user ends as one sentence, a fault
-    of ours with the last lines of its traceback; both name the log and exit with 1. When the work is done, what
-    made its outputs is written beside the log as JSON.
+    The log goes to the rule's log file and to the terminal. A mistake of the user ends as one sentence, a
+    fault of ours with the last lines of its traceback; both exit with 1. When the work is done, what made its
+    outputs is written beside the log as JSON.
     """
     log = Path(snakemake.log[0])
     log.parent.mkdir(parents=True, exist_ok=True)

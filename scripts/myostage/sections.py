@@ -135,7 +135,7 @@ class CellposeTraining(Section):
     images: FileName = key(..., "TSV of training images; columns below")
     epochs: PositiveInt = key(100, "passes over the images")
     learning_rate: PositiveFloat = key(0.1, "peak learning rate of SGD")
-    small_net: bool = key(False, "feature maps 2, 8, 16, 256 instead of 2, 32, 64, 128, 256: faster on a CPU")
+    small_net: bool = key(False, "8, 16, 32, 64 feature maps instead of 32, 64, 128, 256: faster on a CPU")
     seed: Seed = key(0, "seed of the initial weights and of the crops")
 
 
