@@ -1,4 +1,4 @@
-"""What every rule file uses: the study, its paths, its batches.
+"""The study, its paths and its batches, for every rule file.
 
 Reading this costs no import of torch, opens no slide and lists no folder.
 """
@@ -37,7 +37,7 @@ STAGING = plan.staging_runs(STUDY)
 
 
 def code(name):
-    """What re-runs a rule when its script, or a library module that it reaches, means something else."""
+    """What re-runs a job when its script, or a library module that it reaches, means something else."""
     return code_digest(SCRIPTS / name)
 
 

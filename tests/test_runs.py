@@ -263,7 +263,7 @@ def test_history_tells_every_step_and_the_rate_applied(bench: Bench) -> None:
         ({"unfreeze": "block"}, {"block.attn", "block.mlp", "block.norm1", "block.norm2", "norm"}),
         ({"head_gradient": "detached"}, set()),
     ],
-    ids=str,
+    ids=["none", "attention", "block", "detached"],
 )
 def test_only_what_is_unfrozen_moves(bench: Bench, settings: dict[str, str], moving: set[str]) -> None:
     before = runs.suffix_of(ENCODER).state_dict()
