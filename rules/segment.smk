@@ -5,7 +5,7 @@ out:  cells.parquet (outlines and measurements); a thumbnail with outlines; cell
 """
 
 TRAINED = [PATHS.study("cellpose/model.pt")] if STUDY.segmentation.train else []
-MODEL = TRAINED or STUDY.segmentation.model_file or []
+MODEL = TRAINED[0] if TRAINED else STUDY.segmentation.model_file or []
 
 if TRAINED:
 

@@ -10,7 +10,7 @@ def work(smk: Any) -> None:
         config.CellposeTraining(**smk.params.training),
         diameter_um=smk.params.diameter_um,
         mpp=smk.params.mpp,
-        out_model=smk.output.model,
+        out_model=smk.output[0],
     )
 
 

@@ -5,7 +5,9 @@ import re
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "envs/lock.txt"
@@ -55,3 +57,19 @@ def test_cellpose_and_the_slurm_plugin_are_both_current() -> None:
     locked = pins(LOCK)
     assert locked["cellpose"] == "3.1.1.3"
     assert int(locked["snakemake-executor-plugin-slurm"].split(".")[0]) >= 2
+
+
+def test_masks_are_those_under_the_numpy_that_cellpose_declares() -> None:
+    """``masks_numpy_2_0.png`` was made from ``tile.png`` by the same model under numpy 2.0.2.
+
+    On the machine that made it the installed numpy gives the same label to every pixel; another processor may
+    round a few pixels at outlines differently.
+    """
+    from myostage import cells, config
+
+    segmentation = config.Segmentation(model=str(ROOT / "config/demo/cellpose.pt"), diameter_um=30)
+    tile = np.asarray(Image.open(ROOT / "tests/data/tile.png"))
+    wanted = np.asarray(Image.open(ROOT / "tests/data/masks_numpy_2_0.png"))
+    found = cells.CellposeRunner(segmentation, None, 1.0, device="cpu").masks(tile[None])[0]
+    assert wanted.max() == found.max() == 63
+    assert np.mean((found > 0) == (wanted > 0)) > 0.999

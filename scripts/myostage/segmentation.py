@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, TypeVar
 import cellpose.metrics
 import cellpose.train
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
@@ -33,8 +32,9 @@ from myostage.cells import (
 )
 from myostage.config import CellposeTraining, Segmentation, Tiling
 from myostage.errors import UserError
+from myostage.inputs import read_training_images
 from myostage.shapes import measure
-from myostage.slides import MPP_RANGE, Slide, open_slide, placeholder, save_png
+from myostage.slides import Slide, open_slide, placeholder, save_png
 
 log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
@@ -308,43 +308,22 @@ def train_cellpose(
 
 def _examples(table: Path, mpp: float) -> list[_Example]:
     """Training images at the study's resolution."""
-    try:
-        frame = pd.read_csv(table, sep="\t", dtype={"image": str, "masks": str}, comment="#")
-    except FileNotFoundError:
-        raise UserError(
-            f"{table}: the table of training images is missing; correct segmentation.train.images"
-        ) from None
-    missing = [name for name in ("image", "masks", "mpp") if name not in frame.columns]
-    if missing:
-        raise UserError(
-            f"{table}: no column {', '.join(missing)}; the table of training images needs the columns image, "
-            "masks and mpp, separated by tabs"
-        )
-    if frame.empty:
-        raise UserError(f"{table}: no training image; add at least one row")
     examples = []
-    sizes = pd.to_numeric(frame["mpp"], errors="coerce")
-    rows = zip(frame["image"], frame["masks"], sizes, strict=True)
-    for number, (path, masks_path, own_mpp) in enumerate(rows, start=1):
+    for number, row in enumerate(read_training_images(str(table)), start=1):
         where = f"{table}, row {number}"
-        image, masks = _open(path, where), _open(masks_path, where)
-        low, high = MPP_RANGE
-        if not low <= own_mpp <= high:
-            raise UserError(
-                f"{where}, column mpp: {own_mpp} is not um/px between {low:g} and {high:g}; correct it"
-            )
+        image, masks = _open(row.image, where), _open(row.masks, where)
         if image.size != masks.size:
             raise UserError(
-                f"{where}: {path} is {image.size[0]} x {image.size[1]} px but {masks_path} is "
+                f"{where}: {row.image} is {image.size[0]} x {image.size[1]} px but {row.masks} is "
                 f"{masks.size[0]} x {masks.size[1]} px; give masks of the same size"
             )
-        size = (round(image.width * own_mpp / mpp), round(image.height * own_mpp / mpp))
+        size = (round(image.width * row.mpp / mpp), round(image.height * row.mpp / mpp))
         resized = Image.fromarray(np.asarray(masks, dtype=np.int32)).resize(size, Image.Resampling.NEAREST)
         labels = np.asarray(resized)
         cells = np.unique(labels[labels > 0]).size
         if cells < MIN_TRAINING_CELLS:
             raise UserError(
-                f"{where}: {masks_path} holds {cells} cells at {mpp:g} um/px; Cellpose needs at least "
+                f"{where}: {row.masks} holds {cells} cells at {mpp:g} um/px; Cellpose needs at least "
                 f"{MIN_TRAINING_CELLS} in an image, so leave this one out"
             )
         rgb = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)

@@ -1,0 +1,128 @@
+"""The studies on real slides and fibres, from start to end (minutes)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from myostage import report, schemas
+
+ROOT = Path(__file__).parents[1]
+DATA = Path(os.environ.get("MYOSTAGE_REAL_DATA", ROOT.parent / "shared/data")).resolve()
+RESULTS = ROOT / "results"
+PUBLISHED_CELLS = 7690  # MyoRegenTrack's README (Sci Rep 14:27044), by another model
+
+pytestmark = [
+    pytest.mark.studies,
+    pytest.mark.skipif(
+        not (DATA / "muscle-fibres").is_dir(),
+        reason=f"no real slides in {DATA}; MYOSTAGE_REAL_DATA names their folder",
+    ),
+]
+
+
+def snakemake(study: str, *targets: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    config = [f"--config={key}={value}" for key, value in settings.items()]
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "snakemake", *targets, "--resources", "gpu=2", "--cores=2", *config),
+            f"--configfile=tests/studies/{study}.yaml",
+        ],
+        cwd=ROOT,
+        env={**os.environ, "MYOSTAGE_REAL_DATA": str(DATA)},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def fibres() -> Path:
+    annotate = ROOT / "tests/studies/annotate_fibres.py"
+    arguments = ["--data", str(DATA), "--out", str(RESULTS / "fibres/annotations")]
+    subprocess.run([sys.executable, str(annotate), *arguments], check=True)
+    result = snakemake("fibres")
+    assert result.returncode == 0, result.stderr[-5000:]
+    return RESULTS / "fibres"
+
+
+@pytest.fixture(scope="module")
+def section(fibres: Path) -> Path:
+    result = snakemake("section")
+    assert result.returncode == 0, result.stderr[-5000:]
+    return RESULTS / "section"
+
+
+def test_fibres_of_an_unseen_field_are_found(fibres: Path) -> None:
+    quality = schemas.read(fibres / "segmentation_quality.parquet", schemas.SEGMENTATION_QUALITY)
+    field = quality.set_index("slide").loc["fibres_03"]
+    precision = field["true_positives"] / field.sum()
+    print(f"\nfield 3, not trained on: average precision at IoU .5 {precision:.3f}")
+    assert precision > 0.6
+
+
+def test_stages_of_fibres_stand_beside_majority_and_ceiling(fibres: Path) -> None:
+    metrics = schemas.read(fibres / "metrics.parquet", schemas.METRICS)
+    print("\n" + "\n".join(report.headline(metrics)))
+    rows = report.pooled(metrics)
+    accuracy = rows[rows["metric"] == "accuracy"].set_index("experiment")
+    assert {"prop", "combined", "supervised", "majority"} == set(accuracy.index)
+    assert accuracy["value"].between(0, 1).all() and (accuracy["cells"] > 90).all()
+    assert accuracy.loc["supervised", "value"] > accuracy.loc["majority", "value"]
+
+
+def test_the_section_is_segmented_staged_and_drawn(section: Path) -> None:
+    cells = schemas.read(section / "slides/section/cells.parquet", schemas.CELLS)
+    print(f"\nsection: {len(cells)} cells; published for another model: {PUBLISHED_CELLS}")
+    assert 1000 < len(cells) < 15000
+    # Fibres at the left are intact and 35 to 60 px wide, that is 35 to 60 um at the estimated resolution.
+    left = cells[cells["x_um"] < cells["x_um"].quantile(0.2)]
+    assert 20 < left["min_feret_um"].median() < 70
+    features = json.loads((section / "slides/section/cells.geojson").read_text())["features"]
+    assert len(features) == len(cells)
+    for name in ("map_section", "map_section_outlines", "gallery", "sizes"):
+        with Image.open(section / f"figures/{name}.png") as image:
+            image.load()
+
+
+def test_svs_slides_pass_check_and_tile(fibres: Path) -> None:
+    slides = ("cmu", "tcga")
+    result = snakemake("svs", *(f"results/svs/slides/{slide}/tiles.parquet" for slide in slides))
+    assert result.returncode == 0, result.stderr[-4000:]
+    for slide in slides:
+        assert len(schemas.read(RESULTS / f"svs/slides/{slide}/tiles.parquet", schemas.TILES)) > 20
+    table = schemas.read(RESULTS / "svs/slides.parquet", schemas.SLIDES).set_index("slide")
+    assert list(table.loc[list(slides), "mpp_source"]) == ["file", "table"]
+
+
+def test_a_slide_without_mpp_says_what_to_add(fibres: Path) -> None:
+    result = snakemake(
+        "svs",
+        "results/without-mpp/slides.parquet",
+        study="without-mpp",
+        slides="tests/studies/svs/slides_without_mpp.tsv",
+    )
+    text = result.stdout + result.stderr
+    assert result.returncode != 0
+    assert "tcga-cr-7395-01a-01-ts1.svs" in text and "column mpp" in text
+
+
+@pytest.mark.parametrize("name", ["broken.svs", "unopenable.tiff", "unreadable.svs", "boxes.tiff"])
+def test_each_bad_slide_has_its_own_reason(name: str, tmp_path: Path) -> None:
+    from myostage.config import SlideRow
+    from myostage.slides import check_slides
+
+    good = SlideRow(slide="good", path=str(DATA / "slides/cmu-1-small-region.svs"), group="g", animal="a")
+    bad = SlideRow(slide="bad", path=str(DATA / "bad-slides" / name), group="g", animal="b")
+    found: pd.DataFrame = check_slides(
+        [good, bad],
+        on_bad_slide="skip",
+        out=tmp_path / "slides.parquet",
+        thumbnails={"good": tmp_path / "good.png", "bad": tmp_path / "bad.png"},
+    )
+    assert list(found["status"]) == ["ok", "skipped"]
+    assert name in found["reason"].iloc[1]
