@@ -56,10 +56,11 @@ def as_arrays(shares: dict[str, list[float]]) -> dict[str, np.ndarray]:
 
 
 def training_images(study: Study) -> list[str]:
-    """Images and masks that Cellpose is trained from."""
-    assert study.segmentation.train
-    rows = read_training_images(study.segmentation.train.images)
-    return [file for row in rows for file in (row.image, row.masks)]
+    """Images, masks and weights that Cellpose is trained from."""
+    training = study.segmentation.train
+    assert training
+    files = [file for row in read_training_images(training.images) for file in (row.image, row.masks)]
+    return files + ([training.start_file] if training.start_file else [])
 
 
 def shown(study: Study) -> str | None:

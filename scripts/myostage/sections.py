@@ -129,14 +129,36 @@ class Tiling(Section):
         return self
 
 
+def _as_file(model: str | None) -> str | None:
+    is_file = model is not None and ("/" in model or Path(model).suffix != "")
+    return model if is_file else None
+
+
 class CellposeTraining(Section):
     """Cellpose trained from images with masks before anything is segmented."""
 
     images: FileName = key(..., "TSV of training images; columns below")
+    start: FileName | None = key(
+        None, "Cellpose model, name or file, whose weights are trained on; none: new ones"
+    )
     epochs: PositiveInt = key(100, "passes over the images")
     learning_rate: PositiveFloat = key(0.1, "peak learning rate of SGD")
-    small_net: bool = key(False, "8, 16, 32, 64 feature maps instead of 32, 64, 128, 256: faster on a CPU")
+    batch_size: PositiveInt = key(8, "crops per step; fewer make more steps of an epoch, for few images")
+    small_net: bool = key(
+        False, "8, 16, 32, 64 feature maps instead of 32, 64, 128, 256: faster on a CPU; not with `start`"
+    )
     seed: Seed = key(0, "seed of the initial weights and of the crops")
+
+    @model_validator(mode="after")
+    def _one_net(self) -> Self:
+        if self.start is not None and self.small_net:
+            raise ValueError("start names a net that has a size of its own; leave small_net out")
+        return self
+
+    @property
+    def start_file(self) -> str | None:
+        """The model to start from where it is a file, not a name that Cellpose knows."""
+        return _as_file(self.start)
 
 
 class Segmentation(Section):
@@ -168,8 +190,7 @@ class Segmentation(Section):
     @property
     def model_file(self) -> str | None:
         """The model where it is a file, not a name that Cellpose knows."""
-        is_file = self.model is not None and ("/" in self.model or Path(self.model).suffix != "")
-        return self.model if is_file else None
+        return _as_file(self.model)
 
 
 class Crop(Section):

@@ -28,6 +28,8 @@ from myostage.cells import (
     Network,
     Segmenter,
     as_cellpose,
+    find_model,
+    load_network,
     to_grey,
 )
 from myostage.config import CellposeTraining, Segmentation, Tiling
@@ -261,7 +263,11 @@ def train_cellpose(
         )
     torch.manual_seed(training.seed)
     name = "cuda" if device == "auto" and torch.cuda.is_available() else device
-    net = Network(SMALL_WIDTHS if training.small_net else WIDTHS).to("cpu" if name == "auto" else name)
+    if training.start is not None:
+        net = load_network(find_model(training.start))
+    else:
+        net = Network(SMALL_WIDTHS if training.small_net else WIDTHS)
+    net = net.to("cpu" if name == "auto" else name)
     images = [to_grey(example.image).transpose(2, 0, 1) for example in examples]
     log.info(
         "Cellpose trains on %d images, cells of %.0f um, %d epochs", len(images), typical, training.epochs
@@ -271,7 +277,7 @@ def train_cellpose(
             net,
             train_data=images,
             train_labels=[example.masks for example in examples],
-            batch_size=TRAINING_CROPS,
+            batch_size=training.batch_size,
             learning_rate=training.learning_rate,
             n_epochs=training.epochs,
             weight_decay=1e-5,
