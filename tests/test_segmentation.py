@@ -240,17 +240,17 @@ def test_unusable_training_images_are_named(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=reason):
             train_cellpose(training, diameter_um=30, mpp=1.0, out_model=tmp_path / "m.pt", device="cpu")
 
-    refuse(r"row 1, column mpp: 90", training_table(tmp_path, mpp="90"))
+    refuse(r"row 2, column mpp: is 90", training_table(tmp_path, mpp="90"))
     refuse("holds 0 cells", training_table(tmp_path, masks=np.zeros((256, 256))))
     refuse("masks of the same size", training_table(tmp_path, masks=np.zeros((16, 16))))
     training = training_table(tmp_path)
     (tmp_path / "masks.png").write_bytes(b"junk")
-    refuse(r"row 1: .*masks\.png is not a readable image", training)
+    refuse(r"images.tsv: .*masks\.png is not a readable image", training)
     (tmp_path / "image.png").unlink()
-    refuse(r"row 1: there is no file .*image\.png", training)
+    refuse(r"images.tsv: there is no file .*image\.png", training)
     Path(training.images).write_text("image\tmasks\na\tb\n")
-    refuse("no column mpp", training)
-    refuse("is missing", CellposeTraining(images=str(tmp_path / "none.tsv")))
+    refuse("column mpp is missing", training)
+    refuse("no such table", CellposeTraining(images=str(tmp_path / "none.tsv")))
     assert not (tmp_path / "m.pt").exists()
 
 

@@ -315,12 +315,11 @@ def train_cellpose(
 def _examples(table: Path, mpp: float) -> list[_Example]:
     """Training images at the study's resolution."""
     examples = []
-    for number, row in enumerate(read_training_images(str(table)), start=1):
-        where = f"{table}, row {number}"
-        image, masks = _open(row.image, where), _open(row.masks, where)
+    for row in read_training_images(str(table)):
+        image, masks = _open(row.image, table), _open(row.masks, table)
         if image.size != masks.size:
             raise UserError(
-                f"{where}: {row.image} is {image.size[0]} x {image.size[1]} px but {row.masks} is "
+                f"{table}: {row.image} is {image.size[0]} x {image.size[1]} px but {row.masks} is "
                 f"{masks.size[0]} x {masks.size[1]} px; give masks of the same size"
             )
         size = (round(image.width * row.mpp / mpp), round(image.height * row.mpp / mpp))
@@ -329,7 +328,7 @@ def _examples(table: Path, mpp: float) -> list[_Example]:
         cells = np.unique(labels[labels > 0]).size
         if cells < MIN_TRAINING_CELLS:
             raise UserError(
-                f"{where}: {row.masks} holds {cells} cells at {mpp:g} um/px; Cellpose needs at least "
+                f"{table}: {row.masks} holds {cells} cells at {mpp:g} um/px; Cellpose needs at least "
                 f"{MIN_TRAINING_CELLS} in an image, so leave this one out"
             )
         rgb = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
@@ -337,12 +336,12 @@ def _examples(table: Path, mpp: float) -> list[_Example]:
     return examples
 
 
-def _open(path: str, where: str) -> Image.Image:
+def _open(path: str, table: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
             return image
     except FileNotFoundError:
-        raise UserError(f"{where}: there is no file {path}; correct the path") from None
+        raise UserError(f"{table}: there is no file {path}; correct the path") from None
     except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"{where}: {path} is not a readable image ({error}); replace the file") from None
+        raise UserError(f"{table}: {path} is not a readable image ({error}); replace the file") from None
