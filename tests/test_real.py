@@ -71,7 +71,7 @@ def test_stages_of_fibres_stand_beside_majority_and_ceiling(fibres: Path) -> Non
     rows = report.pooled(metrics)
     accuracy = rows[rows["metric"] == "accuracy"].set_index("experiment")
     assert {"prop", "combined", "supervised", "majority"} == set(accuracy.index)
-    # Three fields are too few to say which is better: that each is measured, with its interval, is what holds.
+    # Three fields are too few to say which method is better: what holds is that each has its interval.
     assert (accuracy["cells"] > 90).all()
     assert (accuracy["low"] <= accuracy["value"]).all() and (accuracy["value"] <= accuracy["high"]).all()
 
