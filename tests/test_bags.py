@@ -198,3 +198,8 @@ def test_too_few_cells_or_proportions_are_named(stores: dict[str, TokenStore]) -
         BagSampler(stores, SPLITS, {"d0": PROPORTIONS["d0"]}, 20)
     with pytest.raises(UserError, match="no slide with a group and cells"):
         BagSampler(stores, SPLITS[:0], PROPORTIONS, 20)
+
+
+def test_slides_without_any_group_are_staged_only() -> None:
+    slides = pd.DataFrame({"slide": ["a", "b"], "group": "", "animal": "m", "cells": [5, 0]})
+    assert assign_folds(slides, 5).tolist() == [-1, -1]

@@ -26,8 +26,8 @@ pytestmark = [
 ]
 
 
-def snakemake(study: str, *targets: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    config = [f"--config={key}={value}" for key, value in settings.items()]
+def snakemake(study: str, /, *targets: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    config = ["--config", *(f"{key}={value}" for key, value in settings.items())] if settings else []
     return subprocess.run(
         [
             *(sys.executable, "-m", "snakemake", *targets, "--resources", "gpu=2", "--cores=2", *config),

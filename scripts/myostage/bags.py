@@ -50,8 +50,10 @@ def assign_folds(slides: pd.DataFrame, folds: int) -> pd.Series:
     Raises
     ------
     UserError
-        Fewer animals than folds.
+        Fewer animals than folds, where any slide has a group at all.
     """
+    if (slides["group"] == "").all():
+        return pd.Series(STAGED_ONLY, index=slides.index, name="fold", dtype="int32")
     learnt = slides[(slides["group"] != "") & (slides["cells"] > 0)]
     groups_of = {str(animal): sorted(set(rows["group"])) for animal, rows in learnt.groupby("animal")}
     cells_of = {str(animal): int(count) for animal, count in learnt.groupby("animal")["cells"].sum().items()}
