@@ -1,4 +1,4 @@
-"""Stages, histogram and losses against slow loops written from the formulas, and pairs computed by hand."""
+"""Stages and losses against slow loops written from the formulas, and pairs computed by hand."""
 
 import itertools
 import math
@@ -6,12 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from formulas import histogram_loop, normal
 from myostage import losses
-from myostage.histogram import BLOCK, log_soft_histogram, soft_histogram
 from myostage.stages import expected_stage, pair_distribution, similarity, stage_levels
 
 # Proportions per day after injury in the released code, index order:
@@ -27,18 +28,6 @@ INDEX_ORDER: dict[str, list[float]] = {
 BIOLOGICAL = {day: [p[0], p[4], p[3], p[2], p[1]] for day, p in INDEX_ORDER.items()}
 D3, D5 = BIOLOGICAL["d3"], BIOLOGICAL["d5"]
 ORDERS = {"biological": BIOLOGICAL, "index": INDEX_ORDER}
-
-
-def histogram_loop(similarities: list[float], weights: list[float], bins: int, sigma: float) -> list[float]:
-    mass = []
-    for m in range(bins):
-        centre = (m + 0.5) / bins
-        terms = (
-            w * math.exp(-((s - centre) ** 2) / (2 * sigma**2))
-            for s, w in zip(similarities, weights, strict=True)
-        )
-        mass.append(sum(terms))
-    return [x / sum(mass) for x in mass]
 
 
 def target_loop(p_a: list[float], p_b: list[float], bins: int, sigma: float) -> list[float]:
@@ -60,10 +49,6 @@ def cosine_loop(a: list[float], b: list[float]) -> float:
 def simprop_loop(u: Tensor, v: Tensor, p_a: list[float], p_b: list[float], bins: int, sigma: float) -> float:
     s = [(1 + cosine_loop(a, b)) / 2 for a in u.tolist() for b in v.tolist()]
     return kl_loop(target_loop(p_a, p_b, bins, sigma), histogram_loop(s, [1.0] * len(s), bins, sigma))
-
-
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 # --- stages
@@ -99,96 +84,6 @@ def test_pairs_by_hand(order: dict[str, list[float]], a: str, b: str, expected: 
 def test_stage_order_decides_the_expected_similarity_of_day_3() -> None:
     mean = {name: np.dot(*pair_distribution(order["d3"], order["d3"])) for name, order in ORDERS.items()}
     assert mean == pytest.approx({"biological": 0.879, "index": 0.516}, abs=5e-4)
-
-
-# --- histogram
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    s=st.lists(st.floats(0, 1), min_size=1, max_size=20),
-    bins=st.integers(2, 40),
-    sigma=st.floats(0.05, 2),
-    data=st.data(),
-)
-def test_histogram_is_the_formula(s: list[float], bins: int, sigma: float, data: st.DataObject) -> None:
-    weights = data.draw(st.lists(st.floats(0.01, 5), min_size=len(s), max_size=len(s)))
-    found = soft_histogram(
-        torch.tensor(s, dtype=torch.float64), bins, sigma, torch.tensor(weights, dtype=torch.float64)
-    )
-    assert found.tolist() == pytest.approx(histogram_loop(s, weights, bins, sigma), abs=1e-12)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    s=st.lists(st.floats(0, 1, width=32), min_size=1, max_size=30),
-    bins=st.integers(2, 64),
-    log_sigma=st.floats(-12, 2),
-)
-def test_histogram_sums_to_one_and_has_finite_gradients_for_any_sigma(
-    s: list[float], bins: int, log_sigma: float
-) -> None:
-    similarities = torch.tensor(s, dtype=torch.float32, requires_grad=True)
-    log = log_soft_histogram(similarities, bins, 10**log_sigma)
-    assert torch.isfinite(log).all()
-    assert float(log.exp().sum().detach()) == pytest.approx(1, abs=1e-5)
-    log.sum().backward()
-    assert similarities.grad is not None
-    assert torch.isfinite(similarities.grad).all()
-
-
-def test_narrow_kernel_counts() -> None:
-    s = torch.tensor([0.25, 0.25, 0.75, 0.25])
-    assert soft_histogram(s, 2, 1e-6).tolist() == [0.75, 0.25]
-
-
-def test_weight_zero_takes_no_part() -> None:
-    s = torch.tensor([0.1, 0.9], dtype=torch.float64, requires_grad=True)
-    some = soft_histogram(s, 6, 0.1, torch.tensor([0.0, 3.0]))
-    assert torch.allclose(some, soft_histogram(s[1:], 6, 0.1), atol=1e-15)
-    some[5].backward()
-    assert s.grad is not None
-    assert s.grad[0] == 0 and s.grad[1] != 0
-
-
-def test_histogram_gradient_by_finite_differences() -> None:
-    s = torch.rand(3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: log_soft_histogram(x, 5, 0.1), (s,))
-    assert torch.autograd.gradcheck(lambda x: soft_histogram(x, 2, 0.3, torch.ones(3, 4)), (s,))
-
-
-def test_blocks_of_bins_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run() -> tuple[Tensor, Tensor]:
-        s = normal(40).sigmoid().requires_grad_()
-        log = log_soft_histogram(s, 7, 0.1)
-        return log.detach(), torch.autograd.grad(log[3], s)[0]
-
-    whole = run()
-    monkeypatch.setattr("myostage.histogram.BLOCK", 80)
-    assert all(torch.allclose(a, b, atol=1e-14) for a, b in zip(whole, run(), strict=True))
-
-
-def test_all_pairs_keep_no_pairs_by_bins_tensor_for_the_gradient() -> None:
-    saved: list[int] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        saved.append(tensor.numel())
-        return tensor
-
-    n, bins = 300, 50
-    u, v = (normal(n, 8, seed=seed, dtype=torch.float32).requires_grad_() for seed in (0, 1))
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        losses.simprop(u, v, D3, D5, sigma=0.1, bins=bins)
-    assert n * n * bins > 2 * BLOCK, "the example must be larger than a block"
-    assert sum(saved) < 3 * n * n
-
-
-@pytest.mark.parametrize(
-    ("bins", "sigma", "size"), [(1, 0.1, 3), (6, 0.0, 3), (6, math.nan, 3), (6, math.inf, 3), (6, 0.1, 0)]
-)
-def test_histogram_refuses(bins: int, sigma: float, size: int) -> None:
-    with pytest.raises(ValueError, match=r"histogram|sigma"):
-        soft_histogram(torch.rand(size), bins, sigma)
 
 
 # --- L_SimProp
@@ -353,3 +248,232 @@ def test_cell_term_by_hand() -> None:
 def test_unknown_options_are_refused(options: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=next(iter(options.values()))):
         losses.simprop(normal(3, 2), normal(3, 2), D3, D5, **({"sigma": 0.1, "bins": 6} | options))  # type: ignore[arg-type]
+
+
+# --- MixBag
+
+
+def test_mixed_prop_is_prop_where_no_stage_is_within_its_interval() -> None:
+    # Both bags hold one stage alone: no sampling error, every interval is a point.
+    logits = normal(9, 3)
+    for a, b, cells_a in (([1, 0, 0], [0, 1, 0], 3), ([0, 0, 1], [1, 0, 0], 6)):
+        expected = [(cells_a * x + (9 - cells_a) * y) / 9 for x, y in zip(a, b, strict=True)]
+        found = losses.mixed_prop(logits, cells_a, a, b)
+        assert float(found) == pytest.approx(float(losses.prop(logits, expected)), rel=1e-12)
+        released = losses.mixed_prop(logits, cells_a, a, b, divide="released")
+        assert float(released) == pytest.approx(float(found) / 3, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("share", "inside"), [(0.5, True), (0.66, True), (0.661, False), (0.34, True), (0.339, False)]
+)
+def test_interval_of_a_mixed_bag_by_hand(share: float, inside: bool) -> None:
+    # 25 of 100 cells from p = .8, 75 from .4: expected .5, half-width
+    # 2.5758 (.25 sqrt(.8 .2 / 25) + .75 sqrt(.4 .6 / 75)) = .1608.
+    logits = torch.tensor([[share, 1 - share]], dtype=torch.float64).log().expand(100, 2)
+    found = float(losses.mixed_prop(logits, 25, [0.8, 0.2], [0.4, 0.6]))
+    expected = 0.0 if inside else kl_loop([0.5, 0.5], [share, 1 - share])
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-15)
+
+
+def test_mixed_prop_pulls_down_a_share_that_alone_is_too_large() -> None:
+    # Stage 0 is above its interval, the others just within theirs.
+    p = [0.4, 0.3, 0.3]
+    half = 2.5758 * math.sqrt(0.24 / 40)  # both halves of 80 cells
+    q = [0.4 + 1.05 * half, 0.3 - 0.525 * half, 0.3 - 0.525 * half]
+    logits = torch.tensor([q], dtype=torch.float64).log().repeat(80, 1).requires_grad_()
+    loss = losses.mixed_prop(logits, 40, p, p)
+    assert float(loss.detach()) == pytest.approx(0.4 * math.log(0.4 / q[0]) - 0.4 + q[0], rel=1e-9)
+    assert float(loss.detach()) > 0
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert (gradient[:, 0] > 0).all() and (gradient[:, 1:] < 0).all()
+    assert torch.autograd.gradcheck(
+        lambda x: losses.mixed_prop(x, 4, p, p), (4 * normal(6, 3).requires_grad_(),)
+    )
+
+
+def test_mixbag_mixes_the_first_cells_of_both_bags() -> None:
+    logits_a, logits_b = normal(5, 3), normal(7, 3, seed=1)
+    p_a, p_b = [1, 0, 0], [0, 0.5, 0.5]
+    mixtures = [
+        losses.mixed_prop(torch.cat([logits_a[:n], logits_b[: 5 - n]]), n, p_a, p_b) for n in range(1, 5)
+    ]
+    torch.manual_seed(0)
+    found = [float(losses.mixbag(logits_a, logits_b, p_a, p_b)) for _ in range(160)]
+    counts = [sum(abs(x - float(mixture)) < 1e-12 for x in found) for mixture in mixtures]
+    assert sum(counts) == 160 and min(counts) > 18  # 40 each, four standard deviations are 22
+    repeated = [
+        float(losses.mixbag(logits_a, logits_b, p_a, p_b, generator=torch.Generator().manual_seed(3)))
+        for _ in range(2)
+    ]
+    assert repeated[0] == repeated[1]
+
+
+def test_mixtures_that_are_none_are_refused() -> None:
+    for cells_a in (0, 4, -1):
+        with pytest.raises(ValueError, match="no mixture"):
+            losses.mixed_prop(normal(4, 2), cells_a, [0.5, 0.5], [1, 0])
+    with pytest.raises(ValueError, match="cannot be mixed"):
+        losses.mixbag(normal(1, 2), normal(4, 2), [0.5, 0.5], [1, 0])
+    with pytest.raises(ValueError, match="proportions"):
+        losses.mixed_prop(normal(4, 2), 2, [0.5, 0.5], [1, 0, 0])
+
+
+# --- LLP-VAT
+
+
+def kl_of_logits(clean: Tensor, other: Tensor) -> Tensor:
+    p, log_q = clean.softmax(1), other.log_softmax(1)
+    return (p * (p.log() - log_q)).sum(1).mean()
+
+
+def classifier(seed: int = 0) -> torch.nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return torch.nn.Sequential(torch.nn.Linear(12, 16), torch.nn.Tanh(), torch.nn.Linear(16, 3))
+
+
+def test_vat_perturbs_a_linear_classifier_of_two_stages_along_its_weights() -> None:
+    # Its prediction depends on one direction alone; the random start decides about the sign.
+    x, weight = normal(8, 6), normal(6, 2, seed=1)
+    direction = F.normalize(weight[:, 0] - weight[:, 1], dim=0)
+    for cell in x.split(1):
+        step = 0.1 * cell.norm() * direction
+        possible = [float(kl_of_logits(cell @ weight, (cell + sign * step) @ weight)) for sign in (1, -1)]
+        found = float(losses.vat(lambda y: y @ weight, cell, cell @ weight, radius=0.1))
+        assert min(abs(found - value) for value in possible) < 1e-9
+
+
+@pytest.mark.parametrize("shape", [(40, 12), (40, 5, 12)])
+def test_vat_is_worse_than_any_random_direction_of_its_length(shape: tuple[int, ...]) -> None:
+    model, x = classifier(), normal(*shape, dtype=torch.float32)
+    torch.manual_seed(0)
+
+    def forward(inputs: Tensor) -> Tensor:
+        return model(inputs if inputs.ndim == 2 else inputs.mean(1))
+
+    with torch.no_grad():
+        logits = forward(x)
+        lengths = 0.2 * x.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
+        randoms = []
+        for seed in range(20):
+            r = normal(*shape, seed=seed, dtype=torch.float32)
+            r *= lengths / r.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
+            randoms.append(float(kl_of_logits(logits, forward(x + r))))
+    found = float(losses.vat(forward, x, logits, radius=0.2).detach())
+    assert found > max(randoms) > 0
+    assert found > float(losses.vat(forward, x, logits, radius=0.1).detach()) > 0
+
+
+def test_vat_of_a_constant_classifier_is_zero() -> None:
+    constant = torch.ones(3, requires_grad=True)
+    x = normal(8, 4, dtype=torch.float32)
+    loss = losses.vat(lambda y: 0 * y[:, :3] + constant, x, constant.expand(8, 3), radius=0.5)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert constant.grad is not None and torch.isfinite(constant.grad).all()
+
+
+def test_vat_reaches_the_parameters_and_not_through_the_clean_branch() -> None:
+    model = classifier()
+    x = normal(8, 12, dtype=torch.float32).half().requires_grad_()
+    logits = model(x.float())
+    logits.retain_grad()
+    torch.manual_seed(5)
+    loss = losses.vat(model, x, logits, radius=0.1)
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert logits.grad is None and x.grad is None
+    gradients = [p.grad for p in model.parameters()]
+    assert all(g is not None and torch.isfinite(g).all() and g.abs().sum() > 0 for g in gradients)
+    torch.manual_seed(5)
+    assert torch.equal(losses.vat(model, x, logits, radius=0.1), loss)
+    torch.manual_seed(6)
+    assert not torch.equal(losses.vat(model, x, logits, radius=0.1), loss)
+
+
+def test_vat_computes_in_float32_within_autocast() -> None:
+    model, x = classifier(), normal(8, 12, dtype=torch.float32)
+    logits = model(x).detach()
+    generators = (torch.Generator().manual_seed(1), torch.Generator().manual_seed(1))
+    outside = losses.vat(model, x, logits, radius=0.1, generator=generators[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = losses.vat(model, x, logits, radius=0.1, generator=generators[1])
+    assert torch.equal(inside, outside)
+
+
+# --- optimal-transport pseudo-labels
+
+
+@pytest.mark.parametrize("sure", [1.0, 3.0])
+def test_transport_plan_meets_its_marginals_and_is_of_its_form(sure: float) -> None:
+    logits = sure * normal(60, 5)
+    plan = losses.transport_plan(logits, D5, entropy=1.0)
+    assert torch.allclose(plan.sum(1), torch.full((60,), 1 / 60, dtype=torch.float64), atol=1e-15)
+    assert plan.sum(0).tolist() == pytest.approx(D5, abs=1e-5)
+    assert (plan[:, 3:] == 0).all() and (plan[:, :3] > 0).all()
+    # The optimum is unique and is a_i softmax_ik^(1 / entropy) b_k: what is left of the ratio has rank one.
+    rest = (plan[:, :3].log() - logits.log_softmax(1)[:, :3]).exp()
+    assert torch.linalg.svdvals(rest)[1] < 1e-12 * torch.linalg.svdvals(rest)[0]
+
+
+def test_transport_plan_of_a_sure_classifier_that_is_wrong_still_meets_the_shares() -> None:
+    logits = 10 * normal(100, 5)
+    plan = losses.transport_plan(logits, [0.12, 0.05, 0.77, 0.06, 0], entropy=0.1)
+    assert plan.sum(0).tolist() == pytest.approx([0.12, 0.05, 0.77, 0.06, 0], abs=0.01)
+
+
+def test_transport_without_entropy_is_the_best_assignment() -> None:
+    logits = normal(8, 3)
+    counts = [1, 4, 3]
+    assigned = losses.transport_plan(logits, [n / 8 for n in counts], entropy=1e-3) * 8
+    scores = logits.log_softmax(1)
+    labels = [k for k, n in enumerate(counts) for _ in range(n)]
+
+    def gain(rows: tuple[int, ...]) -> float:
+        return float(scores[range(8), rows].sum())
+
+    best = max(set(itertools.permutations(labels)), key=gain)
+    assert assigned.argmax(1).tolist() == list(best)
+    assert float(assigned.max(1).values.min()) > 0.99
+    found = losses.ot(logits, [n / 8 for n in counts], entropy=1e-3)
+    assert float(found) == pytest.approx(-gain(best) / 8, abs=1e-3)
+
+
+def test_ot_by_hand() -> None:
+    # A classifier that says nothing is given the proportions; one stage alone is plain cross-entropy.
+    assert float(losses.ot(torch.zeros(6, 5), D5, entropy=0.1)) == pytest.approx(math.log(5), rel=1e-6)
+    logits = normal(6, 3)
+    found = losses.ot(logits, [0, 1, 0], entropy=0.1)
+    assert float(found) == pytest.approx(float(losses.cell(logits, torch.ones(6))), rel=1e-12)
+
+
+def test_ot_does_not_see_the_order_of_cells() -> None:
+    logits = normal(30, 5)
+    shuffle = torch.randperm(30)
+    plan = losses.transport_plan(logits, D3, entropy=0.1)
+    assert torch.allclose(plan[shuffle], losses.transport_plan(logits[shuffle], D3, entropy=0.1), atol=1e-14)
+    one, other = (float(losses.ot(x, D3, entropy=0.1)) for x in (logits, logits[shuffle]))
+    assert one == pytest.approx(other, rel=1e-12)
+
+
+def test_gradient_of_ot_is_that_with_the_plan_held_fixed() -> None:
+    logits = normal(7, 5).requires_grad_()
+    plan = losses.transport_plan(logits, D5, entropy=0.3)
+    assert not plan.requires_grad
+    (found,) = torch.autograd.grad(losses.ot(logits, D5, entropy=0.3), logits)
+    differences = torch.zeros_like(found)
+    with torch.no_grad():
+        for i, k in itertools.product(range(7), range(5)):
+            step = torch.zeros_like(found)
+            step[i, k] = 1e-5
+            up, down = (-(plan * (logits + sign * step).log_softmax(1)).sum() for sign in (1, -1))
+            differences[i, k] = (up - down) / 2e-5
+    assert torch.allclose(found, differences, atol=1e-9)
+
+
+def test_ot_refuses() -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        losses.ot(normal(4, 5), D3, entropy=0.0)
+    with pytest.raises(ValueError, match="proportions"):
+        losses.ot(normal(4, 5), D3[:3], entropy=0.1)

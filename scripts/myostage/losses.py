@@ -1,12 +1,13 @@
-"""Loss terms: L_SimProp between two bags, L_prop of one bag, and cross-entropy with cell labels.
+"""Loss terms: L_SimProp between two bags, L_prop of one bag, those of the baselines, and the cell term.
 
-All are sums over bins or stages, so that one weight means one thing whatever b and K are;
+The baselines: MixBag's L_prop of a mixed bag, LLP-VAT's consistency, optimal-transport pseudo-labels. All are
+sums over bins or stages, so that one weight means one thing whatever b and K are, and means over cells;
 ``divide="released"`` divides by b or K as the released code of OSLSP (arXiv 2505.04150) does.
 Whatever autocast is on, they are computed in float32 (in float64 where their inputs are).
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Literal
 
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from myostage.histogram import log_soft_histogram
+from myostage.histogram import log_pair_histogram, log_soft_histogram
 from myostage.stages import pair_distribution, similarity
 
 Pairs = Literal["all", "aligned"]
@@ -25,6 +26,12 @@ Divide = Literal["none", "released"]
 
 # Keeps a product such as .29 x 100 = 28.999999999999996 from losing a slot to floating point.
 ROUNDING = 1e-9
+# MixBag's interval covers 99 % of samples: normal quantile at .995.
+MIXBAG_Z = 2.5758
+# Sinkhorn's iterations. The entropy falls to its own value from the span of the costs: at the default entropy
+# the shares of 100 cells of which a classifier is quite sure are then met to .01; at a fixed entropy, to .3.
+SINKHORN_ITERATIONS = 50
+SINKHORN_DECAY = 0.8
 
 
 def simprop(
@@ -85,8 +92,10 @@ def simprop(
     )
     with torch.autocast(u.device.type, enabled=False):
         u, v = F.normalize(_full(u), dim=1), F.normalize(_full(v), dim=1)
-        cosine = u @ v.T if pairs == "all" else (u * v).sum(1)  # [N, M] or [N]
-        found = log_soft_histogram((1 + cosine) / 2, bins, sigma)  # [b]
+        if pairs == "all":
+            found = log_pair_histogram(u, v, bins, sigma)  # [b]
+        else:
+            found = log_soft_histogram((1 + (u * v).sum(1)) / 2, bins, sigma)  # [b]
         wanted = wanted.to(found)
         # Both logarithms are finite, so a bin that the target leaves empty adds 0 to value and gradient.
         loss = (wanted.exp() * (wanted - found)).sum()
@@ -162,15 +171,228 @@ def prop(logits: Tensor, p: ArrayLike | Tensor, *, divide: Divide = "none") -> T
     ValueError
         No cells, or as many logits as there are no stages.
     """
-    wanted = p if isinstance(p, Tensor) else torch.as_tensor(p, dtype=torch.float64)
-    if logits.ndim != 2 or logits.shape[0] == 0 or logits.shape[1:] != wanted.shape:
-        raise ValueError(f"logits of shape {tuple(logits.shape)} for {tuple(wanted.shape)} proportions")
+    wanted = _shares(logits, p)
     with torch.autocast(logits.device.type, enabled=False):
-        scores = _full(logits).log_softmax(1)
-        found = scores.logsumexp(0) - math.log(scores.shape[0])  # log of the mean, [K]
+        found = _log_mean(logits)
         wanted = wanted.to(found)
         loss = (torch.xlogy(wanted, wanted) - wanted * found).sum()
     return loss / _divisor(divide, logits.shape[1])
+
+
+def mixbag(
+    logits_a: Tensor,
+    logits_b: Tensor,
+    p_a: ArrayLike | Tensor,
+    p_b: ArrayLike | Tensor,
+    *,
+    divide: Divide = "none",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """L_prop of a random mixture of two bags: :func:`mixed_prop` of some cells of A and the rest of B.
+
+    MixBag (Asanomi et al., ICCV 2023, arXiv 2308.08822) with uniform gamma: of n = min(N, M) cells, any
+    number from 1 to n - 1 is as likely to be bag A's. The first ones are taken: a bag has no order.
+
+    Parameters
+    ----------
+    logits_a, logits_b
+        The bags, [N, K] and [M, K], at least two cells each.
+    p_a, p_b
+        Their proportions, [K] each.
+    divide
+        ``released``: divided by the number of stages.
+    generator
+        Source of gamma, on the CPU; none: torch's global one.
+
+    Returns
+    -------
+    Tensor
+        Scalar, at least 0.
+
+    Raises
+    ------
+    ValueError
+        A bag of fewer than two cells, or as many logits as there are no stages.
+    """
+    cells = min(len(logits_a), len(logits_b))
+    if cells < 2:
+        raise ValueError(f"bags of {len(logits_a)} and {len(logits_b)} cells cannot be mixed")
+    cells_a = int(torch.randint(1, cells, (), generator=generator))
+    mixture = torch.cat([logits_a[:cells_a], logits_b[: cells - cells_a]])
+    return mixed_prop(mixture, cells_a, p_a, p_b, divide=divide)
+
+
+def mixed_prop(
+    logits: Tensor, cells_a: int, p_a: ArrayLike | Tensor, p_b: ArrayLike | Tensor, *, divide: Divide = "none"
+) -> Tensor:
+    """L_prop of a mixed bag, in which a stage within the interval of its sampled share adds nothing.
+
+    MixBag (arXiv 2308.08822): of cells_a = gamma N cells of bag A and (1 - gamma) N of bag B the expected
+    shares are p = gamma p_a + (1 - gamma) p_b, but those cells are a sample. With q the mean over cells of
+    softmax(logits), a stage is left alone where |q_k - p_k| <= z (gamma s_a + (1 - gamma) s_b), s being the
+    standard error sqrt(p (1 - p) / cells) of either sample and z of 99 %, as in the released code (which
+    weights s_a by z in the place of gamma).
+
+    Deviation: any other stage adds p_k log(p_k / q_k) - p_k + q_k, not the first summand alone. With no stage
+    left alone the sum is L_prop, since p and q sum to 1; with some, it still is at least 0 and still pulls
+    down a share that is too large, which the first summand would push up.
+
+    Parameters
+    ----------
+    logits
+        [N, K]: ``cells_a`` cells of bag A and N - ``cells_a`` of bag B.
+    cells_a
+        At least 1, less than N.
+    p_a, p_b
+        Proportions of the bags, [K] each.
+    divide
+        ``released``: divided by the number of stages.
+
+    Returns
+    -------
+    Tensor
+        Scalar, at least 0.
+
+    Raises
+    ------
+    ValueError
+        A mixture without a cell of either bag, or as many logits as there are no stages.
+    """
+    a, b = _shares(logits, p_a), _shares(logits, p_b)
+    cells_b = len(logits) - cells_a
+    if cells_a < 1 or cells_b < 1:
+        raise ValueError(f"{cells_a} cells of bag A and {cells_b} of bag B are no mixture")
+    with torch.autocast(logits.device.type, enabled=False):
+        found = _log_mean(logits)
+        a, b = a.to(found), b.to(found)
+        gamma = cells_a / len(logits)
+        wanted = gamma * a + (1 - gamma) * b
+        reach = MIXBAG_Z * (gamma * _standard_error(a, cells_a) + (1 - gamma) * _standard_error(b, cells_b))
+        share = found.exp()
+        parts = torch.xlogy(wanted, wanted) - wanted * found - wanted + share
+        loss = torch.where((share - wanted).abs() <= reach, 0, parts).sum()
+    return loss / _divisor(divide, logits.shape[1])
+
+
+def vat(
+    forward: Callable[[Tensor], Tensor],
+    inputs: Tensor,
+    logits: Tensor,
+    *,
+    radius: float,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Virtual adversarial consistency: mean over cells of KL(softmax(logits) || softmax(forward(x + r))).
+
+    LLP-VAT (Tsai & Lin, ACML 2020, arXiv 1910.13188) adds it to L_prop. r is the perturbation of its length
+    that changes a cell's prediction most, to second order, found by one step of power iteration: the gradient
+    of the KL at a random r of that length. The length is relative, since tokens have no scale of their own.
+
+    Parameters
+    ----------
+    forward
+        From inputs to logits [N, K]; no cell may depend on another.
+    inputs
+        Tokens [N, T, D] or embeddings [N, E], of any floating dtype; no gradient reaches them.
+    logits
+        ``forward(inputs)``, [N, K]; constants here, the gradient goes through the perturbed cells alone.
+    radius
+        Length of r as a share of the norm of the cell's inputs.
+    generator
+        Source of the random direction, on the CPU; none: torch's global one.
+
+    Returns
+    -------
+    Tensor
+        Scalar, at least 0; nats.
+    """
+    device = inputs.device
+    # Seeded from the CPU's generator, whose state checkpoints hold, and drawn where the inputs are.
+    seed = int(torch.randint(2**62, (), generator=generator))
+    with torch.autocast(device.type, enabled=False):
+        x = _full(inputs.detach())
+        clean = _full(logits.detach()).log_softmax(1)
+        length = radius * x.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
+
+        def divergence(r: Tensor) -> Tensor:
+            """Sum over cells."""
+            found = _full(forward(x + r)).log_softmax(1)
+            return F.kl_div(found, clean, reduction="sum", log_target=True)
+
+        start = torch.empty_like(x).normal_(generator=torch.Generator(device).manual_seed(seed))
+        start = (length * _unit(start)).requires_grad_()
+        (steepest,) = torch.autograd.grad(divergence(start), start)
+        return divergence(length * _unit(steepest)) / len(x)
+
+
+def ot(logits: Tensor, p: ArrayLike | Tensor, *, entropy: float) -> Tensor:
+    """Mean cross-entropy of the cells of a bag with their optimal-transport pseudo-labels.
+
+    The pseudo-labels are constants: the rows of :func:`transport_plan`, times N. The labels themselves meet
+    the proportions, as in PLOT (Liu et al., IJCAI 2021, arXiv 2105.10635). Unlike there, they are soft, made
+    anew in every bag and step from the start, and learnt by plain cross-entropy without mixup.
+
+    Parameters
+    ----------
+    logits
+        [N, K], one row per cell of the bag.
+    p
+        Proportions of the bag's group, [K].
+    entropy
+        Weight of the plan's entropy, in nats of cost, above 0.
+
+    Returns
+    -------
+    Tensor
+        Scalar, at least 0; nats.
+
+    Raises
+    ------
+    ValueError
+        No cells, as many logits as there are no stages, or an entropy that is not above 0.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        scores = _full(logits).log_softmax(1)
+        return -(transport_plan(logits, p, entropy=entropy) * scores).sum()
+
+
+def transport_plan(logits: Tensor, p: ArrayLike | Tensor, *, entropy: float) -> Tensor:
+    """Entropic optimal transport between cells of mass 1/N and stages of mass p_k, without gradient.
+
+    The T that minimises sum_ik T_ik C_ik + entropy sum_ik T_ik log T_ik at those marginals, C = -log softmax
+    of the logits: Sinkhorn's iteration (Cuturi, NIPS 2013) on logarithms, the entropy falling to its value.
+
+    Parameters
+    ----------
+    logits, p, entropy
+        As in :func:`ot`.
+
+    Returns
+    -------
+    Tensor[N, K]
+        Rows sum to 1/N, columns to p_k as far as the iteration has come; 0 where p_k is 0.
+
+    Raises
+    ------
+    ValueError
+        As :func:`ot`.
+    """
+    if not entropy > 0:
+        raise ValueError(f"the entropy of a transport plan must be above 0, not {entropy}")
+    wanted = _shares(logits, p)
+    held = wanted > 0
+    with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
+        scores = _full(logits).log_softmax(1)
+        gain = scores[:, held.to(scores.device)]  # -C of the stages that hold any cell, [N, H]
+        log_mass = wanted[held].log().to(gain)
+        price = torch.zeros_like(log_mass)  # of a stage, by which too many cells are kept from it
+        decay = SINKHORN_DECAY ** torch.arange(SINKHORN_ITERATIONS).to(gain)
+        for now in ((gain.max() - gain.min()) * decay).clamp_min(entropy):
+            rows = ((gain - price) / now).log_softmax(1)
+            price += now * (rows.logsumexp(0) - math.log(len(rows)) - log_mass)
+        plan = torch.zeros_like(scores)
+        plan[:, held.to(scores.device)] = ((gain - price) / entropy).softmax(1) / len(scores)
+    return plan
 
 
 def cell(logits: Tensor, labels: Tensor) -> Tensor:
@@ -201,6 +423,30 @@ def _log_target(
 def _key(p: ArrayLike | Tensor) -> tuple[float, ...]:
     numbers: Iterable[float] = (p.detach().cpu() if isinstance(p, Tensor) else np.asarray(p)).tolist()
     return tuple(numbers)
+
+
+def _shares(logits: Tensor, p: ArrayLike | Tensor) -> Tensor:
+    """``p`` as a tensor; ValueError where the logits are not [N, K] with N above 0."""
+    wanted = p if isinstance(p, Tensor) else torch.as_tensor(p, dtype=torch.float64)
+    if logits.ndim != 2 or logits.shape[0] == 0 or logits.shape[1:] != wanted.shape:
+        raise ValueError(f"logits of shape {tuple(logits.shape)} for {tuple(wanted.shape)} proportions")
+    return wanted
+
+
+def _log_mean(logits: Tensor) -> Tensor:
+    """Logarithm of the mean over cells of softmax(logits), [K]."""
+    return _full(logits).log_softmax(1).logsumexp(0) - math.log(logits.shape[0])
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Every cell's part scaled to length 1; what is 0 stays 0."""
+    # below this the squares of a norm underflow in float32
+    return F.normalize(x.flatten(1), dim=1, eps=1e-18).view_as(x)
+
+
+def _standard_error(p: Tensor, cells: int) -> Tensor:
+    """Of the shares of stages in a sample of ``cells`` from proportions ``p``."""
+    return (p * (1 - p) / cells).clamp_min(0).sqrt()
 
 
 def _full(x: Tensor) -> Tensor:
