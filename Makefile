@@ -10,7 +10,7 @@ BIN := .venv/bin
 SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) --resources gpu=$(GPUS) --configfile $(STUDY)
 TESTS ?= tests
 
-.PHONY: help install demo study report test test-real lint format lock docs clean
+.PHONY: help install demo ablation study report test test-real lint format lock docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ OUT = $(or $(call key,results),results)/$(call key,study)
 demo: STUDY := config/demo.yaml
 demo: study  ## the demo study: slides with known truth, some minutes on two cores
 
+ablation: STUDY := config/demo_ablation.yaml
+ablation: study  ## every loss, baseline, sweep and design choice on the demo's slides, within an hour on two cores
+
 study: install  ## the study of STUDY, from slides to figures, report and headline
 	@$(SNAKEMAKE)
 	@[ $(OUT)/report.zip -nt $(OUT)/metrics.parquet ] || $(MAKE) --no-print-directory report STUDY=$(STUDY)
@@ -49,7 +52,7 @@ test-real: install  ## the studies on real slides and fibres (MYOSTAGE_REAL_DATA
 lint: install  ## formatter, linters, type checker, notebooks without outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	cd scripts && ../$(BIN)/mypy myostage headline.py make_demo_*.py
+	cd scripts && ../$(BIN)/mypy myostage headline.py make_demo_*.py compose_bags.py draw_crops.py slide_proportions.py
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 	@! grep -lE '"execution_count": [0-9]|"output_type"' notebooks/*.ipynb || { echo "notebooks with outputs" >&2; exit 1; }

@@ -1,8 +1,10 @@
 """myostage: from slides of regenerating muscle to a recovery stage for every cell.
 
-snakemake                                    the demo study
-snakemake --configfile config/paper.yaml     another study
-snakemake figures                            only what the figures need
+snakemake                                           the demo study
+snakemake paper --configfile config/paper.yaml      another study: everything
+snakemake ablations --configfile ...                only its comparisons and their figures
+snakemake figures                                   only what the figures need
+snakemake report                                    the page that answers in sentences
 """
 
 from snakemake.utils import min_version
@@ -20,20 +22,25 @@ include: "rules/check.smk"
 include: "rules/tile.smk"
 include: "rules/segment.smk"
 include: "rules/crop.smk"
+include: "rules/dino.smk"
 include: "rules/embed.smk"
 include: "rules/split.smk"
 include: "rules/train.smk"
 include: "rules/predict.smk"
 include: "rules/evaluate.smk"
+include: "rules/geometry.smk"
 include: "rules/look.smk"
+include: "rules/summary.smk"
 
 
-rule all:
+rule paper:
+    """Everything of a study: stages, tables, figures and the page of answers."""
     default_target: True
     input:
         STAGED,
         TABLES,
         FIGURES,
+        SUMMARY,
 
 
 rule cells:
@@ -49,12 +56,25 @@ rule stages:
 
 
 rule tables:
-    """Metrics with their intervals."""
+    """Metrics and comparisons with their intervals."""
     input:
         TABLES,
+
+
+rule ablations:
+    """Comparisons, and the figures that show them."""
+    input:
+        TABLES,
+        ABLATION_FIGURES,
 
 
 rule figures:
     """Every figure, as PNG, SVG and CSV."""
     input:
         FIGURES,
+
+
+rule report:
+    """The page that answers the study's questions in sentences."""
+    input:
+        SUMMARY,

@@ -1,6 +1,6 @@
-"""Tokens that enter the trained block.
+"""Tokens that enter the trained blocks.
 
-in:   crops
+in:   crops; weights of the encoder, its own or fine-tuned
 out:  tokens/{encoder}.parquet of every slide, for every encoder that an experiment asks for
 """
 
@@ -14,7 +14,8 @@ for encoder, settings in ENCODERS.items():
                 f"embed_{encoder}_{batch}"
             input:
                 crops=of_slides("crops.parquet", slides),
-                weights=settings.weights_file or [],
+                weights=[] if settings.dino else settings.weights_file or [],
+                tuned=TUNED.get(encoder, []),
             output:
                 tokens=[PATHS.tokens(slide, encoder) for slide in slides],
             log:

@@ -1,25 +1,31 @@
-"""Metrics with intervals.
+"""Metrics with intervals, and the differences between experiments.
 
-in:   held-out predictions of every run; cell labels where a study has them
-out:  metrics.parquet, confusion.parquet, scores.parquet (composition and recovery score of every slide)
+in:   held-out predictions and outcome of every run; cell labels where a study has them
+out:  metrics.parquet, comparisons.parquet, confusion.parquet, scores.parquet (composition and recovery score
+      of every slide), runs.parquet (how every run ended and what it cost)
 """
 
 TABLES = []
 
 if EXPERIMENTS:
 
-    TABLES = [PATHS.study(f"{name}.parquet") for name in ("metrics", "confusion", "scores")]
+    TABLES = [
+        PATHS.study(f"{name}.parquet") for name in ("metrics", "comparisons", "confusion", "scores", "runs")
+    ]
 
     rule evaluate:
         input:
             predictions=of_runs("predictions.parquet", RUNS),
+            outcomes=of_runs("outcome.parquet", RUNS),
             splits=PATHS.study("splits.parquet"),
             labels=of_slides("labels.parquet", LABELLED),
             cells=of_slides("cells.parquet", IMAGED),
         output:
             metrics=TABLES[0],
-            confusion=TABLES[1],
-            scores=TABLES[2],
+            comparisons=TABLES[1],
+            confusion=TABLES[2],
+            scores=TABLES[3],
+            runs=TABLES[4],
         log:
             PATHS.log("evaluate", "all"),
         benchmark:
@@ -32,6 +38,11 @@ if EXPERIMENTS:
             runtime=60,
         params:
             experiments={name: [spec.id for spec in specs] for name, specs in EXPERIMENTS.items()},
+            compare=STUDY.compare.model_dump(),
+            against=AGAINST,
+            parts=STRUCTURE["parts"],
+            baselines=BASELINES,
+            ceilings=CEILINGS,
             labelled=LABELLED,
             imaged=IMAGED,
             proportions=PROPORTIONS,

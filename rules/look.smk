@@ -44,16 +44,23 @@ if IMAGED:
             },
             {"slide": slide, "mpp": STUDY.tiling.mpp, **BY},
         )
+ABLATIONS = []
+METRIC = STUDY.compare.metric if LABELLED else "kl"
 if EXPERIMENTS:
+    MEASURED = {name: PATHS.study(f"{name}.parquet") for name in ("metrics", "comparisons", "runs")}
+    NAMED = {"metric": METRIC, "study": STUDY.study}
+    LEARNT = [name for name, specs in MAIN.items() if specs[0].trained]
     DRAWN["metrics"] = (
         "metrics",
         "Metrics",
-        {"metrics": PATHS.study("metrics.parquet")},
+        MEASURED,
         {
-            "experiments": list(EXPERIMENTS),
-            "baselines": [name for name, specs in EXPERIMENTS.items() if not specs[0].trained],
-            "ceilings": [name for name, specs in EXPERIMENTS.items() if specs[0].method == "supervised"],
-            "study": STUDY.study,
+            "experiments": list(MAIN),
+            **{
+                key: STRUCTURE[key]
+                for key in ("baselines", "ceilings", "fitted_afterwards", "left_out", "quoted")
+            },
+            **NAMED,
         },
     )
     DRAWN["composition"] = (
@@ -62,22 +69,117 @@ if EXPERIMENTS:
         {"scores": PATHS.study("scores.parquet")},
         {"given": PROPORTIONS, **BY},
     )
+    DRAWN["biology"] = (
+        "biology",
+        "First experiments",
+        {"scores": PATHS.study("scores.parquet")},
+        {"given": PROPORTIONS, **BY},
+    )
+    DRAWN["recovery"] = (
+        "recovery",
+        "Stages",
+        {"scores": PATHS.study("scores.parquet")},
+        {"experiments": [SHOWN], "groups": list(PROPORTIONS)},
+    )
     DRAWN["curves"] = (
         "curves",
         "Training",
         {
             "histories": {
-                name: of_runs("history.parquet", [spec.id for spec in specs])
-                for name, specs in EXPERIMENTS.items()
-                if specs[0].trained
+                name: of_runs("history.parquet", [spec.id for spec in EXPERIMENTS[name]]) for name in LEARNT
             }
         },
         {},
     )
+    DRAWN["cost"] = (
+        "cost",
+        "Training",
+        {"runs": MEASURED["runs"]},
+        {"experiments": LEARNT, "study": STUDY.study},
+    )
+    ABLATIONS.append("forest")
+    DRAWN["forest"] = (
+        "forest",
+        "Ablations",
+        {key: MEASURED[key] for key in ("comparisons", "runs")},
+        {
+            "groups": [
+                [title, labels]
+                for title, labels in (
+                    (
+                        f"against {STRUCTURE['reference']}",
+                        [name for name in MAIN if name != STRUCTURE["reference"]],
+                    ),
+                    ("design choices", STRUCTURE["design"]),
+                )
+                if labels
+            ],
+            "alpha": STUDY.compare.alpha,
+            **NAMED,
+        },
+    )
+if EXPERIMENTS and STRUCTURE["grid"]:
+    ABLATIONS.append("grid")
+    DRAWN["grid"] = (
+        "grid",
+        "Ablations",
+        MEASURED,
+        {
+            "metric": METRIC,
+            "points": {label: [point["sigma"], point["bins"]] for label, point in STRUCTURE["grid"].items()},
+            "marked": [[0.1, 6, "OSLSP"]],
+            "alpha": STUDY.compare.alpha,
+        },
+    )
+if EXPERIMENTS and STRUCTURE["curves"]:
+    ABLATIONS.append("robustness")
+    DRAWN["robustness"] = (
+        "robustness",
+        "Ablations",
+        {key: MEASURED[key] for key in ("metrics", "comparisons")},
+        {"metric": METRIC, "curves": STRUCTURE["curves"]},
+    )
+if ORDINAL:
+    DRAWN["gradients"] = (
+        "gradients",
+        "First experiments",
+        {"gradients": PATHS.study("gradients.parquet")},
+        {},
+    )
 if EXPERIMENTS and LABELLED:
-    DRAWN["confusion"] = ("confusion", "Metrics", {"confusion": PATHS.study("confusion.parquet")}, BY)
+    DRAWN["confusions"] = (
+        "confusions",
+        "Metrics",
+        {"confusion": PATHS.study("confusion.parquet")},
+        {"stages": list(STUDY.stages), "experiments": STUDY.look.compared or LEARNT[:4]},
+    )
+    DRAWN["similarity"] = (
+        "similarity",
+        "First experiments",
+        {key: PATHS.study(f"{key}.parquet") for key in ("similarities", "correlations")},
+        {
+            "stages": list(STUDY.stages),
+            "experiments": plan.before_and_after(
+                STRUCTURE["untrained"], EXPERIMENTS, (ORDINAL or [SHOWN])[0]
+            ),
+        },
+    )
+    if EXPERIMENTS[SHOWN][0].trained:
+        DRAWN["embedding"] = (
+            "embedding",
+            "First experiments",
+            {
+                "predictions": PATHS.run(EXPERIMENTS[SHOWN][0].id, "predictions.parquet"),
+                "labels": LABEL_FILES,
+                "splits": PATHS.study("splits.parquet"),
+            },
+            BY,
+        )
 
 FIGURES = [PATHS.study(f"figures/{figure}.png") for figure in DRAWN]
+ABLATION_FIGURES = [PATHS.study(f"figures/{figure}.png") for figure in ABLATIONS]
+# notebooks that write their numbers as a table for the web and for LaTeX too
+TABULAR = ("metrics", "forest", "cost")
 
 
 for figure, (notebook, category, files, more) in DRAWN.items():
@@ -101,7 +203,7 @@ for figure, (notebook, category, files, more) in DRAWN.items():
                     report(PATHS.study(f"figures/{figure}.html"), category=category),
                     PATHS.study(f"figures/{figure}.tex"),
                 ]
-                if notebook == "metrics"
+                if notebook in TABULAR
                 else []
             ),
         log:

@@ -1,9 +1,10 @@
 """Training runs and baselines.
 
-in:   tokens, folds; cell labels for the supervised ceiling only
-out:  model, history and held-out predictions of every run; the majority baselines are runs that learn nothing
+in:   tokens, folds; weights of an encoder fine-tuned here; cell labels for the supervised ceiling only
+out:  model, history, held-out predictions and outcome (how it ended, what it cost) of every run; the majority
+      baselines are runs that learn nothing
 
-A killed job resumes from its checkpoint.
+A killed job resumes from its checkpoint. A run that diverges is marked failed and stops no other.
 """
 
 
@@ -22,11 +23,15 @@ for batch, specs in RUN_BATCHES.items():
         input:
             tokens=tokens_of(specs[0]),
             labels=of_slides("labels.parquet", LABELLED) if specs[0].method == "supervised" else [],
+            encoder=PATHS.tuned(specs[0].encoder.id) if specs[0].encoder.dino else [],
             splits=PATHS.study("splits.parquet"),
+            # it must be there, but to check again trains nothing again
+            precheck=ancient(PATHS.study("precheck.json")),
         output:
             models=of_runs("model.safetensors", [spec.id for spec in specs]),
             histories=of_runs("history.parquet", [spec.id for spec in specs]),
             predictions=of_runs("predictions.parquet", [spec.id for spec in specs]),
+            outcomes=of_runs("outcome.parquet", [spec.id for spec in specs]),
         log:
             PATHS.log("train", batch),
         benchmark:
@@ -44,6 +49,7 @@ for batch, specs in RUN_BATCHES.items():
             labelled=LABELLED,
             stages=STUDY.stages,
             proportions=PROPORTIONS,
+            slide_proportions=SLIDE_PROPORTIONS if specs[0].training.proportions == "slide" else {},
             code=code("train.py"),
         message:
             f"Training {len(specs)} runs ({batch})"

@@ -10,6 +10,7 @@ from pathlib import Path
 from myostage import config, report, schemas
 from myostage.errors import UserError
 from myostage.paths import Paths
+from myostage.structure import structure
 
 
 def main(study: str) -> None:
@@ -18,16 +19,16 @@ def main(study: str) -> None:
     # Slides may have been moved away since: what is printed needs their results only.
     settings = config.load_study(file, files=False)
     paths = Paths.of(settings.results, settings.study)
-    experiments = config.expand(settings)
-    if experiments:
-        baselines = [name for name, specs in experiments.items() if not specs[0].trained]
-        ceilings = [name for name, specs in experiments.items() if specs[0].method == "supervised"]
+    parts = structure(settings, config.runnable(settings), config.left_out(settings))
+    if settings.experiments:
         table = schemas.read(paths.study("metrics.parquet"), schemas.METRICS)
-        print("\n".join(report.headline(table, baselines, ceilings)))
+        table = table[table["experiment"].isin(parts["main"])]
+        print("\n".join(report.headline(table, parts["baselines"], parts["ceilings"])))
     else:
         print(f"{settings.study} has no experiments of its own: its slides are staged, nothing is measured.")
-    found = Path(paths.study("report.zip"))
-    print(f"report: {found}" if found.exists() else f"figures: {paths.study('figures')}")
+    for name, made in (("answers", "summary.html"), ("report", "report.zip"), ("figures", "figures")):
+        if Path(paths.study(made)).exists():
+            print(f"{name}: {paths.study(made)}")
 
 
 if __name__ == "__main__":

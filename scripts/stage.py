@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import config, jobs, plan, results
+from myostage import config, jobs, plan, staging
 
 
 def work(smk: Any) -> None:
     specs = plan.staging_runs(config.load_study(smk.config, files=False))
-    results.stage_slides(
+    staging.stage_slides(
         [(spec, Path(path)) for spec, path in zip(specs, smk.input.predictions, strict=True)],
         Path(smk.input.splits),
         {slide: Path(path) for slide, path in zip(smk.params.slides, smk.output.stages, strict=True)},

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from myostage import schemas, tokens
-from myostage.bags import BagSampler, assign_folds, split_slides
+from myostage.bags import BagSampler, assign_folds, perturbed, split_slides
 from myostage.errors import UserError
 from myostage.tokens import TokenStore
 
@@ -142,7 +142,7 @@ def test_bags_hold_what_they_say(stores: dict[str, TokenStore], by: str, cache_m
             assert {SPLITS.set_index("slide").loc[slide, "group"] for slide in bag.rows} == {bag.group}
             assert bag.name == (bag.group if by == "group" else next(iter(bag.rows)))
             assert bag.tokens.dtype == torch.float16
-            torch.testing.assert_close(bag.p.double(), torch.from_numpy(PROPORTIONS[bag.group]))
+            np.testing.assert_array_equal(bag.proportions, PROPORTIONS[bag.group])
 
 
 def test_a_step_is_the_same_whatever_was_drawn_before(stores: dict[str, TokenStore]) -> None:
@@ -198,6 +198,48 @@ def test_too_few_cells_or_proportions_are_named(stores: dict[str, TokenStore]) -
         BagSampler(stores, SPLITS, {"d0": PROPORTIONS["d0"]}, 20)
     with pytest.raises(UserError, match="no slide with a group and cells"):
         BagSampler(stores, SPLITS[:0], PROPORTIONS, 20)
+    with pytest.raises(UserError, match="slide_proportions: no row for slide b, d; add it"):
+        BagSampler(
+            stores, SPLITS, {"a": np.array([1, 0.0]), "c": np.array([0, 1.0])}, 20, proportions_of="slide"
+        )
+
+
+def test_a_bag_has_the_proportions_of_its_slide(stores: dict[str, TokenStore]) -> None:
+    own = {
+        slide: np.array([share, 1 - share]) for slide, share in zip("abcd", (0.1, 0.2, 0.3, 0.4), strict=True)
+    }
+    by_slide = BagSampler(stores, SPLITS, own, 20, proportions_of="slide")
+    by_group = BagSampler(stores, SPLITS, PROPORTIONS, 20)
+    for step in range(20):
+        for one, other in zip(by_slide.pair(step), by_group.pair(step), strict=True):
+            assert source(one) == source(other)
+            np.testing.assert_array_equal(one.proportions, own[one.name])
+            np.testing.assert_array_equal(other.proportions, PROPORTIONS[other.group])
+
+
+# --- wrong proportions
+
+
+def test_wrong_proportions_lie_between_the_given_and_random_ones() -> None:
+    given = {"d0": np.array([0.1, 0.2, 0.7]), "d3": np.array([1.0, 0.0, 0.0])}
+    random = perturbed(given, 1.0, 4)
+    half = perturbed({"d3": given["d3"], "d0": given["d0"]}, 0.5, 4)
+    for name, p in perturbed(given, 0.0, 4).items():
+        assert p.tobytes() == given[name].tobytes()
+    for name, q in random.items():
+        np.testing.assert_allclose(half[name], (given[name] + q) / 2, rtol=1e-12)
+        assert q.sum() == pytest.approx(1) and (q >= 0).all()
+    assert not np.allclose(random["d0"], random["d3"])
+    assert not np.allclose(random["d0"], perturbed(given, 1.0, 5)["d0"])
+
+
+def test_wrong_proportions_are_drawn_evenly() -> None:
+    """Dirichlet(1, ..., 1): mean 1 / K, variance (K - 1) / (K^2 (K + 1))."""
+    stages, names = 3, [f"d{n}" for n in range(4000)]
+    drawn = np.stack(list(perturbed(dict.fromkeys(names, np.full(stages, 1 / stages)), 1.0, 0).values()))
+    variance = (stages - 1) / (stages**2 * (stages + 1))
+    assert np.abs(drawn.mean(0) - 1 / stages).max() < 5 * (variance / len(names)) ** 0.5
+    np.testing.assert_allclose(drawn.var(0), variance, rtol=0.1)
 
 
 def test_slides_without_any_group_are_staged_only() -> None:

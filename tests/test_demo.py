@@ -42,7 +42,7 @@ def test_supervised_ceiling_stands_beside_it() -> None:
 
 def test_figures_open() -> None:
     names = {path.stem for path in (RESULTS / "figures").rglob("*.png")}
-    assert {"composition", "confusion", "gallery", "curves", "metrics"} <= names
+    assert {"composition", "confusions", "gallery", "curves", "metrics"} <= names
     assert any("map" in name for name in names)
     for path in (RESULTS / "figures").rglob("*.png"):
         with Image.open(path) as image:

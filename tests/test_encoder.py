@@ -55,23 +55,33 @@ GEOMETRIES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("keys", GEOMETRIES.values(), ids=list(GEOMETRIES))
 @torch.no_grad()
-def test_prefix_and_suffix_are_the_whole_model(keys: dict[str, Any]) -> None:
+def vit(keys: dict[str, Any]) -> VisionTransformer:
+    """A ViT of three blocks in which every bias and scale counts, those that start at 0 or 1 too."""
     torch.manual_seed(3)
     geometry = {"img_size": 64, "embed_dim": 32, "depth": 3, "num_heads": 4, "num_classes": 0} | keys
     model = VisionTransformer(**geometry).eval()
-    for parameter in model.parameters():  # every bias and scale counts, those that start at 0 or 1 too
+    for parameter in model.parameters():
         parameter.add_(0.05 * torch.randn_like(parameter))
-    prefix = enc.Prefix(model)
+    return model
+
+
+@pytest.mark.parametrize("trained_blocks", [1, 2])
+@pytest.mark.parametrize("keys", GEOMETRIES.values(), ids=list(GEOMETRIES))
+@torch.no_grad()
+def test_prefix_and_suffix_are_the_whole_model(keys: dict[str, Any], trained_blocks: int) -> None:
+    model = vit(keys)
+    prefix = enc.Prefix(model, trained_blocks)
     images = crops(2)
     expected = whole(model, prefix.normalise(images))
     stored = prefix(images)
     assert tuple(stored.shape[1:]) == prefix.shape
-    both = enc.Suffix(model, "cls+mean")
+    both = enc.Suffix(model, "cls+mean", trained_blocks)
+    assert len(prefix.blocks) + len(both.blocks) == 3 and len(both.blocks) == trained_blocks
     mean = expected[:, model.num_prefix_tokens :].mean(dim=1)
     assert torch.equal(both(stored), torch.cat([expected[:, 0], mean], dim=1))
-    torch.testing.assert_close(enc.Suffix(model, "cls")(stored), expected[:, 0], rtol=0, atol=2e-6)
+    cls = enc.Suffix(model, "cls", trained_blocks)
+    torch.testing.assert_close(cls(stored), expected[:, 0], rtol=0, atol=2e-6)
 
 
 @torch.no_grad()
@@ -82,25 +92,40 @@ def test_a_model_of_timm_is_built_for_the_crop() -> None:
     assert tuple(prefix.mean.flatten().tolist()) == (0.5, 0.5, 0.5)  # this model's own, not ImageNet's
 
 
-@torch.no_grad()
-def test_class_token_path_is_exact_in_double() -> None:
-    model = enc.build(tiny()).double()
-    nn.init.normal_(model.blocks[-1].attn.qkv.bias)
-    stored = torch.randn(3, 17, 32, dtype=torch.float64)
-    expected = model.norm(model.blocks[-1](stored))[:, 0]
-    torch.testing.assert_close(enc.Suffix(model, "cls")(stored), expected, rtol=0, atol=1e-13)
+SHORT_CUT: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "layer scale": {"init_values": 0.3},
+    "norm of the pooled values": {"scale_attn_norm": True},
+    "no biases": {"qkv_bias": False, "proj_bias": False},
+    "registers": {"reg_tokens": 4},
+}
 
 
-def test_gradients_of_the_class_token_path_are_those_of_the_whole_block() -> None:
-    model = enc.build(tiny()).double()
-    suffix = enc.Suffix(model, "cls")
-    parameters = suffix.trainable("block")
-    stored = torch.randn(3, 17, 32, dtype=torch.float64)
+@pytest.mark.parametrize("trained_blocks", [1, 2])
+@pytest.mark.parametrize("keys", SHORT_CUT.values(), ids=list(SHORT_CUT))
+def test_class_token_short_cut_is_the_whole_block_forward_and_backward(
+    keys: dict[str, Any], trained_blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = vit({"patch_size": 16} | keys).double()
+    suffix = enc.Suffix(model, "cls", trained_blocks)
+    parameters = dict(suffix.named_parameters())
+    stored = torch.randn(3, 16 + model.num_prefix_tokens, 32, dtype=torch.float64, requires_grad=True)
     weights = torch.randn(3, 32, dtype=torch.float64)
-    fast = torch.autograd.grad((suffix(stored) * weights).sum(), parameters)
-    slow = torch.autograd.grad((model.norm(model.blocks[-1](stored))[:, 0] * weights).sum(), parameters)
-    for one, other in zip(fast, slow, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+    def gradients(embedding: Tensor) -> list[Tensor]:
+        return list(torch.autograd.grad((embedding * weights).sum(), [stored, *parameters.values()]))
+
+    whole_blocks = model.norm(model.blocks[-trained_blocks:](stored))[:, 0]
+    short = suffix(stored)
+    torch.testing.assert_close(short, whole_blocks, rtol=0, atol=1e-13)
+    expected = gradients(whole_blocks)
+    for name, one, other in zip(["tokens", *parameters], gradients(short), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12, msg=name)
+    assert all(gradient.abs().max() > 1e-3 for gradient in expected)  # nothing is compared with zeros
+    # the short cut was indeed taken: without it the numbers are those of the whole block to the last bit
+    assert not torch.equal(short, whole_blocks)
+    monkeypatch.setattr(suffix, "_class_token_only", False)
+    assert torch.equal(suffix(stored), whole_blocks)
 
 
 def test_normalisation_is_imagenets_on_rgb() -> None:
@@ -112,8 +137,9 @@ def test_normalisation_is_imagenets_on_rgb() -> None:
     torch.testing.assert_close(red, torch.tensor(expected))
 
 
-def test_unfreeze_names_what_is_trained() -> None:
-    _, suffix = enc.split(tiny())
+@pytest.mark.parametrize("trained_blocks", [1, 2])
+def test_unfreeze_names_what_is_trained(trained_blocks: int) -> None:
+    prefix, suffix = enc.split(tiny(trained_blocks=trained_blocks))
     names = {id(parameter): name for name, parameter in suffix.named_parameters()}
 
     def trained(unfreeze: enc.Unfreeze) -> set[str]:
@@ -122,11 +148,46 @@ def test_unfreeze_names_what_is_trained() -> None:
         return chosen
 
     assert trained("block") == set(names.values())
-    attention = {f"block.attn.{part}.{kind}" for part in ("qkv", "proj") for kind in ("weight", "bias")}
+    attention = {
+        f"blocks.{block}.attn.{part}.{kind}"
+        for block in range(3 - trained_blocks, 3)
+        for part in ("qkv", "proj")
+        for kind in ("weight", "bias")
+    }
     assert trained("attention") == attention
     assert trained("none") == set()
-    prefix, _ = enc.split(tiny())
     assert not any(parameter.requires_grad for parameter in prefix.parameters())
+
+
+def test_a_prefix_without_blocks_is_refused() -> None:
+    with pytest.raises(UserError, match=r"encoder.trained_blocks: 3 leaves nothing frozen.*depth is 3"):
+        enc.split(tiny(trained_blocks=3))
+    assert len(enc.split(tiny(trained_blocks=2))[0].blocks) == 1
+
+
+def test_a_fine_tuned_encoder_is_built_from_its_own_file(tmp_path: Path) -> None:
+    tuned = tmp_path / "tuned.safetensors"
+    state = {name: value + 1 for name, value in enc.build(tiny()).state_dict().items()}
+    safetensors.torch.save_file(state, tuned)
+    # its original weights are not even looked for
+    encoder = tiny(dino={}, weights="nowhere/to/be/found.pth")
+    loaded = enc.build(encoder, tuned).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
+    prefix, _ = enc.split(encoder, tuned)
+    assert torch.equal(prefix.patch_embed.proj.weight, state["patch_embed.proj.weight"])
+    with pytest.raises(ValueError, match="weights file is to be given"):
+        enc.split(encoder)
+    safetensors.torch.save_file(state | {"norm.bias": torch.zeros(5)}, tuned)
+    with pytest.raises(UserError, match=r"tuned\.safetensors is of another geometry: norm.bias"):
+        enc.build(encoder, tuned)
+
+
+@torch.no_grad()
+def test_a_model_for_any_size_is_the_same_at_the_crops_size() -> None:
+    fixed, free = enc.build(tiny()), enc.build(tiny(), any_size=True)
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(whole(free, images), whole(fixed, images))
+    assert whole(free, images[..., :32, :32]).shape == (2, 1 + 4, 32)
 
 
 def test_random_weights_are_the_same_every_time_and_leave_the_callers_seed_alone() -> None:

@@ -19,15 +19,23 @@ from skimage.draw import polygon as rasterise
 
 from myostage.config import Phantom
 from myostage.errors import UserError
-from myostage.phantom import MATURITY, draw_slide, stage_maturity
+from myostage.phantom import draw_slide
+from myostage.phantom_muscle import MATURITY, stage_maturity
 
 STAGES = ("damaged", "small_myotube", "large_myotube", "recovered", "intact")
 SMALL = Phantom(width_um=320.0, height_um=280.0)
 MIXED = (0.1, 0.2, 0.3, 0.2, 0.2)
+ROUND = Phantom(tissue="round_cells", width_um=120.0, height_um=105.0, mpp=0.3)
+MATURING = ("blast", "early", "middle", "late", "last", "done")
+EVEN = (1 / 6,) * 6
 
 
 def draw(folder: Path, name: str, shares: tuple[float, ...], phantom: Phantom = SMALL, **differs: Any) -> int:
-    keys = {"stages": STAGES, "animal": "a1", "slide": "s1"} | differs
+    keys = {
+        "stages": STAGES if phantom.tissue == "muscle" else MATURING,
+        "animal": "a1",
+        "slide": "s1",
+    } | differs
     return draw_slide(
         folder / f"{name}.tif",
         folder / f"{name}.geojson",
@@ -45,25 +53,31 @@ def truth(path: Path) -> tuple[list[Polygon], list[str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One mixed slide, ``mixed.tif`` with ``mixed.geojson``, for all tests that only look."""
+    """One mixed slide of each tissue, ``mixed`` and ``round``, for all tests that only look."""
     folder = tmp_path_factory.mktemp("phantom")
     draw(folder, "mixed", MIXED)
+    draw(folder, "round", EVEN, ROUND)
     return folder
 
 
 def test_another_process_draws_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    code = (
-        "import numpy as np; from myostage.config import Phantom; from myostage.phantom import draw_slide; "
-        f"draw_slide({str(tmp_path / 'm.tif')!r}, {str(tmp_path / 'm.geojson')!r}, "
-        f"phantom=Phantom(width_um=320, height_um=280), stages={STAGES!r}, "
-        f"proportions=np.array({MIXED!r}), animal='a1', slide='s1')"
-    )
+    lines = [
+        "import numpy as np; from myostage.config import Phantom; from myostage.phantom import draw_slide"
+    ]
+    for name, phantom, stages, shares in (("mixed", SMALL, STAGES, MIXED), ("round", ROUND, MATURING, EVEN)):
+        files = [str(tmp_path / f"{name}.{suffix}") for suffix in ("tif", "geojson")]
+        lines.append(
+            f"draw_slide(*{files!r}, phantom=Phantom(**{phantom.model_dump()!r}), stages={stages!r}, "
+            f"proportions=np.array({shares!r}), animal='a1', slide='s1')"
+        )
     path = os.pathsep.join(entry for entry in sys.path if entry)
-    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": path})
-    for suffix in ("tif", "geojson"):
-        first, second = (folder / f"mixed.{suffix}").read_bytes(), (tmp_path / f"m.{suffix}").read_bytes()
+    environment = os.environ | {"PYTHONPATH": path}
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, env=environment)
+    made = sorted(file.name for file in tmp_path.iterdir())
+    assert made == ["mixed.geojson", "mixed.tif", "round.geojson", "round.tif"]
+    for name in made:
+        first, second = (folder / name).read_bytes(), (tmp_path / name).read_bytes()
         assert hashlib.sha256(first).digest() == hashlib.sha256(second).digest()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.geojson", "m.tif"]
 
 
 @pytest.mark.parametrize("change", [{"slide": "s2"}, {"animal": "a2"}, {"phantom": Phantom(seed=1, **{
@@ -85,11 +99,14 @@ def test_openslide_reads_levels_and_resolution(folder: Path) -> None:
     assert np.abs(whole.reshape(280, 2, 320, 2, 3).mean((1, 3)) - half).mean() < 4
 
 
-def test_outlines_are_valid_apart_and_inside_the_slide(folder: Path) -> None:
-    outlines, _ = truth(folder / "mixed.geojson")
+@pytest.mark.parametrize(("name", "size"), [("mixed", (640, 560)), ("round", (400, 350))])
+def test_outlines_are_valid_apart_and_inside_the_slide(
+    folder: Path, name: str, size: tuple[int, int]
+) -> None:
+    outlines, _ = truth(folder / f"{name}.geojson")
     assert all(outline.is_valid and outline.area > 0 for outline in outlines)
     bounds = np.array([outline.bounds for outline in outlines])
-    assert bounds.min() >= 0 and bounds[:, 2].max() <= 640 and bounds[:, 3].max() <= 560
+    assert bounds.min() >= 0 and bounds[:, 2].max() <= size[0] and bounds[:, 3].max() <= size[1]
     tree = STRtree(outlines)
     for index, outline in enumerate(outlines):
         for other in tree.query(outline):
@@ -157,4 +174,80 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         draw(tmp_path, "short", (0.5, 0.5))
     with pytest.raises(UserError, match="width_um"):
         draw(tmp_path, "tiny", MIXED, Phantom(width_um=40.0, height_um=40.0))
+    assert not list(tmp_path.iterdir())
+
+
+# --- round cells ------------------------------------------------------------------------------------------
+
+
+def test_round_cells_lie_on_a_light_ground(folder: Path) -> None:
+    image = tifffile.imread(folder / "round.tif").astype(float)
+    covered = np.zeros(image.shape[:2], bool)
+    for outline in truth(folder / "round.geojson")[0]:
+        x, y = outline.exterior.xy
+        covered[rasterise(np.array(y), np.array(x), covered.shape)] = True
+        assert 4 * np.pi * outline.area / outline.length**2 > 0.8
+    assert 0.25 < covered.mean() < 0.45
+    brightness = image.mean(2)
+    assert np.median(brightness[~covered]) > 220 and np.median(brightness[covered]) < 170
+
+
+def test_maturing_cells_shrink_and_turn_from_blue_to_pink(tmp_path: Path) -> None:
+    size, nucleus, pink = [], [], []
+    for index, stage in enumerate(MATURING):
+        draw(tmp_path, stage, tuple(np.eye(6)[index]), ROUND)
+        outlines, names = truth(tmp_path / f"{stage}.geojson")
+        assert set(names) == {stage}
+        image = tifffile.imread(tmp_path / f"{stage}.tif").astype(float)
+        inside, tints = [], []
+        for outline in outlines:
+            x, y = outline.exterior.xy
+            pixels = image[rasterise(np.array(y), np.array(x), image.shape[:2])]
+            dark = pixels[:, 0] < 125  # red is what haematoxylin takes and eosin leaves
+            inside.append(dark.sum())
+            red, _, blue = pixels[~dark].mean(0)
+            tints.append(red - blue)
+        size.append(np.mean([outline.area for outline in outlines]))
+        nucleus.append(np.mean(inside))
+        pink.append(np.mean(tints))
+    assert (np.diff(size) < 0).all() and size[0] > 2 * size[-1]
+    assert (np.diff(nucleus[1:]) < 0).all() and nucleus[-1] < 0.25 * nucleus[1]
+    assert (np.diff(pink) > 0).all() and pink[0] < 0 < pink[-1]
+
+
+def test_round_cells_follow_the_proportions_and_any_names_do(tmp_path: Path) -> None:
+    coarse = Phantom(tissue="round_cells", width_um=250.0, height_um=250.0, mpp=2.0)
+    shares = np.array((0.05, 0.2, 0.35, 0.4))
+    counts = np.zeros(4)
+    for slide in ("s1", "s2", "s3"):
+        # names of muscle mean nothing here
+        names = ("intact", "b", "c", "damaged")
+        drawn = draw(tmp_path, slide, tuple(shares), coarse, slide=slide, stages=names)
+        outlines, found = truth(tmp_path / f"{slide}.geojson")
+        assert drawn == len(outlines) >= 150
+        counts += [found.count(name) for name in names]
+    assert stats.chisquare(counts, counts.sum() * shares).pvalue > 1e-3
+
+
+def test_neighbouring_stages_overlap_in_size(tmp_path: Path) -> None:
+    coarse = Phantom(tissue="round_cells", width_um=300.0, height_um=300.0, mpp=2.0)
+    areas = []
+    for index in (2, 3, 4):
+        draw(tmp_path, "s", tuple(np.eye(6)[index]), coarse)
+        areas.append([outline.area for outline in truth(tmp_path / "s.geojson")[0]])
+    near = np.mean(np.array(areas[0])[:, None] > np.array(areas[1])[None])
+    far = np.mean(np.array(areas[0])[:, None] > np.array(areas[2])[None])
+    assert 0.7 < near < 0.97 < far
+
+
+@pytest.mark.parametrize("change", [{"slide": "s2"}, {"animal": "a2"}])
+def test_round_cells_differ_by_slide_and_animal(folder: Path, tmp_path: Path, change: dict[str, str]) -> None:
+    draw(tmp_path, "other", EVEN, ROUND, **change)
+    assert (tifffile.imread(tmp_path / "other.tif") != tifffile.imread(folder / "round.tif")).mean() > 0.3
+
+
+def test_a_slide_too_small_for_round_cells_is_named(tmp_path: Path) -> None:
+    tiny = Phantom(tissue="round_cells", width_um=30.0, height_um=30.0)
+    with pytest.raises(UserError, match="width_um"):
+        draw(tmp_path, "tiny", EVEN, tiny)
     assert not list(tmp_path.iterdir())

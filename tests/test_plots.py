@@ -79,7 +79,7 @@ def test_metric_table_in_html_and_latex(made: study_tables.Made, tmp_path: Path)
     page = (tmp_path / "m.html").read_text(encoding="utf-8")
     assert "a_b&lt;c" in page and "a &lt; b" in page and "x &amp; y" in page and "a_b<c" not in page
     report.write_latex(tmp_path / "m.tex", rows)
-    assert r"a\_b<c & .68 [.59, .75]" in (tmp_path / "m.tex").read_text(encoding="utf-8")
+    assert r"a\_b\textless{}c & .68 [.59, .75]" in (tmp_path / "m.tex").read_text(encoding="utf-8")
 
 
 def test_composition_names_the_largest_difference() -> None:
@@ -99,17 +99,6 @@ def test_composition_names_the_largest_difference() -> None:
     figure = plots.composition(scores, {"d0": [0.9, 0.1], "d9": [0.5, 0.5]}, ("low", "high"), "e")
     assert "20.0 points on average, most for low at d0 (-20 points)" in _title(figure)
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["d0", "none"]
-
-
-def test_confusion_counts_neighbouring_errors_and_survives_absent_stages() -> None:
-    matrix = np.array([[6.0, 2, 0], [0, 0, 0], [1, 1, 0]])
-    figure = plots.confusion(matrix, ("a", "b", "c"), "e")
-    assert (
-        _title(figure) == "e stages 60 % of 10 cells rightly; 75 % of its errors are to a neighbouring stage"
-    )
-    texts = [text.get_text() for text in figure.axes[0].texts]
-    assert texts[0] == "75 %\n6" and texts[3:6] == ["none"] * 3
-    assert "no confusion matrix" in _title(plots.confusion(np.zeros((3, 3)), ("a", "b", "c"), "e"))
 
 
 def test_stage_map_fills_each_outline_with_its_stage() -> None:
@@ -165,7 +154,7 @@ def test_few_cells_are_never_shown_twice_and_a_missing_crop_is_named(made: study
 
 def test_curves_run_on_through_the_phases(tmp_path: Path) -> None:
     history = pd.DataFrame({"phase": [0, 0, 0, 1, 1], "step": [0, 1, 2, 0, 1], "loss": [4.0, 2, 1, 9, 9]})
-    history[["simprop", "prop", "cell", "learning_rate", "gradient_norm"]] = np.nan
+    history[["simprop", "prop", "vat", "ot", "cell", "learning_rate", "gradient_norm"]] = np.nan
     history["simprop"], history["gradient_norm"] = history["loss"], 1.0
     schemas.write(tmp_path / "h.parquet", history, schemas.HISTORY)
     table = views.histories({"e": [tmp_path / "h.parquet"]})
@@ -181,10 +170,28 @@ def test_metrics_marks_baseline_ceiling_and_undefined(made: study_tables.Made) -
         _title(figure)
         == "Accuracy: combined .68 [.59, .75]; majority .37 [.28, .44]; supervised .88 [.79, .95]"
     )
-    accuracy, kappa = figure.axes[:2]
+    panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
+    assert list(panels)[:3] == ["accuracy", "MAE (stages)", "quadratic kappa"]
+    accuracy, kappa = panels["accuracy"], panels["quadratic kappa"]
     dashed = [line for line in accuracy.lines if line.get_linestyle() == "--"]
     assert [float(line.get_xdata()[0]) for line in dashed] == [pytest.approx(0.37)]
     assert [text.get_text() for text in kappa.texts] == ["undefined"]
+
+
+def test_metrics_say_which_experiment_failed_and_how_the_best_differs(made: study_tables.Made) -> None:
+    table = schemas.read(made.study("metrics"), schemas.METRICS)
+    comparisons = schemas.read(made.study("comparisons"), schemas.COMPARISONS)
+    runs = schemas.read(made.study("runs"), schemas.RUNS)
+    shown = ["combined", "broken", "majority"]
+    figure = plots.metrics(table, shown, ["majority"], ["supervised"], comparisons, runs)
+    # The ceiling is not among the rows that are shown.
+    assert _title(figure) == (
+        "Accuracy: combined .68 [.59, .75], +.07 [+.02, +.13] against prop[sigma=0.1,bins=6] (Holm p .012, "
+        "3 pairs); majority .37 [.28, .44]"
+    )
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == shown
+    assert "failed (3 of 3 runs)" in [text.get_text() for text in figure.axes[0].texts]
+    assert "No metrics" in _title(plots.metrics(table.head(0)))
 
 
 def test_sizes_share_bins_and_leave_out_cut_cells(made: study_tables.Made) -> None:
@@ -216,6 +223,6 @@ def test_counts_show_a_skipped_slide_with_its_reason(made: study_tables.Made) ->
 
 def test_a_figure_drawn_again_is_the_same_file(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        plots.save(plots.confusion(np.eye(2) * 5, ("low", "high"), "e"), tmp_path / name)
+        plots.save(plots.page("title", "text"), tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

@@ -1,6 +1,7 @@
 """What re-runs a rule, and what a job says of its outputs."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,10 +26,10 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def digest(folder: Path) -> str:
+def digest(folder: Path, script: str = "rule.py") -> str:
     for cached in (provenance._imports, provenance._meaning):
         cached.cache_clear()
-    return provenance.code_digest(folder / "rule.py")
+    return provenance.code_digest(folder / script)
 
 
 def test_digest_follows_imports(library: Path) -> None:
@@ -71,3 +72,15 @@ def test_parsing_loads_no_torch() -> None:
         [sys.executable, "-c", program], cwd=SCRIPTS, capture_output=True, text=True, check=True
     )
     assert found.stdout.strip() == "[]"
+
+
+def test_another_colour_draws_anew_and_trains_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripts = shutil.copytree(SCRIPTS, tmp_path / "scripts", ignore=shutil.ignore_patterns("*cache*"))
+    monkeypatch.setattr(provenance, "LIBRARY", scripts / "myostage")
+    before = {name: digest(scripts, f"{name}.py") for name in ("train", "evaluate", "summary")}
+    palette = scripts / "myostage/palette.py"
+    palette.write_text(palette.read_text() + "\nMISSING = '#000000'\n")
+    after = {name: digest(scripts, f"{name}.py") for name in before}
+    assert {name for name in before if before[name] != after[name]} == {"summary"}

@@ -10,14 +10,21 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from myostage import metrics, results, schemas
-from myostage.config import Encoder, RunSpec, Training
+from myostage import comparisons, metrics, results, schemas, staging, tallies
+from myostage.config import Compare, Encoder, RunSpec, Training
 from myostage.errors import UserError
 
 K = 4
 FOLD = {"s1": 0, "s2": 0, "s3": 1, "s4": 2, "bare": -1}
 CELLS = {"s1": 30, "s2": 7, "s3": 50, "s4": 25, "bare": 12}
 SEEDS = (0, 1)
+TABLES = {
+    "metrics": schemas.METRICS,
+    "comparisons": schemas.COMPARISONS,
+    "scores": schemas.SCORES,
+    "confusion": schemas.CONFUSION,
+    "runs": schemas.RUNS,
+}
 GIVEN = {"d0": np.array([0.1, 0.2, 0.3, 0.4]), "d3": np.array([0.5, 0.5, 0, 0])}
 
 
@@ -41,22 +48,31 @@ class StudyFiles:
     area: dict[str, NDArray[np.float64]]
     probabilities: dict[tuple[int, int, str], NDArray[np.float64]]  # fold, seed, slide
 
-    def evaluate(self, **changes: Any) -> dict[str, pd.DataFrame]:
-        out = {name: self.folder / f"{name}.parquet" for name in ("metrics", "scores", "confusion")}
+    def evaluate(self, failed: tuple[tuple[int, int], ...] = (), **changes: Any) -> dict[str, pd.DataFrame]:
+        """The tables; runs of the folds and seeds in ``failed`` leave none but their outcome."""
+        out = {name: self.folder / f"{name}.parquet" for name in TABLES}
+        experiments = changes.get("experiments", {"both": self.runs})
+        runs = {spec.id: spec for listed in experiments.values() for spec, _ in listed}
         arguments: dict[str, Any] = {f"{name}_out": path for name, path in out.items()} | {
-            "experiments": {"both": self.runs},
+            "experiments": experiments,
+            "outcomes": {
+                run: write_outcome(self.folder / f"{run}.outcome.parquet", run, (s.fold, s.seed) in failed)
+                for run, s in runs.items()
+            },
             "splits": self.splits,
             "proportions": GIVEN,
             "stages": K,
             "labels": self.labels,
             "areas": self.areas,
+            "compare": Compare(),
+            "against": {},
+            "baselines": [],
+            "ceilings": [],
+            "parts": {},
             "repeats": 200,
         }
         results.evaluate_runs(**(arguments | changes))
-        tables = (schemas.METRICS, schemas.SCORES, schemas.CONFUSION)
-        return {
-            name: schemas.read(path, table) for (name, path), table in zip(out.items(), tables, strict=True)
-        }
+        return {name: schemas.read(path, TABLES[name]) for name, path in out.items()}
 
     def held_out(self, seed: int, slide: str) -> NDArray[np.float64]:
         return self.probabilities[FOLD[slide], seed, slide]
@@ -73,10 +89,18 @@ def write_predictions(path: Path, slides: dict[str, NDArray[np.float64]], row_gr
             out.write_table(arrow, row_group_size=row_group)
 
 
-def spec(fold: int, seed: int) -> RunSpec:
+def write_outcome(path: Path, run: str, failed: bool) -> Path:
+    row: dict[str, Any] = {"run": run, "status": "failed" if failed else "ok", "device": "cpu", "steps": 7}
+    row |= {"reason": "its loss was nan" if failed else "", "seconds": 2.5, "cpu_seconds": 3.0}
+    row |= {"peak_memory_mb": 100.0, "joules": None}
+    schemas.write(path, pd.DataFrame([row]), schemas.OUTCOME)
+    return path
+
+
+def spec(fold: int, seed: int, weight: float = 1.0) -> RunSpec:
     return RunSpec(
         method="proportions",
-        losses={"prop": 1.0},
+        losses={"prop": weight},
         training=Training(),
         encoder=Encoder(),
         folds=3,
@@ -119,6 +143,37 @@ def study(tmp_path: Path) -> StudyFiles:
             runs.append((spec(fold, seed), path))
             probabilities |= {(fold, seed, s): p for s, p in slides.items()}
     return StudyFiles(tmp_path, tmp_path / "splits.parquet", runs, labels, areas, truth, area, probabilities)
+
+
+def other_runs(
+    study: StudyFiles, weight: float, better: float = 0.0, seeds: tuple[int, ...] = SEEDS
+) -> list[tuple[RunSpec, Path]]:
+    """Runs of another experiment, whose cells are a share ``better`` nearer to their true stage."""
+    runs = []
+    for fold in range(3):
+        for seed in seeds:
+            slides = {}
+            for slide in (s for s in FOLD if FOLD[s] in (fold, -1)):
+                p = study.probabilities[fold, seed, slide]
+                known = study.truth.get(slide, np.full(len(p), -1))
+                right = np.eye(K)[known] * (known >= 0)[:, None] + p * (known < 0)[:, None]
+                slides[slide] = (1 - better) * p + better * right
+            path = study.folder / f"{weight}-{fold}-{seed}.parquet"
+            write_predictions(path, slides)
+            runs.append((spec(fold, seed, weight), path))
+    return runs
+
+
+def majority(study: StudyFiles) -> list[tuple[RunSpec, Path]]:
+    """Every cell the same, with one seed."""
+    runs = []
+    for fold in range(3):
+        path = study.folder / f"majority-{fold}.parquet"
+        slides = {s: np.tile([0.1, 0.2, 0.4, 0.3], (CELLS[s], 1)) for s in FOLD if FOLD[s] in (fold, -1)}
+        write_predictions(path, slides)
+        run = RunSpec.model_validate({**spec(fold, 0).model_dump(), "method": "majority", "losses": {}})
+        runs.append((run, path))
+    return runs
 
 
 def value(frame: pd.DataFrame, metric: str, run: str = "") -> pd.Series:
@@ -181,6 +236,14 @@ def test_scores_weigh_by_area_and_average_runs(study: StudyFiles) -> None:
         assert np.array(weighted.loc[slide, "proportions"]) == pytest.approx(shares)
         assert weighted.loc[slide, "cells"] == CELLS[slide]
         assert weighted.loc[slide, "group"] == group(slide)
+        if slide == "bare":
+            assert np.isnan(weighted.loc[slide, "true_recovery_score"])
+            continue
+        known = study.truth[slide] >= 0
+        true = levels[study.truth[slide][known]]
+        expected = np.average(true, weights=study.area[slide][known])
+        assert weighted.loc[slide, "true_recovery_score"] == pytest.approx(expected)
+        assert plain.loc[slide, "true_recovery_score"] == pytest.approx(true.mean())
 
 
 def test_confusion_is_the_mean_over_seeds(study: StudyFiles) -> None:
@@ -197,7 +260,7 @@ def test_confusion_is_the_mean_over_seeds(study: StudyFiles) -> None:
 
 def test_batches_do_not_matter(study: StudyFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = study.evaluate()
-    monkeypatch.setattr(results, "READ_ROWS", 9)
+    monkeypatch.setattr(tallies, "READ_ROWS", 9)
     pieces = study.evaluate()
     for name, frame in whole.items():
         pd.testing.assert_frame_equal(frame, pieces[name])
@@ -205,8 +268,8 @@ def test_batches_do_not_matter(study: StudyFiles, monkeypatch: pytest.MonkeyPatc
 
 def test_a_run_of_two_experiments_is_read_once(study: StudyFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    stream = results._stream
-    monkeypatch.setattr(results, "_stream", lambda path, stages: read.append(path) or stream(path, stages))  # type: ignore[func-returns-value]
+    stream = tallies._stream
+    monkeypatch.setattr(tallies, "_stream", lambda path, stages: read.append(path) or stream(path, stages))  # type: ignore[func-returns-value]
     found = study.evaluate(experiments={"a": study.runs, "b": study.runs})["metrics"]
     assert len(read) == len(study.runs)
     a, b = (found[found["experiment"] == name].drop(columns="experiment") for name in ("a", "b"))
@@ -266,7 +329,7 @@ def test_cells_without_area_are_refused(study: StudyFiles) -> None:
 
 def test_staged_slides_average_seeds_of_their_fold_or_all_runs(study: StudyFiles) -> None:
     out = {slide: study.folder / "staged" / f"{slide}.parquet" for slide in ("s2", "bare")}
-    results.stage_slides(study.runs, study.splits, out, K, {"made_by": "test"})
+    staging.stage_slides(study.runs, study.splits, out, K, {"made_by": "test"})
     for slide, path in out.items():
         found = schemas.read(path, schemas.predictions_table(K))
         mean = np.mean([p for (_, _, s), p in study.probabilities.items() if s == slide], axis=0)
@@ -281,7 +344,7 @@ def test_slide_without_cells_is_staged_as_an_empty_table(study: StudyFiles) -> N
     empty = pd.DataFrame([("glass", "d0", "a9", 0, 1)], columns=table.columns)
     schemas.write(study.splits, pd.concat([table, empty]), schemas.SPLITS)
     out = study.folder / "glass.parquet"
-    results.stage_slides(study.runs, study.splits, {"glass": out}, K)
+    staging.stage_slides(study.runs, study.splits, {"glass": out}, K)
     assert schemas.read(out, schemas.predictions_table(K)).empty
     assert "glass" not in set(study.evaluate()["scores"]["slide"])
 
@@ -289,13 +352,13 @@ def test_slide_without_cells_is_staged_as_an_empty_table(study: StudyFiles) -> N
 def test_staging_refuses_what_it_cannot_stage(study: StudyFiles) -> None:
     out = study.folder / "x.parquet"
     with pytest.raises(UserError, match="no row for slide s9"):
-        results.stage_slides(study.runs, study.splits, {"s9": out}, K)
+        staging.stage_slides(study.runs, study.splits, {"s9": out}, K)
     with pytest.raises(UserError, match="s3 has 50 cells, but the experiment's runs predict 0"):
-        results.stage_slides(study.runs[:2], study.splits, {"s3": out}, K)
+        staging.stage_slides(study.runs[:2], study.splits, {"s3": out}, K)
     other = study.folder / "other.parquet"
     write_predictions(other, {"s3": np.full((49, K), 1 / K)})
     with pytest.raises(UserError, match="not those of the experiment's other runs"):
-        results.stage_slides([*study.runs, (spec(1, 2), other)], study.splits, {"s3": out}, K)
+        staging.stage_slides([*study.runs, (spec(1, 2), other)], study.splits, {"s3": out}, K)
     assert not out.exists()
 
 
@@ -310,3 +373,173 @@ def test_labels_of_another_study_are_refused(study: StudyFiles) -> None:
     schemas.write(path, frame, schemas.LABELS)
     with pytest.raises(UserError, match=f"stage {K} of a study of {K} stages"):
         replace(study, labels=study.labels | {"s1": path}).evaluate()
+
+
+def test_runs_say_how_they_ended_and_what_they_cost(study: StudyFiles) -> None:
+    found = study.evaluate(failed=((1, 0),), experiments={"a": study.runs, "b": study.runs})["runs"]
+    assert found["experiment"].tolist() == ["a"] * 6 + ["b"] * 6
+    assert found["run"].tolist() == [run.id for run, _ in study.runs] * 2
+    failed = found[found["status"] == "failed"]
+    assert failed[["fold", "seed", "reason"]].to_numpy().tolist() == [[1, 0, "its loss was nan"]] * 2
+    assert set(found["seconds"]) == {2.5} and found["joules"].isna().all()
+
+
+def test_a_failed_run_is_missing_and_its_seed_left_out(study: StudyFiles) -> None:
+    study.runs[2][1].unlink()  # nothing is read of a run that failed
+    found = study.evaluate(failed=((1, 0),))
+    for name in (*metrics.NAMES, *metrics.COMPOSITION_NAMES):
+        row = value(found["metrics"], name, spec(1, 0).id)
+        assert row[["value", "low", "high"]].isna().all() and (row["slides"], row["cells"]) == (0, 0)
+    row = value(found["metrics"], "rmse")
+    assert row["value"] == pytest.approx(by_hand(study, ["s1", "s2", "s3", "s4"], 1)["rmse"])
+    assert row["slides"] == 4
+    assert found["confusion"]["cells"].sum() == 30 + 7 + 50 + 5
+    levels = np.arange(K) / (K - 1)
+    scores = found["scores"].set_index("slide")["recovery_score"]
+    expected = np.average(study.probabilities[1, 1, "s3"] @ levels, weights=study.area["s3"])
+    assert scores["s3"] == pytest.approx(expected)
+
+
+def test_an_experiment_without_a_whole_seed_is_there_and_missing(study: StudyFiles) -> None:
+    other = other_runs(study, 2.0)
+    failed = {(0, 0): study.runs[0], (2, 1): study.runs[5]}
+    found = study.evaluate(
+        failed=tuple(failed),
+        experiments={"gone": study.runs, "gone too": other},
+        baselines=["gone"],
+        against={"gone too": "gone"},
+    )
+    pooled = found["metrics"].query("run == '' and experiment == 'gone'")
+    assert pooled["metric"].tolist() == [*metrics.NAMES, *metrics.COMPOSITION_NAMES]
+    assert pooled["value"].isna().all() and not pooled[["slides", "cells"]].to_numpy().any()
+    assert found["confusion"].empty
+    assert set(found["scores"]["slide"]) == set(FOLD)
+    compared = found["comparisons"]
+    assert set(compared["family"]) == {"reference", "against"}  # no baseline is the best one
+    assert compared["difference"].isna().all() and set(compared["slides"]) == {0}
+    every = tuple((fold, seed) for fold in range(3) for seed in SEEDS)
+    found = study.evaluate(failed=every, labels={})
+    assert found["metrics"]["metric"].unique().tolist() == ["kl", "l1"]
+    assert found["metrics"]["value"].isna().all() and found["scores"].empty
+
+
+def test_outcome_of_another_run_is_refused(study: StudyFiles) -> None:
+    path = write_outcome(study.folder / "foreign.outcome.parquet", "foreign", failed=False)
+    with pytest.raises(UserError, match=f"not the outcome of run {spec(0, 0).id}"):
+        study.evaluate(outcomes={run.id: path for run, _ in study.runs})
+
+
+def compared(frame: pd.DataFrame, family: str, experiment: str, metric: str) -> pd.Series:
+    rows = frame[
+        (frame["family"] == family) & (frame["experiment"] == experiment) & (frame["metric"] == metric)
+    ]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+def test_comparisons_are_paired_by_fold_and_seed(study: StudyFiles) -> None:
+    found = study.evaluate(
+        experiments={"better": other_runs(study, 2.0, 0.4), "both": study.runs},
+        compare=Compare(reference="both", alpha=0.1, power=0.9),
+    )
+    table = found["comparisons"]
+    assert set(table["metric"]) == {*metrics.NAMES, *metrics.COMPOSITION_NAMES}
+    assert table[["experiment", "reference", "family"]].drop_duplicates().to_numpy().tolist() == [
+        ["better", "both", "reference"]
+    ]
+    for metric in ("accuracy", "rmse", "l1"):
+        values = (
+            found["metrics"].query(f"metric == '{metric}'").set_index(["experiment", "fold", "seed"])["value"]
+        )
+        pairs = [values["better", f, s] - values["both", f, s] for f in range(3) for s in SEEDS]
+        test = comparisons.paired_test(pairs, 3, alpha=0.1, power=0.9)
+        row = compared(table, "reference", "better", metric)
+        assert row["difference"] == pytest.approx(values["better", -1, -1] - values["both", -1, -1])
+        assert row["low"] <= row["difference"] <= row["high"]
+        assert (row["pairs"], row["slides"]) == (6, 4)
+        assert row["p"] == row["p_holm"] == pytest.approx(test.p)
+        assert row["effect_size"] == pytest.approx(test.effect_size)
+        assert row["minimum_detectable"] == pytest.approx(test.minimum_detectable)
+    assert compared(table, "reference", "better", "accuracy")["low"] > 0
+    assert compared(table, "reference", "better", "rmse")["high"] < 0
+
+
+def test_families_and_their_correction(study: StudyFiles) -> None:
+    """The best baseline by the metric is the reference of all that are no baseline and no ceiling."""
+    experiments = {
+        "prop": study.runs,
+        "weak": other_runs(study, 2.0, 0.1),
+        "strong": other_runs(study, 3.0, 0.4),
+        "ceiling": other_runs(study, 4.0, 0.9),
+        "most common": majority(study),
+        "same": study.runs,
+    }
+    roles = {"baselines": ["weak", "strong", "most common"], "ceilings": ["ceiling"]}
+    for metric in ("accuracy", "rmse"):
+        table = study.evaluate(
+            experiments=experiments, **roles, against={"same": "weak"}, compare=Compare(metric=metric)
+        )["comparisons"]
+        pairs = table.groupby("family")[["experiment", "reference"]].apply(
+            lambda rows: set(rows.itertuples(index=False, name=None))
+        )
+        assert pairs["reference"] == {(name, "prop") for name in experiments if name != "prop"}
+        assert pairs["baseline"] == {("prop", "strong"), ("same", "strong")}
+        assert pairs["against"] == {("same", "weak")}
+        for _, rows in table.groupby(["family", "metric"]):
+            assert rows["p_holm"].tolist() == pytest.approx(comparisons.holm(rows["p"]).tolist(), nan_ok=True)
+    rows = table[table["family"] == "reference"]
+    assert (rows["p_holm"] > rows["p"]).any()
+    same = rows[rows["experiment"] == "same"]
+    assert not same[["difference", "low", "high", "minimum_detectable"]].to_numpy().any()
+    assert set(same["p"]) == {1} and same["effect_size"].isna().all()
+    unlabelled = study.evaluate(experiments=experiments, **roles, labels={})
+    kl = unlabelled["metrics"].query("run == '' and metric == 'kl'").set_index("experiment")["value"]
+    best = unlabelled["comparisons"].query("family == 'baseline'")["reference"].unique().tolist()
+    assert best == [kl[roles["baselines"]].idxmin()]
+
+
+def test_a_baseline_of_one_seed_is_paired_with_every_seed(study: StudyFiles) -> None:
+    found = study.evaluate(experiments={"most common": majority(study), "both": study.runs})
+    values = found["metrics"].query("metric == 'mae'").set_index(["experiment", "fold", "seed"])["value"]
+    pairs = [values["both", f, s] - values["most common", f, 0] for f in range(3) for s in SEEDS]
+    row = compared(found["comparisons"], "reference", "both", "mae")
+    assert row["pairs"] == 6 and row["effect_size"] == pytest.approx(np.mean(pairs) / np.std(pairs, ddof=1))
+    assert row["difference"] == pytest.approx(values["both", -1, -1] - values["most common", -1, -1])
+    assert row["low"] < row["high"]
+
+
+def test_a_comparison_is_over_the_seeds_that_both_have(study: StudyFiles) -> None:
+    """Fold 1 of seed 0 failed in one: five pairs are left, and seed 1 alone is whole."""
+    other = other_runs(study, 2.0, 0.4)
+    outcomes = {
+        run.id: write_outcome(study.folder / f"{run.id}.x.parquet", run.id, run == spec(1, 0))
+        for run, _ in [*study.runs, *other]
+    }
+    found = study.evaluate(experiments={"both": study.runs, "better": other}, outcomes=outcomes)
+    row = compared(found["comparisons"], "reference", "better", "mae")
+    assert (row["pairs"], row["slides"]) == (5, 4)
+    alone = study.evaluate(experiments={"both": study.runs[1::2], "better": other[1::2]})["comparisons"]
+    for name in ("difference", "low", "high"):
+        assert row[name] == pytest.approx(compared(alone, "reference", "better", "mae")[name])
+
+
+def fail(path: Path, reason: str) -> None:
+    """Predictions as a failed run leaves them: no rows, and the reason."""
+    with schemas.writer(path, schemas.predictions_table(K), {"failed": reason}):
+        pass
+
+
+def test_staging_leaves_out_runs_that_failed(study: StudyFiles) -> None:
+    fail(study.runs[2][1], "the loss at step 3 is nan")  # fold 1, seed 0
+    out = {slide: study.folder / "staged" / f"{slide}.parquet" for slide in ("s3", "bare")}
+    staging.stage_slides(study.runs, study.splits, out, K)
+    for slide, path in out.items():
+        left = [p for key, p in study.probabilities.items() if key[2] == slide and key[:2] != (1, 0)]
+        found = schemas.read(path, schemas.predictions_table(K))["probabilities"].tolist()
+        assert len(left) == (5 if slide == "bare" else 1)
+        assert np.allclose(np.stack(found), np.mean(left, axis=0), atol=1e-6)
+    fail(study.runs[3][1], "the loss at step 4 is nan")
+    with pytest.raises(
+        UserError, match=rf"slide s3 .* run {spec(1, 0).id} failed \(the loss at step 3 is nan\)"
+    ):
+        staging.stage_slides(study.runs, study.splits, out, K)

@@ -48,7 +48,23 @@ def study() -> dict[str, Any]:
             {"name": "combined", "losses": {"simprop": 1, "prop": 1}},
             {"name": "simprop", "losses": {"simprop": 1}},
             {"name": "majority", "method": "majority"},
+            {
+                "name": "grid",
+                "losses": {"simprop": 1, "prop": 1},
+                "vary": {"sigma": [0.1, 0.3]},
+                "part": "grid",
+            },
+            {
+                "name": "dino",
+                "losses": {"prop": 1},
+                "training": {"unfreeze": "none"},
+                "encoder": {"dino": {"steps": 3, "batch_size": 8, "prototypes": 32, "local_crops": 1}},
+                "baseline": True,
+            },
+            {"name": "diverging", "losses": {"prop": 1}, "training": {"learning_rate": 1e38}},
+            {"name": "absent", "losses": {"prop": 1}, "encoder": {"weights": "absent.pth"}},
         ],
+        "compare": {"reference": "combined"},
         "jobs": {"slides_per_job": 4, "runs_per_job": 4},
     }
 
@@ -104,19 +120,30 @@ def planned(folder: Path) -> set[str]:
     if NOTHING in text:
         return set()
     table = text.split("Job stats:")[1].split("\n\n")[0]
-    return {line.split()[0] for line in table.strip().splitlines()[2:]} - {"all", "total"}
+    return {line.split()[0] for line in table.strip().splitlines()[2:]} - {"paper", "total"}
 
 
 def test_a_run_makes_what_it_promises(done: Path) -> None:
     results = done / "results/tiny"
     metrics = schemas.read(results / "metrics.parquet", schemas.METRICS)
     whole = metrics[(metrics["run"] == "") & (metrics["metric"] == "accuracy")]
-    assert set(whole["experiment"]) == {"combined", "simprop", "majority"}
+    assert set(whole["experiment"]) == {
+        "combined", "simprop", "majority", "grid[sigma=0.1]", "grid[sigma=0.3]", "dino", "diverging",
+    }  # fmt: skip
+    whole = whole[whole["experiment"] != "diverging"]
     assert (whole["low"] <= whole["value"]).all() and (whole["value"] <= whole["high"]).all()
     figures = sorted((results / "figures").rglob("*.png"))
-    assert {"composition.png", "confusion.png", "metrics.png", "curves.png", "gallery.png"} <= {
-        f.name for f in figures
-    }
+    assert {
+        "composition.png",
+        "confusions.png",
+        "metrics.png",
+        "forest.png",
+        "grid.png",
+        "similarity.png",
+        "gradients.png",
+        "curves.png",
+        "gallery.png",
+    } <= {f.name for f in figures}
     for figure in figures:
         with Image.open(figure) as image:
             assert min(image.size) > 200
@@ -124,6 +151,35 @@ def test_a_run_makes_what_it_promises(done: Path) -> None:
     cells = schemas.read(results / "slides/d0a/cells.parquet", schemas.CELLS)
     features = json.loads((results / "slides/d0a/cells.geojson").read_text())["features"]
     assert len(features) == len(cells) == len(pd.read_csv(results / "slides/d0a/cells.csv")) > 10
+
+
+def test_a_run_that_diverges_is_marked_and_the_rest_goes_on(done: Path) -> None:
+    results = done / "results/tiny"
+    runs = schemas.read(results / "runs.parquet", schemas.RUNS).groupby("experiment")["status"].agg(set)
+    assert runs.pop("diverging") == {"failed"}
+    assert set(map(tuple, runs)) == {("ok",)}
+    reasons = schemas.read(results / "runs.parquet", schemas.RUNS).query("status == 'failed'")["reason"]
+    assert reasons.str.contains("not finite at step").all()
+    page = (results / "summary.html").read_text()
+    assert "diverging" in page and "not finite at step" in page
+    assert "failed (2 of 2 runs)" in (results / "figures/metrics.html").read_text()
+
+
+def test_what_cannot_run_is_left_out_and_named(done: Path) -> None:
+    assert "absent.pth does not exist" in (done / "results/tiny/summary.html").read_text()
+
+
+def test_a_point_of_the_grid_that_is_there_already_is_not_trained_again(done: Path) -> None:
+    runs = (
+        schemas.read(done / "results/tiny/runs.parquet", schemas.RUNS).groupby("experiment")["run"].agg(set)
+    )
+    assert runs["grid[sigma=0.1]"] == runs["combined"]
+    assert not list((done / "results/tiny/logs/train").glob("grid*sigma=0.1*"))
+
+
+def test_another_point_of_the_grid_trains_that_point_alone(change: Any) -> None:
+    folder = change(lambda content: content["experiments"][3]["vary"].update(sigma=[0.1, 0.2, 0.3]))
+    assert {rule for rule in planned(folder) if rule.startswith("train_")} == {"train_grid[sigma=0.2]-1"}
 
 
 def test_every_output_says_what_made_it(done: Path) -> None:
@@ -156,7 +212,10 @@ def test_sigma_trains_only_the_runs_concerned(change: Any) -> None:
 
 
 def test_a_renamed_experiment_trains_nothing(change: Any) -> None:
-    folder = change(lambda content: content["experiments"][0].update(name="renamed"))
+    def rename(content: dict[str, Any]) -> None:
+        content["experiments"][0]["name"] = content["compare"]["reference"] = "renamed"
+
+    folder = change(rename)
     assert not any(rule.startswith(("train", "segment", "embed")) for rule in planned(folder))
 
 

@@ -4,6 +4,7 @@ Which cells a step sees depends on the seed and the step's number alone, so a re
 uninterrupted one would have drawn.
 """
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from myostage import schemas
@@ -25,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 STAGED_ONLY = -1
 _MB = 1e6
+
+Floats = NDArray[np.float64]
 
 
 def assign_folds(slides: pd.DataFrame, folds: int) -> pd.Series:
@@ -115,6 +119,26 @@ def split_slides(
     return splits
 
 
+def perturbed(proportions: Mapping[str, Floats], noise: float, seed: int) -> dict[str, Floats]:
+    """Proportions made wrong: (1 - t) p + t q, with q drawn from Dirichlet(1, ..., 1): all alike likely.
+
+    Parameters
+    ----------
+    proportions : mapping of name to float64[K]
+        Proportions of groups, or of slides.
+    noise : float
+        t, from 0 (as they are) to 1 (nothing of them left).
+    seed : int
+        Seed, at least 0. A name's q depends on it and on the name alone.
+    """
+    wrong = {}
+    for name, p in proportions.items():
+        digest = int.from_bytes(hashlib.sha256(name.encode()).digest())
+        q = np.random.default_rng([seed, digest]).dirichlet(np.ones(len(p)))
+        wrong[name] = (1 - noise) * p + noise * q
+    return wrong
+
+
 def _rows(path: str | Path) -> int:
     with schemas.open_table(path, schemas.CROPS) as file:
         described: pq.FileMetaData = file.metadata
@@ -135,20 +159,15 @@ class Bag:
         Rows of each slide's token store, ascending; the tokens follow in this order.
     tokens : float16 Tensor [N, T, D]
         Their tokens.
-    proportions : float32 Tensor [K]
-        The group's proportions p.
+    proportions : float64[K]
+        The proportions p of the group, or of the slide.
     """
 
     name: str
     group: str
     rows: dict[str, np.ndarray]
     tokens: Tensor
-    proportions: Tensor
-
-    @property
-    def p(self) -> Tensor:
-        """The proportions, by the letter the losses use."""
-        return self.proportions
+    proportions: Floats
 
 
 @dataclass(frozen=True)
@@ -179,7 +198,7 @@ class BagSampler:
         Tokens of at least the slides in ``splits``.
     splits : DataFrame
         Rows of table ``splits`` that may be learnt from; slides without cells are passed over.
-    proportions : mapping of group to float[K]
+    proportions : mapping of group, or slide, to float64[K]
         Given proportions.
     bag_size : int
         Cells N in a bag.
@@ -193,18 +212,20 @@ class BagSampler:
         Where cached tokens lie and bags are delivered.
     draw_from : mapping of slide to int[n], optional
         Rows that may be drawn (the labelled cells, for the supervised ceiling); all rows by default.
+    proportions_of : {"group", "slide"}
+        Whose ``proportions`` they are; those of slides need bags of slides.
 
     Raises
     ------
     UserError
-        A slide (or group) has fewer cells than a bag, or a group has no proportions.
+        A slide (or group) has fewer cells than a bag, or a group (or slide) has no proportions.
     """
 
     def __init__(
         self,
         stores: Mapping[str, TokenStore],
         splits: pd.DataFrame,
-        proportions: Mapping[str, np.ndarray],
+        proportions: Mapping[str, Floats],
         bag_size: int,
         by: Literal["slide", "group"] = "slide",
         seed: int = 0,
@@ -212,6 +233,7 @@ class BagSampler:
         cache_mb: float = 0.0,
         device: str | torch.device = "cpu",
         draw_from: Mapping[str, np.ndarray] | None = None,
+        proportions_of: Literal["group", "slide"] = "group",
     ) -> None:
         self.bag_size = bag_size
         self.seed = seed
@@ -219,10 +241,11 @@ class BagSampler:
         self._stores = stores
         self._units = _units(splits, stores, by, draw_from)
         self.groups = sorted(self._units)
-        _check(self._units, proportions, bag_size, by)
+        _check(self._units, proportions, bag_size, by, proportions_of)
         self._proportions = {
-            group: torch.as_tensor(np.asarray(proportions[group]), dtype=torch.float32).to(self.device)
-            for group in self.groups
+            unit.name: proportions[unit.name if proportions_of == "slide" else unit.group]
+            for units in self._units.values()
+            for unit in units
         }
         self._cached = self._fill_cache(cache_mb)
 
@@ -252,7 +275,7 @@ class BagSampler:
                 rows[slide] = here
                 parts.append(self._read(slide, here))
         tokens = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return Bag(unit.name, unit.group, rows, tokens, self._proportions[unit.group])
+        return Bag(unit.name, unit.group, rows, tokens, self._proportions[unit.name])
 
     def _read(self, slide: str, rows: np.ndarray) -> Tensor:
         cached = self._cached.get(slide)
@@ -302,15 +325,18 @@ def _units(
 
 def _check(
     units: dict[str, list[_Unit]],
-    proportions: Mapping[str, np.ndarray],
+    proportions: Mapping[str, Floats],
     bag_size: int,
     by: Literal["slide", "group"],
+    proportions_of: Literal["group", "slide"],
 ) -> None:
     if not units:
         raise UserError(
             "training: no slide with a group and cells is left to learn from; add slides or lower folds"
         )
-    lacking = sorted(units.keys() - proportions.keys())
+    cells = {unit.name: unit.cells for own in units.values() for unit in own}
+    lacking = sorted((units.keys() if proportions_of == "group" else cells.keys()) - proportions.keys())
     if lacking:
-        raise UserError(f"proportions: no row for group {', '.join(lacking)}; add it")
-    check_bag_size({unit.name: unit.cells for own in units.values() for unit in own}, bag_size, by)
+        table = "proportions" if proportions_of == "group" else "slide_proportions"
+        raise UserError(f"{table}: no row for {proportions_of} {', '.join(lacking)}; add it")
+    check_bag_size(cells, bag_size, by)

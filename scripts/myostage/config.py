@@ -6,6 +6,7 @@ and not an hour. Nothing here imports torch. The sections stand in sections.py, 
 ``python -m myostage.config`` prints config/README.md, which a test compares with the file.
 """
 
+import importlib.util
 import itertools
 import os
 import re
@@ -31,16 +32,22 @@ from myostage.inputs import (
     raise_all,
     read_crops,
     read_proportions,
+    read_quoted,
+    read_slide_proportions,
     read_slides,
     read_training_images,
 )
 from myostage.sections import (
     LEARNING,
     NOT_IN_RUN_ID,
+    NOT_IN_TOKENS,
+    PRESETS,
     Apply,
     Architecture,
     CellposeTraining,
+    Compare,
     Crop,
+    Dino,
     Encoder,
     Experiment,
     Jobs,
@@ -62,11 +69,15 @@ from myostage.sections import (
 __all__ = [
     "LEARNING",
     "NOT_IN_RUN_ID",
+    "NOT_IN_TOKENS",
+    "PRESETS",
     "Apply",
     "Architecture",
     "CellposeTraining",
+    "Compare",
     "Crop",
     "CropRow",
+    "Dino",
     "Encoder",
     "Experiment",
     "ImageRow",
@@ -89,11 +100,15 @@ __all__ = [
     "encoders",
     "expand",
     "expand_path",
+    "left_out",
     "load_study",
     "read_crops",
     "read_proportions",
+    "read_quoted",
+    "read_slide_proportions",
     "read_slides",
     "read_training_images",
+    "runnable",
     "runs",
 ]
 
@@ -110,7 +125,8 @@ def load_study(
     where : str
         What messages call a mapping.
     files : bool
-        Whether the files that the tables name must exist, be non-empty and whole.
+        Whether the files that the tables name must exist, be non-empty and whole, and `slide_proportions`
+        (which may be counted on them) be there.
 
     Raises
     ------
@@ -124,10 +140,12 @@ def load_study(
     proportions = read_proportions(study)
     rows = read_slides(study)
     _check_groups(study, where, rows, proportions)
+    read_quoted(study)
     _check_look(study, where, rows, list(experiments))
     if study.apply is not None:
         applied(study)
     if files:
+        _check_slide_proportions(study, rows)
         _check_files(study, where, rows)
     return study
 
@@ -310,6 +328,31 @@ def _check_groups(
         )
 
 
+def _check_slide_proportions(study: Study, rows: Sequence[SlideRow]) -> None:
+    """Every slide that is learnt from has proportions of its own, where a run asks for them."""
+    asking = [
+        name
+        for name, specs in expand(study).items()
+        if any(spec.trained and spec.training.proportions == "slide" for spec in specs)
+    ]
+    if not asking:
+        return
+    if study.slide_proportions is None:
+        raise UserError(
+            f"study {study.study}: {', '.join(asking)} learns from the proportions of slides and the table "
+            "slide_proportions is missing; name it"
+        )
+    given = read_slide_proportions(study)
+    raise_all(
+        study.slide_proportions,
+        [
+            f"slide {row.slide} has no row{nearest(row.slide, given)}; add it"
+            for row in rows
+            if row.group and row.slide not in given
+        ],
+    )
+
+
 def _check_look(study: Study, where: str, rows: Sequence[SlideRow], labels: list[str]) -> None:
     labels = labels + ([study.apply.experiment] if study.apply else [])
     problems = []
@@ -318,6 +361,15 @@ def _check_look(study: Study, where: str, rows: Sequence[SlideRow], labels: list
             f"look.experiment is {study.look.experiment}, none of {', '.join(labels)}"
             + nearest(study.look.experiment, labels)
         )
+    named = [("compare.reference", study.compare.reference)] + [
+        (f"experiments[{experiment.name}].against", experiment.against) for experiment in study.experiments
+    ]
+    named += [("look.compared", name) for name in study.look.compared]
+    problems += [
+        f"{key} is {name}, none of {', '.join(labels)}{nearest(name, labels)}"
+        for key, name in named
+        if name is not None and name not in labels
+    ]
     slides = [row.slide for row in rows]
     table = getattr(study, study.input)
     problems += [
@@ -336,9 +388,8 @@ def _check_files(study: Study, where: str, rows: Sequence[SlideRow]) -> None:
     if study.input == "slides" and study.segmentation.model_file and study.segmentation.train is None:
         named = study.segmentation.model_file
         problems += [] if str(Path(named)).startswith(made) else _faults("segmentation.model", named)
-    encoders = {run.encoder.weights_file for runs in expand(study).values() for run in runs if run.trained}
-    for file in sorted(file for file in encoders if file):
-        problems += _faults("encoder.weights", file)
+    if study.encoder.weights_file:
+        problems += _faults("encoder.weights", study.encoder.weights_file)
     raise_all(where, problems)
     if study.input == "slides" and study.segmentation.train is not None:
         table = study.segmentation.train.images
@@ -360,6 +411,29 @@ def _check_files(study: Study, where: str, rows: Sequence[SlideRow]) -> None:
         if row.annotations:
             problems += _faults(f"annotations of slide {row.slide}", row.annotations, whole=True)
     raise_all(str(study.slides), problems)
+
+
+def runnable(study: Study) -> dict[str, list[RunSpec]]:
+    """The experiments of :func:`expand` without those :func:`left_out`."""
+    without = left_out(study)
+    return {label: specs for label, specs in expand(study).items() if label not in without}
+
+
+def left_out(study: Study) -> dict[str, str]:
+    """Experiments that cannot run here, and why: a package or a weights file of their own is missing.
+
+    A fault of what all experiments share stops the study instead (:func:`load_study`).
+    """
+    reasons = {}
+    for label, specs in expand(study).items():
+        encoder = specs[0].encoder
+        own = encoder.weights_file if specs[0].trained else None
+        faults = _faults("encoder.weights", own) if own and own != study.encoder.weights_file else []
+        if specs[0].trained and encoder.dino and importlib.util.find_spec("lightly") is None:
+            faults.append("package lightly is missing; install it with `make install`")
+        if faults:
+            reasons[label] = "; ".join(faults)
+    return reasons
 
 
 def _faults(what: str, path: str, *, whole: bool = False) -> list[str]:
@@ -435,6 +509,7 @@ def _points(study: Study, experiment: Experiment) -> dict[str, list[RunSpec]]:
     where = f"experiments[{experiment.name}]"
     if experiment.method not in LEARNING:
         given = [name for name in ("losses", "training", "encoder", "vary") if getattr(experiment, name)]
+        given += ["preset"] if experiment.preset != "none" else []
         if given:
             raise _Misfit(
                 [f"{where} learns nothing ({experiment.method}) and takes no {', '.join(given)}; remove them"]
@@ -454,7 +529,8 @@ def _points(study: Study, experiment: Experiment) -> dict[str, list[RunSpec]]:
             ]
         }
     _check_vary(experiment, where)
-    overrides = dict(experiment.encoder)
+    preset = PRESETS[experiment.preset]
+    overrides = {**preset["encoder"], **experiment.encoder}
     base = study.encoder.model_dump()
     # naming one geometry replaces the other
     for one, other in (("model", "architecture"), ("architecture", "model")):
@@ -470,14 +546,21 @@ def _points(study: Study, experiment: Experiment) -> dict[str, list[RunSpec]]:
         }
         settings = {name: value for name, value in point.items() if not name.startswith("losses.")}
         training = _override(
-            Training, study.training.model_dump(), {**experiment.training, **settings}, f"{where}.training"
+            Training,
+            study.training.model_dump(),
+            {**preset["training"], **experiment.training, **settings},
+            f"{where}.training",
         )
         losses = _override(
-            Experiment, experiment.model_dump(), {"losses": {**experiment.losses, **weights}}, where
+            Experiment,
+            experiment.model_dump(),
+            {"losses": {**(experiment.losses or preset["losses"]), **weights}},
+            where,
         ).losses
         if experiment.method == "supervised":
             losses = losses or {"cell": 1.0}
         _check_losses(experiment.method, losses, training, where)
+        _check_order(study, training, where)
         # the validated values, so that 1e-1 and 0.1 make one label
         validated = {**{f"losses.{term}": weight for term, weight in losses.items()}, **training.model_dump()}
         shown = [f"{name}={_short(validated[name])}" for name in names]
@@ -551,11 +634,31 @@ def _check_losses(method: str, losses: Mapping[Term, float], training: Training,
         problems.append(
             f"{where} learns from proportions and cell needs labels; remove cell, or set method: supervised"
         )
-    elif training.unfreeze == "none" and set(losses) != {"prop"}:
-        reason = "simprop trains the encoder, of which `unfreeze: none` leaves nothing to learn"
-        problems.append(f"{where}: {reason}; use losses: {{prop: 1}}, or unfreeze attention or block")
+    else:
+        if training.unfreeze == "none" and "simprop" in losses:
+            problems.append(
+                f"{where}: simprop trains the encoder, of which `unfreeze: none` leaves nothing to learn; "
+                "remove simprop, or unfreeze attention or block"
+            )
+        if set(losses) == {"vat"}:
+            problems.append(f"{where}: vat asks for consistency alone and teaches no stage; add prop: 1")
+        if training.mix != "none" and "prop" not in losses:
+            problems.append(f"{where}: mix: {training.mix} mixes bags for prop; add prop: 1")
+        if training.proportions == "slide" and training.bags == "group":
+            problems.append(f"{where}: proportions of slides need bags: slide; a bag of a group has several")
     if problems:
         raise _Misfit(problems)
+
+
+def _check_order(study: Study, training: Training, where: str) -> None:
+    """`training.order` is a permutation of the stages."""
+    if training.order and Counter(training.order) != Counter(study.stages):
+        raise _Misfit(
+            [
+                f"{where}.training.order is {', '.join(training.order)}, where each of "
+                f"{', '.join(study.stages)} must stand once"
+            ]
+        )
 
 
 def _short(value: Any) -> str:
@@ -574,7 +677,7 @@ def runs(study: Study) -> dict[str, RunSpec]:
 
 def encoders(study: Study) -> dict[str, Encoder]:
     """Every encoder whose tokens are needed, by id: those of runs that learn, and of the runs applied."""
-    specs = [run for specs in expand(study).values() for run in specs]
+    specs = [run for specs in runnable(study).values() for run in specs]
     if study.apply is not None:
         specs += applied(study)[1]
     return {run.encoder.id: run.encoder for run in specs if run.trained}

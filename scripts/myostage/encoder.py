@@ -1,6 +1,6 @@
-"""The vision transformer, split into a frozen prefix (all blocks but the last) and a trained suffix.
+"""The vision transformer, split into a frozen prefix (all blocks but the last few) and a trained suffix.
 
-The prefix runs once per cell and its tokens are stored; training touches the last block and norm alone.
+The prefix runs once per cell and its tokens are stored; training touches the last blocks and the norm alone.
 Geometry: a crop of 64 x 64 px, enlarged to the next multiple of the patch where the patch does not divide it.
 """
 
@@ -25,7 +25,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from myostage import schemas, tokens
-from myostage.config import Encoder
+from myostage.config import NOT_IN_TOKENS, Encoder
 from myostage.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ Unfreeze = Literal["none", "attention", "block"]
 
 
 class Prefix(nn.Module):
-    """Patches, position embeddings and all blocks but the last.
+    """Patches, position embeddings and all blocks but the last ``trained_blocks``.
 
     Maps uint8 crops [B, 64, 64, 3] (RGB) to tokens [B, T, D], class and register tokens first.
     """
@@ -48,12 +48,12 @@ class Prefix(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: VisionTransformer) -> None:
+    def __init__(self, model: VisionTransformer, trained_blocks: int = 1) -> None:
         super().__init__()
         self.patch_embed = model.patch_embed
-        self.blocks = model.blocks[:-1]
+        self.blocks = model.blocks[:-trained_blocks]
         self.embed = _Positions(model)
-        mean, std = _normalisation(model)
+        mean, std = normalisation(model)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.side: int = model.patch_embed.img_size[0]
@@ -102,37 +102,29 @@ class _Positions(nn.Module):
 
 
 class Suffix(nn.Module):
-    """The last block, the norm and the pooling: tokens [B, T, D] to embeddings [B, E].
+    """The last ``trained_blocks`` blocks, the norm and the pooling: tokens [B, T, D] to embeddings [B, E].
 
     E is D for the class token and 2 D for the class token joined with the mean patch token. Where the
-    embedding is the class token alone, only what reaches it is computed: the same numbers for a fraction of
-    the work. Stored float16 tokens may be given as they are.
+    embedding is the class token alone, the very last block computes only what reaches it: the same numbers
+    for a fraction of the work. Stored float16 tokens may be given as they are.
     """
 
-    def __init__(self, model: VisionTransformer, pool: Literal["cls", "cls+mean"]) -> None:
+    def __init__(
+        self, model: VisionTransformer, pool: Literal["cls", "cls+mean"], trained_blocks: int = 1
+    ) -> None:
         super().__init__()
-        self.block = model.blocks[-1]
+        self.blocks = model.blocks[-trained_blocks:]
         self.norm = model.norm
         self.pool = pool
         self.prefix_tokens: int = model.num_prefix_tokens
         self.embedding = int(model.embed_dim) * (2 if pool == "cls+mean" else 1)
-        # Any other kind of block or attention (parallel, gated, rotary) takes the general way.
-        self._class_token_only = (
-            pool == "cls"
-            and type(self.block) is Block
-            and type(self.block.attn) is Attention
-            and getattr(self.block.attn, "gate", None) is None
-            and isinstance(self.block.attn.k_norm, nn.Identity)
-            and self.block.attn.attn_drop.p == 0
-            and isinstance(self.block.norm1, nn.LayerNorm)
-            and self.block.norm1.bias is not None
-        )
+        self._class_token_only = pool == "cls" and _is_plain(self.blocks[-1])
 
     def forward(self, stored: Tensor) -> Tensor:
-        values = stored.to(next(self.block.parameters()).dtype)
+        values = stored.to(next(self.blocks.parameters()).dtype)
         if self._class_token_only:
-            return self.norm(_class_token(self.block, values))[:, 0]
-        out = self.norm(self.block(values))
+            return self.norm(_class_token(self.blocks[-1], self.blocks[:-1](values)))[:, 0]
+        out = self.norm(self.blocks(values))
         if self.pool == "cls":
             return out[:, 0]
         return torch.cat([out[:, 0], out[:, self.prefix_tokens :].mean(dim=1)], dim=1)
@@ -143,20 +135,33 @@ class Suffix(nn.Module):
         Parameters
         ----------
         unfreeze : {"none", "attention", "block"}
-            Nothing; the attention's projections (as the released code of OSLSP); or the whole block and the
-            norm.
+            Nothing; the attention of every block (as the released code of OSLSP); or the whole blocks and
+            the norm.
         """
         self.requires_grad_(False)
         choices: dict[Unfreeze, list[Any]] = {
             "none": [],
-            "attention": [self.block.attn],
-            "block": [self.block, self.norm],
+            "attention": [block.attn for block in self.blocks],
+            "block": [self.blocks, self.norm],
         }
         parts = choices[unfreeze]
         chosen = [parameter for part in parts for parameter in part.parameters()]
         for parameter in chosen:
             parameter.requires_grad_(True)
         return chosen
+
+
+def _is_plain(block: nn.Module) -> bool:
+    """Whether :func:`_class_token` knows the block; parallel, gated or rotary ones take the general way."""
+    return (
+        type(block) is Block
+        and type(block.attn) is Attention
+        and getattr(block.attn, "gate", None) is None
+        and isinstance(block.attn.k_norm, nn.Identity)
+        and block.attn.attn_drop.p == 0
+        and isinstance(block.norm1, nn.LayerNorm)
+        and block.norm1.bias is not None
+    )
 
 
 def _class_token(block: Any, x: Tensor) -> Tensor:
@@ -184,38 +189,57 @@ def _class_token(block: Any, x: Tensor) -> Tensor:
     return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
 
 
-def split(encoder: Encoder) -> tuple[Prefix, Suffix]:
+def split(encoder: Encoder, tuned: Path | None = None) -> tuple[Prefix, Suffix]:
     """Frozen prefix and trainable suffix of a newly built encoder (see :func:`build`)."""
-    model = build(encoder)
-    return Prefix(model), Suffix(model, encoder.pool)
+    model = build(encoder, tuned)
+    count = encoder.trained_blocks
+    return Prefix(model, count), Suffix(model, encoder.pool, count)
 
 
-def build(encoder: Encoder) -> VisionTransformer:
+def build(encoder: Encoder, tuned: Path | None = None, *, any_size: bool = False) -> VisionTransformer:
     """The whole ViT for 64 px crops, without head, weights loaded, in evaluation mode.
 
     Random weights (``weights: none``) are the same every time: they are drawn from a fixed seed.
 
+    Parameters
+    ----------
+    encoder : config.Encoder
+    tuned : Path, optional
+        Weights of an encoder that the study fine-tunes (``dino``): they stand in the place of ``weights``.
+    any_size : bool
+        The model takes images of any multiple of its patch, and resizes its position embeddings to each.
+
     Raises
     ------
     UserError
-        timm knows no such model, it is no ViT with a class token, or its weights are absent, unreadable or of
-        another geometry.
+        timm knows no such model, it is no ViT with a class token, it has too few blocks, or its weights are
+        absent, unreadable or of another geometry.
+    ValueError
+        ``dino`` is set and ``tuned`` is not given.
     """
-    weights = {"pretrained": None, "none": None}.get(encoder.weights, Path(encoder.weights))
-    state = _pretrained(encoder) if encoder.weights == "pretrained" else None
-    if isinstance(weights, Path):
-        state = read_state(weights)
+    if encoder.dino is not None and tuned is None:
+        raise ValueError(f"encoder {encoder.id} is fine-tuned; its weights file is to be given")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_WEIGHTS_SEED)
-        model = _create(encoder)
+        model = _create(encoder, any_size)
     if model.cls_token is None:
         raise UserError(f"encoder.model: {encoder.model} has no class token; choose a ViT that has one")
-    if state is not None:
-        _load(model, state, encoder)
+    depth = len(model.blocks)
+    if encoder.trained_blocks >= depth:
+        raise UserError(
+            f"encoder.trained_blocks: {encoder.trained_blocks} leaves nothing frozen of "
+            f"{encoder.model or 'the architecture'}, whose depth is {depth}; lower it below {depth}"
+        )
+    if encoder.dino is not None and tuned is not None:
+        _load(model, read_state(tuned), encoder, str(tuned))
+    elif encoder.weights == "pretrained":
+        _load(model, _pretrained(encoder), encoder, str(encoder.model))
+    elif encoder.weights_file is not None:
+        _load(model, read_state(Path(encoder.weights_file)), encoder, encoder.weights_file)
     return model.eval()
 
 
-def _create(encoder: Encoder) -> VisionTransformer:
+def _create(encoder: Encoder, any_size: bool) -> VisionTransformer:
     """The bare model at the crop's size, as timm initialises it."""
     shape = encoder.architecture
     if shape is not None:
@@ -226,10 +250,14 @@ def _create(encoder: Encoder) -> VisionTransformer:
             depth=shape.depth,
             num_heads=shape.heads,
             num_classes=0,
+            dynamic_img_size=any_size,
         )
     with torch.device("meta"):  # geometry alone: nothing is allocated
         native = _timm(encoder, pretrained=False)
-    return _timm(encoder, pretrained=False, img_size=_side(native.patch_embed.patch_size[0]))
+    geometry: dict[str, Any] = {"img_size": _side(native.patch_embed.patch_size[0])}
+    if any_size:
+        geometry["dynamic_img_size"] = True
+    return _timm(encoder, pretrained=False, **geometry)
 
 
 def _side(patch_px: int) -> int:
@@ -329,11 +357,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return {k: v for k, v in tensors.items() if not k.startswith(("head.", "fc.")) and k != "mask_token"}
 
 
-def _load(model: VisionTransformer, state: dict[str, Tensor], encoder: Encoder) -> None:
+def _load(model: VisionTransformer, state: dict[str, Tensor], encoder: Encoder, origin: str) -> None:
     """Load strictly, after resizing the position embeddings by the encoder's rule."""
     state = dict(state)
     wanted = model.state_dict()
-    origin = encoder.model if encoder.weights == "pretrained" else encoder.weights
     missing, unknown = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     if missing or unknown:
         parts = [
@@ -418,7 +445,7 @@ def resize_positions(
     )
 
 
-def _normalisation(model: VisionTransformer) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalisation(model: VisionTransformer) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of the model's training images; ImageNet's where it names none."""
     published: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     return tuple(published.get("mean") or IMAGENET_MEAN), tuple(published.get("std") or IMAGENET_STD)
@@ -465,7 +492,7 @@ def embed_slide(
     frozen = (split(encoder)[0] if prefix is None else prefix).to(where)
     count, width = frozen.shape
     metadata = {
-        "encoder": encoder.model_dump_json(exclude={"batch_size", "pool"}),
+        "encoder": encoder.model_dump_json(exclude=NOT_IN_TOKENS),
         "pos_embed": encoder.pos_embed,
         "versions": json.dumps({"torch": torch.__version__, "timm": timm.__version__}),
     } | ({"made_by": made_by} if made_by else {})

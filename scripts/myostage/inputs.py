@@ -57,6 +57,12 @@ CROP_COLUMNS = (
     ),
     TableColumn("label", False, "stage of the cell, for evaluation only; empty: unknown"),
 )
+QUOTED_COLUMNS = (
+    TableColumn("method", True, "name of the method in the source"),
+    TableColumn("metric", True, "accuracy, rmse, mae, kappa, macro_f1, amae or rps"),
+    TableColumn("value", True, "the published figure; a share, not a percentage"),
+    TableColumn("source", True, "where it was published"),
+)
 IMAGE_COLUMNS = (
     TableColumn("image", True, "image; $VARIABLES are expanded"),
     TableColumn("masks", True, "label image of the same size, 0: background"),
@@ -120,7 +126,7 @@ def raise_all(where: str, problems: Sequence[str]) -> None:
         raise UserError(f"{where}: {'; '.join(shown)}")
 
 
-def _read_tsv(path: str, required: Sequence[str], optional: Sequence[str]) -> list[_Line]:
+def read_tsv(path: str, required: Sequence[str], optional: Sequence[str]) -> list[_Line]:
     """Lines of a tab-separated table with a header; blank lines and lines that start with # are left out.
 
     Raises
@@ -252,26 +258,67 @@ def read_proportions(study: Study) -> dict[str, np.ndarray]:
         A stage without column, a column without stage, a value that is no number or negative, a group that
         stands twice, a row that does not sum to 1.
     """
-    if study.proportions is None:
-        return {}
-    lines = _read_tsv(study.proportions, ["group", *study.stages], [])
+    return _shares(study, study.proportions, "group") if study.proportions else {}
+
+
+def read_slide_proportions(study: Study) -> dict[str, np.ndarray]:
+    """The proportions of single slides, as :func:`read_proportions`; slide -> float64[K]."""
+    return _shares(study, study.slide_proportions, "slide") if study.slide_proportions else {}
+
+
+def read_quoted(study: Study) -> list[dict[str, str | float]]:
+    """Published figures (method, metric, value, source), shown beside ours; none where the study names none.
+
+    Raises
+    ------
+    UserError
+        Missing or unknown columns, an unknown metric, a value that is no number.
+    """
+    if study.quoted is None:
+        return []
+    lines = read_tsv(study.quoted, *_columns(QUOTED_COLUMNS))
     values = _Values()
-    groups = [values.get(line, "group", _name, "") for line in lines]
-    values.unique(lines, "group", groups)
+    metrics = ("accuracy", "rmse", "mae", "kappa", "macro_f1", "amae", "rps")
+
+    def metric(text: str) -> str:
+        if text not in metrics:
+            raise ValueError(f"{text!r} is no metric ({', '.join(metrics)}){nearest(text, metrics)}")
+        return text
+
+    quoted: list[dict[str, str | float]] = [
+        {
+            "method": line["method"],
+            "metric": values.get(line, "metric", metric, ""),
+            "value": values.get(line, "value", _number, math.nan),
+            "source": line["source"],
+        }
+        for line in lines
+    ]
+    raise_all(study.quoted, values.problems)
+    return quoted
+
+
+def _shares(study: Study, path: str, column: str) -> dict[str, np.ndarray]:
+    """Rows of shares by the name in ``column``."""
+    lines = read_tsv(path, [column, *study.stages], [])
+    values = _Values()
+    names = [values.get(line, column, _name, "") for line in lines]
+    values.unique(lines, column, names)
     rows = [[values.get(line, stage, _share, math.nan) for stage in study.stages] for line in lines]
-    for line, group, row in zip(lines, groups, rows, strict=True):
+    for line, name, row in zip(lines, names, rows, strict=True):
         total = math.fsum(row)
         if study.normalise and total == 0:
-            values.problems.append(f"row {line.number} (group {group}): all proportions are 0; correct them")
+            values.problems.append(
+                f"row {line.number} ({column} {name}): all proportions are 0; correct them"
+            )
         elif not study.normalise and abs(total - 1) > SUM_TOLERANCE:
             values.problems.append(
-                f"row {line.number} (group {group}): the proportions sum to {total:.6g}, not 1; correct them "
-                "or set normalise: true in the study file to divide each row by its sum"
+                f"row {line.number} ({column} {name}): the proportions sum to {total:.6g}, not 1; correct "
+                "them or set normalise: true in the study file to divide each row by its sum"
             )
-    raise_all(study.proportions, values.problems)
+    raise_all(path, values.problems)
     return {
-        group: np.array(row, dtype=np.float64) / math.fsum(row)
-        for group, row in zip(groups, rows, strict=True)
+        name: np.array(row, dtype=np.float64) / math.fsum(row) for name, row in zip(names, rows, strict=True)
     }
 
 
@@ -296,7 +343,7 @@ def read_slides(study: Study) -> list[SlideRow]:
             for slide, crops in crop_slides(study).items()
         ]
     assert study.slides is not None  # _check_sources
-    lines = _read_tsv(study.slides, *_columns(SLIDE_COLUMNS))
+    lines = read_tsv(study.slides, *_columns(SLIDE_COLUMNS))
     values = _Values()
     rows = []
     for line in lines:
@@ -328,7 +375,7 @@ def read_crops(study: Study) -> list[CropRow]:
         Missing or unknown columns, bad or repeated names, a label that is no stage.
     """
     assert study.crops is not None  # _check_sources
-    lines = _read_tsv(study.crops, *_columns(CROP_COLUMNS))
+    lines = read_tsv(study.crops, *_columns(CROP_COLUMNS))
     values = _Values()
 
     def stage(text: str) -> int:
@@ -369,7 +416,7 @@ def crop_slides(study: Study) -> dict[str, list[CropRow]]:
 
 def read_training_images(path: str) -> list[ImageRow]:
     """The rows of the table of Cellpose's training images (``segmentation.train.images``)."""
-    lines = _read_tsv(path, *_columns(IMAGE_COLUMNS))
+    lines = read_tsv(path, *_columns(IMAGE_COLUMNS))
     values = _Values()
     rows = [
         ImageRow(

@@ -5,6 +5,7 @@ over slides, so a bootstrap resamples K x K matrices and never touches a cell ag
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +14,7 @@ Floats = NDArray[np.float64]
 
 NAMES = ("accuracy", "rmse", "mae", "kappa", "macro_f1", "amae", "rps")
 COMPOSITION_NAMES = ("kl", "l1")
+HIGHER_IS_BETTER = ("accuracy", "kappa", "macro_f1")
 
 # A predicted share of exactly 0 would make the divergence infinite; float32 softmax underflows to it.
 SMALLEST_SHARE = 1e-12
@@ -180,14 +182,22 @@ def bootstrap(
     value = np.asarray(statistic(counts.sum(0)), dtype=np.float64)
     if slides == 1:
         return value, np.full_like(value, np.nan), np.full_like(value, np.nan)
-    drawn = np.random.default_rng(seed).multinomial(slides, np.full(slides, 1 / slides), size=repeats)
     replicates = np.asarray(
-        statistic(np.tensordot(drawn.astype(np.float64), counts, axes=1)), dtype=np.float64
+        statistic(np.tensordot(_drawn(slides, repeats, seed), counts, axes=1)), dtype=np.float64
     )
     low, high = np.full_like(value, np.nan), np.full_like(value, np.nan)
     defined = ~np.isnan(replicates).all(0) & ~np.isnan(value)
     low[defined], high[defined] = np.nanquantile(replicates[:, defined], (0.025, 0.975), axis=0)
     return value, low, high
+
+
+@lru_cache(maxsize=16)
+def _drawn(slides: int, repeats: int, seed: int) -> Floats:
+    """How often every slide is drawn in every resample, [repeats, slides]."""
+    times = np.random.default_rng(seed).multinomial(slides, np.full(slides, 1 / slides), size=repeats)
+    drawn = times.astype(np.float64)
+    drawn.flags.writeable = False
+    return drawn
 
 
 def _mean_where(values: Floats, some: NDArray[np.bool_]) -> Floats:

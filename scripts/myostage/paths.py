@@ -26,6 +26,10 @@ class Paths:
         """The tokens of one slide under one encoder id."""
         return f"{self.root}/slides/{slide}/tokens/{encoder}.parquet"
 
+    def tuned(self, encoder: str) -> str:
+        """The weights of an encoder id that the study fine-tunes itself."""
+        return f"{self.root}/encoders/{encoder}.safetensors"
+
     def run(self, run: str, name: str) -> str:
         """A file of one run: ``model.safetensors``, ``history.parquet``, ``predictions.parquet``."""
         return f"{self.root}/runs/{run}/{name}"

@@ -4,12 +4,13 @@ Read whenever the Snakefile is: no torch, no slide is opened, no folder is liste
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from myostage.config import RunSpec, Study, applied, expand
-from myostage.inputs import read_proportions, read_training_images
+from myostage.config import RunSpec, Study, applied, left_out, runnable
+from myostage.errors import UserError
+from myostage.inputs import read_proportions, read_slide_proportions, read_training_images
 from myostage.paths import Paths
 
 
@@ -42,6 +43,15 @@ def run_batches(experiments: dict[str, list[RunSpec]], size: int) -> dict[str, l
     return cut
 
 
+def bags(experiments: dict[str, list[RunSpec]]) -> dict[str, tuple[str, int]]:
+    """What the bags of an experiment come from and how many cells they take; each pair once."""
+    first: dict[tuple[str, int], str] = {}
+    for label, specs in experiments.items():
+        if specs[0].method == "proportions":
+            first.setdefault((specs[0].training.bags, specs[0].training.bag_size), label)
+    return {label: taken for taken, label in first.items()}
+
+
 def proportions(study: Study) -> dict[str, list[float]]:
     """Proportions of every group as plain lists; none where the study learns nothing."""
     return (
@@ -49,6 +59,11 @@ def proportions(study: Study) -> dict[str, list[float]]:
         if study.proportions
         else {}
     )
+
+
+def slide_proportions(study: Study) -> dict[str, list[float]]:
+    """Proportions of single slides as plain lists; none where the study has no such table."""
+    return {slide: share.tolist() for slide, share in read_slide_proportions(study).items()}
 
 
 def as_arrays(shares: dict[str, list[float]]) -> dict[str, np.ndarray]:
@@ -64,8 +79,39 @@ def training_images(study: Study) -> list[str]:
 
 
 def shown(study: Study) -> str | None:
-    """The experiment that figures show and that stages every cell."""
-    return study.look.experiment or next(iter(expand(study)), None)
+    """The experiment that figures show and that stages every cell.
+
+    Raises
+    ------
+    UserError
+        It, or the one that others are compared with, is left out (:func:`config.left_out`).
+    """
+    without = left_out(study)
+    for key, name in (
+        ("look.experiment", study.look.experiment),
+        ("compare.reference", study.compare.reference),
+    ):
+        if name in without:
+            raise UserError(
+                f"study {study.study}: {key} {name} is left out because {without[name]}; mend that, or name "
+                "another experiment"
+            )
+    experiments = runnable(study)
+    named = study.look.experiment
+    return named if named in experiments else next(iter(experiments), None)
+
+
+def before_and_after(
+    untrained: Sequence[str], experiments: dict[str, list[RunSpec]], name: str
+) -> dict[str, str]:
+    """Experiments whose embeddings show what training ``name`` does, with captions.
+
+    Before: one that leaves the same encoder as it was. None where there is no such experiment.
+    """
+    encoder = experiments[name][0].encoder
+    before = next((label for label in untrained if experiments[label][0].encoder == encoder), None)
+    captions = {before: f"before training ({before})"} if before else {}
+    return {**captions, name: f"after training ({name})"}
 
 
 def staging_runs(study: Study) -> list[RunSpec]:
@@ -73,7 +119,7 @@ def staging_runs(study: Study) -> list[RunSpec]:
     if study.apply:
         return applied(study)[1]
     name = shown(study)
-    return expand(study)[name] if name else []
+    return runnable(study)[name] if name else []
 
 
 def applied_models(study: Study) -> list[str]:
@@ -81,6 +127,31 @@ def applied_models(study: Study) -> list[str]:
     other, specs = applied(study)
     paths = Paths.of(other.results, other.study)
     return [paths.run(spec.id, "model.safetensors") for spec in specs]
+
+
+def tuned(study: Study) -> dict[str, str]:
+    """The weights of every encoder that is fine-tuned, by its id; of those applied, the other study's.
+
+    Raises
+    ------
+    UserError
+        This study and the one that `apply` names both fine-tune an encoder of the same settings, each on its
+        own crops.
+    """
+    own = Paths.of(study.results, study.study)
+    runs = [spec for specs in runnable(study).values() for spec in specs if spec.trained]
+    files = {spec.encoder.id: own.tuned(spec.encoder.id) for spec in runs if spec.encoder.dino}
+    if study.apply is None:
+        return files
+    other, specs = applied(study)
+    elsewhere = Paths.of(other.results, other.study)
+    for spec in specs:
+        if spec.encoder.id in files:
+            raise UserError(
+                f"study {study.study}: its encoder {spec.encoder.id} is fine-tuned here and in "
+                f"{study.apply.study}; give encoder.dino another seed here"
+            )
+    return files | {spec.encoder.id: elsewhere.tuned(spec.encoder.id) for spec in specs if spec.encoder.dino}
 
 
 def flat(files: object) -> list[str]:

@@ -42,17 +42,17 @@ PNG_DPI = 150
 SVG_DPI = 200
 # Curves are smoothed over this share of their steps: 1 / SMOOTHING.
 SMOOTHING = 40
-_FAINT = "#555555"
+FAINT = "#555555"
 NOTHING = "No experiment has a held-out slide with a group, so there is nothing to measure."
 
 
-def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     @functools.wraps(draw)
-    def styled(*args: Any, **kwargs: Any) -> Figure:
+    def draw_styled(*args: Any, **kwargs: Any) -> Figure:
         with matplotlib.rc_context(STYLE):
             return draw(*args, **kwargs)
 
-    return styled
+    return draw_styled
 
 
 def save(figure: Figure, stem: str | Path) -> Path:
@@ -71,15 +71,15 @@ def stage_name(stage: str) -> str:
     return stage.replace("_", " ")
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _headline(figure: Figure, finding: str, note: str = "") -> None:
+def set_headline(figure: Figure, finding: str, note: str = "") -> None:
     """The finding as a title at the left, wrapped to the figure, with a line of explanation at the foot."""
     width = figure.get_figwidth()
     # Letters per inch: of bold 11 pt here, of 7.5 pt below.
-    lines = textwrap.wrap(finding, max(20, int(width * 10.3)))
+    lines = textwrap.wrap(finding, max(20, int(width * 10.3)), break_on_hyphens=False)
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=11, fontweight="bold")
     if not note:
         return
@@ -87,9 +87,9 @@ def _headline(figure: Figure, finding: str, note: str = "") -> None:
     if figure.legends:
         # A line of its own would lie under the legend.
         figure.legends[0].set_title(text, prop=FontProperties(size=7.5))
-        figure.legends[0].get_title().set_color(_FAINT)
+        figure.legends[0].get_title().set_color(FAINT)
     else:
-        figure.supxlabel(text, x=0.01, ha="left", fontsize=7.5, color=_FAINT)
+        figure.supxlabel(text, x=0.01, ha="left", fontsize=7.5, color=FAINT)
 
 
 def _columns(panels: int) -> int:
@@ -97,25 +97,25 @@ def _columns(panels: int) -> int:
     return panels if panels <= 4 else 3
 
 
-def _bare(axes: Axes) -> None:
+def bare(axes: Axes) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_visible(False)
 
 
-@_styled
+@styled
 def page(title: str, text: str) -> Figure:
     """A page that says why there is no figure."""
-    figure = _figure(6.5, 2.2)
-    _headline(figure, title)
+    figure = new_figure(6.5, 2.2)
+    set_headline(figure, title)
     axes = figure.subplots()
-    _bare(axes)
+    bare(axes)
     axes.text(0, 0.9, "\n".join(textwrap.wrap(text, 90)), ha="left", va="top", transform=axes.transAxes)
     return figure
 
 
-@_styled
+@styled
 def composition(
     scores: pd.DataFrame, given: Mapping[str, Sequence[float]], stages: Sequence[str], experiment: str
 ) -> Figure:
@@ -137,7 +137,7 @@ def composition(
     predicted = known[list(stages)].to_numpy(dtype=float)
     wanted = np.array([given[group] for group in known["group"]], dtype=float).reshape(-1, len(stages))
 
-    figure = _figure(max(6.5, 1.05 + len(stages) * (0.55 + 0.24 * len(places))), 3.3)
+    figure = new_figure(max(6.5, 1.05 + len(stages) * (0.55 + 0.24 * len(places))), 3.3)
     row = np.atleast_1d(figure.subplots(1, len(stages), sharey=True))
     for number, (stage, colour, axes) in enumerate(
         zip(stages, palette.stage_colours(len(stages)), row, strict=True)
@@ -187,7 +187,7 @@ def composition(
         )
     else:
         finding = f"{experiment}: predicted shares; no slide belongs to a group with given shares"
-    _headline(figure, finding)
+    set_headline(figure, finding)
     return figure
 
 
@@ -202,65 +202,6 @@ def animal_composition(scores: pd.DataFrame, stages: Sequence[str], experiment: 
     animals = sums.groupby(["group", "animal"], as_index=False, sort=True).sum()
     animals[list(stages)] = animals[list(stages)].div(animals["cells"], axis=0)
     return animals
-
-
-@_styled
-def confusion(matrix: np.ndarray, stages: Sequence[str], experiment: str) -> Figure:
-    """Confusion matrix: rows annotated, columns predicted; colour is the share of the row.
-
-    Parameters
-    ----------
-    matrix : float[K, K]
-        Cells (mean over seeds) by annotated and predicted stage.
-    """
-    matrix = np.asarray(matrix, dtype=float)
-    total, count = matrix.sum(), len(stages)
-    if total == 0:
-        title = f"{experiment}: no confusion matrix"
-        return page(title, "No held-out cell of this study carries an annotated stage.")
-    sums = matrix.sum(axis=1, keepdims=True)
-    shares = np.divide(matrix, sums, out=np.zeros_like(matrix), where=sums > 0)
-    figure = _figure(2.6 + 0.85 * count, 2.0 + 0.72 * count)
-    axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Greys", vmin=0, vmax=1)
-    for (row, column), share in np.ndenumerate(shares):
-        axes.text(
-            column,
-            row,
-            f"{100 * share:.0f} %\n{matrix[row, column]:,.0f}" if sums[row, 0] else "none",
-            ha="center",
-            va="center",
-            fontsize=8,
-            color="white" if share > 0.5 else "black",
-        )
-    names = [stage_name(stage) for stage in stages]
-    axes.set_xticks(range(count), names, rotation=35, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(count), names)
-    axes.set_xlabel("predicted stage")
-    axes.set_ylabel("annotated stage")
-    axes.tick_params(length=0, pad=9)
-    for number, colour in enumerate(palette.stage_colours(count)):
-        axes.add_patch(Rectangle((number - 0.5, count - 0.48), 1, 0.1, color=colour, clip_on=False, lw=0))
-        axes.add_patch(Rectangle((-0.62, number - 0.5), 0.1, 1, color=colour, clip_on=False, lw=0))
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    bar = figure.colorbar(
-        image, ax=axes, shrink=0.8, format=FuncFormatter(lambda share, _: f"{100 * share:.0f} %")
-    )
-    bar.set_label("share of the annotated stage")
-    bar.outline.set(visible=False)  # type: ignore[operator]
-    right = float(np.trace(matrix))
-    finding = f"{experiment} stages {100 * right / total:.0f} % of {total:,.0f} cells rightly"
-    if count > 2 and total - right >= 0.5:
-        neighbours = float(np.trace(matrix, 1) + np.trace(matrix, -1))
-        finding += f"; {100 * neighbours / (total - right):.0f} % of its errors are to a neighbouring stage"
-    _headline(figure, finding, "Held-out cells, mean over seeds.")
-    return figure
-
-
-def confusion_table(matrix: np.ndarray, stages: Sequence[str]) -> pd.DataFrame:
-    """The matrix with the names of the stages: index annotated, columns predicted."""
-    return pd.DataFrame(matrix, index=pd.Index(list(stages), name="annotated"), columns=list(stages))
 
 
 def _scale_bar(axes: Axes, width_um: float, height_um: float) -> None:
@@ -292,7 +233,7 @@ def _section(axes: Axes, image: np.ndarray, width_um: float, height_um: float, w
     axes.imshow(shown, extent=(0, width_um, height_um, 0), interpolation="antialiased")
     axes.set_xlim(0, width_um)
     axes.set_ylim(height_um, 0)
-    _bare(axes)
+    bare(axes)
 
 
 def _fill(axes: Axes, polygons: Sequence[np.ndarray], stage: np.ndarray, colours: Sequence[str]) -> None:
@@ -312,7 +253,7 @@ def _fill(axes: Axes, polygons: Sequence[np.ndarray], stage: np.ndarray, colours
     )
 
 
-@_styled
+@styled
 def stage_map(
     image: np.ndarray,
     width_um: float,
@@ -342,7 +283,7 @@ def stage_map(
     shown = annotated is not None and bool((np.asarray(annotated) >= 0).any())
     panels = 3 if shown else 2
     panel = float(np.clip(4.2 * width_um / height_um, 2.6, 5.5))
-    figure = _figure(panel * panels + 0.3, panel * height_um / width_um + 1.0)
+    figure = new_figure(panel * panels + 0.3, panel * height_um / width_um + 1.0)
     axes = figure.subplots(1, panels)
     colours = palette.stage_colours(len(stages))
     _section(axes[0], image, width_um, height_um, 0)
@@ -376,11 +317,11 @@ def stage_map(
     if not staged.all() or (shown and (np.asarray(annotated) < 0).any()):
         handles.append(Patch(color=palette.MISSING, label="no stage"))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))
-    _headline(figure, finding)
+    set_headline(figure, finding)
     return figure
 
 
-@_styled
+@styled
 def outlines(
     image: np.ndarray,
     width_um: float,
@@ -391,7 +332,7 @@ def outlines(
 ) -> Figure:
     """Outlines of the segmented cells on their slide; cells cut by an edge in another colour."""
     panel = float(np.clip(6.0 * width_um / height_um, 4.5, 9.0))
-    figure = _figure(panel, panel * height_um / width_um + 0.9)
+    figure = new_figure(panel, panel * height_um / width_um + 0.9)
     axes = figure.subplots()
     _section(axes, image, width_um, height_um, 0)
     border = np.asarray(border, dtype=bool)
@@ -416,13 +357,13 @@ def outlines(
         ncols=2,
     )
     area = width_um * height_um / 1e6
-    _headline(
+    set_headline(
         figure, f"{name}: {len(polygons):,} cells on {area:.2g} mm², {int(border.sum()):,} cut by an edge"
     )
     return figure
 
 
-@_styled
+@styled
 def gallery(
     crops: np.ndarray,
     chosen: pd.DataFrame,
@@ -443,11 +384,11 @@ def gallery(
     """
     most = (per_stage + 1) // 2
     count = len(stages)
-    figure = _figure(1.5 + 0.85 * per_stage, 0.9 + 1.03 * count)
+    figure = new_figure(1.5 + 0.85 * per_stage, 0.9 + 1.03 * count)
     grid: Any = figure.subplots(count, per_stage, squeeze=False)
     colours = palette.stage_colours(count)
     for axes in grid.ravel():
-        _bare(axes)
+        bare(axes)
     known = None if annotated is None or not (np.asarray(annotated) >= 0).any() else np.asarray(annotated)
     predicted, places = chosen["stage"].to_numpy(dtype=int), chosen["place"].to_numpy(dtype=int)
     for number, probability in enumerate(chosen["probability"].to_numpy(dtype=float)):
@@ -495,11 +436,11 @@ def gallery(
         finding = f"{experiment}: the likeliest stage of a cell has a probability of"
         least = f" from {100 * low.min():.0f} %" if len(low) else ""
         finding += f"{least} up to {100 * chosen['probability'].max():.0f} %"
-    _headline(figure, finding, note)
+    set_headline(figure, finding, note)
     return figure
 
 
-@_styled
+@styled
 def training_curves(histories: pd.DataFrame) -> Figure:
     """Loss terms, learning rate and gradient norm by step: median and range over runs, per experiment.
 
@@ -524,7 +465,7 @@ def training_curves(histories: pd.DataFrame) -> Figure:
     style = {name: ("-", "--", "-.", ":")[number // 6 % 4] for number, name in enumerate(experiments)}
     columns = _columns(len(panels))
     rows = -(-len(panels) // columns)
-    figure = _figure(3.3 * columns, 2.35 * rows + 1.0)
+    figure = new_figure(3.3 * columns, 2.35 * rows + 1.0)
     grid = np.asarray(figure.subplots(rows, columns, squeeze=False)).ravel()
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
@@ -567,7 +508,7 @@ def training_curves(histories: pd.DataFrame) -> Figure:
     note = "Line: median over runs; band: their range; smoothed over 1/40 of the steps."
     if (histories["phase"] > 0).any():
         note += " Dotted: from here the head is fitted on the frozen embedding."
-    _headline(figure, _fall(histories, experiments[0]), note)
+    set_headline(figure, _fall(histories, experiments[0]), note)
     return figure
 
 
@@ -584,12 +525,15 @@ def _fall(histories: pd.DataFrame, experiment: str) -> str:
     return f"{experiment}: its loss {verb} from {start:.2g} to {end:.2g} over {steps:,} steps ({many})"
 
 
-@_styled
+@styled
 def metrics(
     table: pd.DataFrame,
     experiments: Sequence[str] | None = None,
     baselines: Sequence[str] = ("majority",),
     ceilings: Sequence[str] = ("supervised",),
+    comparisons: pd.DataFrame | None = None,
+    runs: pd.DataFrame | None = None,
+    metric: str = "accuracy",
 ) -> Figure:
     """Metrics of every experiment as points with 95 % intervals; small dots are single runs.
 
@@ -603,39 +547,43 @@ def metrics(
         Drawn grey; the best of them is a dashed line through each panel.
     ceilings : sequence of str
         Experiments that see cell labels, drawn as diamonds.
+    comparisons, runs : DataFrame, optional
+        The COMPARISONS table, for the title; the RUNS table, which tells a failed experiment.
+    metric : str
+        What the title speaks of, where it was measured.
     """
     whole = report.pooled(table)
     if whole.empty:
         return page("No metrics", NOTHING)
     found = dict.fromkeys(whole["experiment"])
-    order = [name for name in (experiments or found) if name in found]
+    failed = report.failures(runs)
+    order = [name for name in (experiments or found) if name in found or name in failed]
+    table, whole = (rows[rows["experiment"].isin(order)] for rows in (table, whole))
     known = set(whole.loc[whole["value"].notna(), "metric"])
-    wanted = ["accuracy", "macro_f1", "kappa", "mae", "rps", "kl"] if "accuracy" in known else ["kl", "l1"]
-    panels = [name for name in wanted if name in known]
+    panels = [name for name in report.METRICS if name in known]
     columns = _columns(len(panels))
     rows = -(-len(panels) // columns)
     longest = max(len(name) for name in order)
-    figure = _figure(2.75 * columns + 0.075 * longest, rows * (0.75 + 0.25 * len(order)) + 1.1)
+    figure = new_figure(2.75 * columns + 0.075 * longest, rows * (0.75 + 0.25 * len(order)) + 1.1)
     grid = np.asarray(figure.subplots(rows, columns, squeeze=False, sharey=True)).ravel()
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     learnt = palette.series_colours(1)[0]
-    for metric, axes in zip(panels, grid, strict=False):
-        best = report.METRICS[metric][2]
-        at = report.by_experiment(table, metric)
-        single = table[(table["run"] != "") & (table["metric"] == metric)]
+    for panel, axes in zip(panels, grid, strict=False):
+        best = report.METRICS[panel][2]
+        at = report.by_experiment(table, panel)
+        single = table[(table["run"] != "") & (table["metric"] == panel)]
         for place, name in enumerate(order):
             if name not in at or not np.isfinite(at[name].value):
-                axes.text(
-                    0.02, place, "undefined", fontsize=7, color="#777", va="center", transform=_rows(axes)
-                )
+                text = failed.get(name, "undefined")
+                axes.text(0.02, place, text, fontsize=7, color="#777", va="center", transform=_rows(axes))
                 continue
             row = at[name]
             colour = learnt
             if name in baselines or name in ceilings:
                 colour = palette.BASELINE if name in baselines else palette.CEILING
-            runs = single.loc[single["experiment"] == name, "value"]
-            axes.plot(runs, np.full(len(runs), place + 0.25), ".", color=colour, alpha=0.6, ms=4, mew=0)
+            values = single.loc[single["experiment"] == name, "value"]
+            axes.plot(values, np.full(len(values), place + 0.25), ".", color=colour, alpha=0.6, ms=4, mew=0)
             if np.isfinite(row.low) and np.isfinite(row.high):
                 axes.hlines(place, row.low, row.high, color=colour, lw=1.8)
             axes.plot(row.value, place, "D" if name in ceilings else "o", color=colour, ms=6)
@@ -644,8 +592,8 @@ def metrics(
             axes.axvline(
                 max(floors) if best else min(floors), color=palette.BASELINE, lw=1, ls="--", zorder=0
             )
-        axes.set_title(report.label(metric))
-        axes.set_xlabel("higher is better" if best else "lower is better", fontsize=7.5, color=_FAINT)
+        axes.set_title(report.label(panel))
+        axes.set_xlabel("higher is better" if best else "lower is better", fontsize=7.5, color=FAINT)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.grid(axis="x", color="#eee", lw=0.7)
         axes.set_axisbelow(True)
@@ -656,7 +604,11 @@ def metrics(
         note += " Grey: baselines, dashed the best of them."
     if set(ceilings) & set(order):
         note += " Diamond: sees cell labels, a ceiling."
-    _headline(figure, _standing(table, panels[0], baselines, ceilings), note)
+    sizes_of = whole[whole["value"].notna()]
+    note += f" n: up to {sizes_of['slides'].max():,} slides and {sizes_of['cells'].max():,} cells."
+    spoken = metric if metric in known else panels[0]
+    finding = _standing(table, spoken, baselines, ceilings, comparisons)
+    set_headline(figure, finding, note)
     return figure
 
 
@@ -665,21 +617,30 @@ def _rows(axes: Axes) -> Any:
     return axes.get_yaxis_transform()
 
 
-def _standing(table: pd.DataFrame, metric: str, baselines: Sequence[str], ceilings: Sequence[str]) -> str:
-    """The best experiment by a metric against the best baseline and ceiling."""
+def _standing(
+    table: pd.DataFrame,
+    metric: str,
+    baselines: Sequence[str],
+    ceilings: Sequence[str],
+    comparisons: pd.DataFrame | None = None,
+) -> str:
+    """The best experiment by a metric against the best baseline and ceiling, and against the reference."""
     text, _, more = report.METRICS[metric]
     at = {name: row for name, row in report.by_experiment(table, metric).items() if np.isfinite(row.value)}
 
     def best(names: Iterable[str]) -> list[str]:
         known = sorted((name for name in names if name in at), key=lambda name: at[name].value, reverse=more)
-        return [f"{name} {at[name]}" for name in known[:1]]
+        return known[:1]
 
-    plain = (name for name in at if name not in baselines and name not in ceilings)
-    parts = [*best(plain), *best(baselines), *best(ceilings)]
+    plain = best(name for name in at if name not in baselines and name not in ceilings)
+    parts = [f"{name} {at[name]}" for name in (*plain, *best(baselines), *best(ceilings))]
+    against = "" if comparisons is None else report.against_reference(comparisons, metric, *plain)
+    if against:
+        parts[0] += f", {against}"
     return f"{text[0].upper()}{text[1:]}: {'; '.join(parts)}"
 
 
-@_styled
+@styled
 def sizes(cells: pd.DataFrame, groups: Sequence[str], stages: Sequence[str]) -> Figure:
     """Cross-sectional area and minimal Feret diameter per group, on shared bins, stacked by stage.
 
@@ -694,7 +655,7 @@ def sizes(cells: pd.DataFrame, groups: Sequence[str], stages: Sequence[str]) -> 
     if not groups:
         return page("No sizes", "No slide holds a cell that is not cut by an edge.")
     panels = {"min_feret_um": "minimal Feret diameter (µm)", "area_um2": "cross-sectional area (µm²)"}
-    figure = _figure(7.5, 1.5 + 0.95 * len(groups))
+    figure = new_figure(7.5, 1.5 + 0.95 * len(groups))
     grid: Any = figure.subplots(len(groups), 2, squeeze=False, sharex="col")
     colours = [*palette.stage_colours(len(stages)), palette.MISSING]
     for column, (name, title) in enumerate(panels.items()):
@@ -734,11 +695,11 @@ def sizes(cells: pd.DataFrame, groups: Sequence[str], stages: Sequence[str]) -> 
         finding += f" at {low} to {median[high]:.0f} µm at {high}"
     cut = int(cells["border"].sum())
     note = f"{cut:,} cells cut by an edge are left out; the last bin holds all larger cells."
-    _headline(figure, finding, note)
+    set_headline(figure, finding, note)
     return figure
 
 
-@_styled
+@styled
 def counts(table: pd.DataFrame) -> Figure:
     """What became of the cells of every slide.
 
@@ -749,7 +710,7 @@ def counts(table: pd.DataFrame) -> Figure:
         (crops of background), one row per slide.
     """
     count = len(table)
-    figure = _figure(7.5, 1.6 + 0.21 * count)
+    figure = new_figure(7.5, 1.6 + 0.21 * count)
     axes = figure.subplots()
     place = np.arange(count)
     kept, border = palette.series_colours(1)[0], "black"
@@ -781,5 +742,5 @@ def counts(table: pd.DataFrame) -> Figure:
         finding += f", {100 * dropped / total:.1f} % dropped as background"
     if skipped:
         finding += f"; {skipped} slide{'s' if skipped > 1 else ''} skipped"
-    _headline(figure, finding)
+    set_headline(figure, finding)
     return figure

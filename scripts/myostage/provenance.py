@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 LIBRARY = Path(__file__).parent
-PACKAGES = ("cellpose", "numpy", "pandas", "pyarrow", "snakemake", "timm", "torch", "torchvision")
+PACKAGES = ("cellpose", "lightly", "numpy", "pandas", "pyarrow", "snakemake", "timm", "torch", "torchvision")
 WHOLE_CHECKSUM_BYTES = 64 * 2**20
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
-from myostage.inputs import CROP_COLUMNS, IMAGE_COLUMNS, SLIDE_COLUMNS, TableColumn
+from myostage.inputs import CROP_COLUMNS, IMAGE_COLUMNS, QUOTED_COLUMNS, SLIDE_COLUMNS, TableColumn
 from myostage.sections import NAME_PATTERN, Section, Study
 
 _INTRODUCTION = """# Study files
@@ -126,9 +126,11 @@ def readme() -> str:
     )
     for title, columns in (
         ("`proportions`", (TableColumn("group", True, "unique name (day after injury)"), share)),
+        ("`slide_proportions`", (TableColumn("slide", True, "slide of the slide table"), share)),
         ("`slides`", SLIDE_COLUMNS),
         ("`crops`", CROP_COLUMNS),
         ("`segmentation.train.images`", IMAGE_COLUMNS),
+        ("`quoted`", QUOTED_COLUMNS),
     ):
         lines += [f"### {title}", "", _markdown_row(("column", "needed", "meaning")), "|---|---|---|"]
         lines += [

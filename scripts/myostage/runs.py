@@ -9,8 +9,8 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import cast
@@ -26,28 +26,31 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from myostage import schemas
-from myostage.bags import STAGED_ONLY, BagSampler
-from myostage.config import Encoder, RunSpec
+from myostage.bags import STAGED_ONLY, BagSampler, Floats, perturbed
+from myostage.checkpoints import Checkpoints
+from myostage.config import NOT_IN_TOKENS, Encoder, RunSpec
+from myostage.cost import measure
 from myostage.encoder import Suffix, split
 from myostage.errors import UserError
 from myostage.tokens import TokenStore
 from myostage.train import (
     BagPair,
+    Diverged,
     LabelledCells,
     StageModel,
     autocast,
     embed_with,
+    fingerprint,
     save_model,
     train,
+    write_history,
 )
 
 log = logging.getLogger(__name__)
 
-BASELINES = ("majority", "group_majority")
 # Supervised runs draw from all training slides alike, whatever their group.
 _EVERY_SLIDE = "all training slides"
 
-Floats = NDArray[np.float64]
 Batch = tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float16]]
 """Cells int32[n], probabilities float32[n, K] and L2-normalised embeddings float16[n, E] (E = 0: none)."""
 
@@ -55,20 +58,26 @@ Batch = tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float16]]
 def train_run(
     spec: RunSpec,
     *,
-    stages: int,
+    stages: Sequence[str],
     proportions: Mapping[str, Floats],
     splits: Path,
     tokens: Mapping[str, Path],
     model_out: Path,
     history_out: Path,
     predictions_out: Path,
+    outcome_out: Path,
     checkpoint_dir: Path,
+    slide_proportions: Mapping[str, Floats] | None = None,
     labels: Mapping[str, Path] | None = None,
+    encoder_weights: Path | None = None,
     device: str | None = None,
     threads: int | None = None,
     made_by: str = "",
 ) -> None:
     """Train one run and predict the slides it holds out and those that are only staged.
+
+    A run that diverges is no error: its files say so. The history ends at its last finite step, the model has
+    no tensors, the predictions have no rows, and its checkpoint stays.
 
     Parameters
     ----------
@@ -77,7 +86,7 @@ def train_run(
         gives every cell the mean of its training groups' proportions, the latter those of its own group (of a
         slide without a group: the same mean). No baseline sees a label.
     stages
-        K.
+        Names of the K stages, in order.
     proportions
         Proportions [K] of every group.
     splits
@@ -85,14 +94,19 @@ def train_run(
     tokens
         Token file of every slide of ``splits`` under ``spec.encoder``. A baseline reads cell numbers only, so
         that crops do as well.
-    model_out, history_out, predictions_out
-        Safetensors with the run's metadata, ``schemas.HISTORY``, ``schemas.predictions_table(stages)``.
+    model_out, history_out, predictions_out, outcome_out
+        Safetensors with the run's metadata, ``schemas.HISTORY``, ``schemas.predictions_table(K)``,
+        ``schemas.OUTCOME``: how the run ended and what training and prediction cost.
     checkpoint_dir
         Where the run leaves checkpoints and resumes from.
+    slide_proportions
+        Proportions [K] of every slide, for ``training.proportions: slide``.
     labels
         ``schemas.LABELS`` of the slides that have them; read by ``supervised`` runs only.
+    encoder_weights
+        Weights of an encoder that was fine-tuned (``spec.encoder.dino``).
     device
-        ``cuda`` or ``cpu``; by default a GPU where there is one.
+        ``cuda`` or ``cpu``; by default a GPU where there is one. Baselines stay on the CPU.
     threads
         Threads torch may use; by default as many as it likes.
     made_by
@@ -101,52 +115,90 @@ def train_run(
     Raises
     ------
     UserError
-        Nothing to train on, nothing held out, tokens or labels missing, a loss that is not finite.
+        Nothing to train on or hold out; tokens, labels or proportions missing; nothing that would learn.
     """
-    where = compute_on(device, threads)
+    where = compute_on(device if spec.trained else "cpu", threads)
+    learnt, predicted = _slides(splits, spec.fold, tokens)
+    checkpoints, reason, steps = None, "", 0
+    with measure(where) as cost:
+        try:
+            if spec.trained:
+                source = _source(spec, learnt, tokens, labels, proportions, slide_proportions, where)
+                checkpoints = Checkpoints(Path(checkpoint_dir), fingerprint(spec, stages, source.digest()))
+                model, steps = train(
+                    spec,
+                    stages,
+                    source,
+                    suffix_of(spec.encoder, encoder_weights),
+                    checkpoints=checkpoints,
+                    history_out=Path(history_out),
+                    model_out=Path(model_out),
+                    device=where,
+                    made_by=made_by,
+                )
+                batches = _predict(model, _stores(spec, predicted, tokens), spec, where)
+            else:
+                mean = np.mean([proportions[group] for group in sorted(set(learnt["group"]))], axis=0)
+                save_model(model_out, {"probabilities": torch.from_numpy(mean)}, spec, len(stages), made_by)
+                write_history(Path(history_out), [], made_by)
+                own = proportions if spec.method == "group_majority" else {}
+                batches = (
+                    (str(slide), _constant(cell_numbers(tokens[slide]), own.get(group, mean)))
+                    for slide, group in zip(predicted["slide"], predicted["group"], strict=True)
+                )
+            write_predictions(predictions_out, batches, len(stages), spec, made_by)
+        except Diverged as error:
+            log.error("%s", error)
+            reason, steps = str(error), max(steps, error.steps)
+            save_model(model_out, {}, spec, len(stages), made_by, failed=reason)
+            write_predictions(predictions_out, iter(()), len(stages), spec, made_by, failed=reason)
+    outcome = {
+        "run": spec.id,
+        "status": "failed" if reason else "ok",
+        "reason": reason,
+        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else where.type,
+        "steps": steps,
+        **asdict(cost),
+    }
+    schemas.write(outcome_out, pd.DataFrame([outcome]), schemas.OUTCOME, {"made_by": made_by})
+    if checkpoints is not None and not reason:
+        checkpoints.clear()
+
+
+def _slides(splits: Path, fold: int, tokens: Mapping[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of ``schemas.SPLITS`` that a fold learns from, and those it predicts."""
     table = schemas.read(splits, schemas.SPLITS)
     table = table[table["cells"] > 0]
-    training = table[(table["fold"] != spec.fold) & (table["fold"] != STAGED_ONLY)]
-    predicted = table[(table["fold"] == spec.fold) | (table["fold"] == STAGED_ONLY)]
-    for rows, lacking in ((training, "train on"), (predicted[predicted["fold"] == spec.fold], "hold out")):
+    learnt = table[(table["fold"] != fold) & (table["fold"] != STAGED_ONLY)]
+    held_out = table[table["fold"] == fold]
+    for rows, lacking in ((learnt, "train on"), (held_out, "hold out")):
         if rows.empty:
-            raise UserError(
-                f"{splits}: fold {spec.fold} leaves no slide with cells to {lacking}; lower folds"
-            )
+            raise UserError(f"{splits}: fold {fold} leaves no slide with cells to {lacking}; lower folds")
     missing = sorted(set(table["slide"]) - set(tokens))
     if missing:
         raise UserError(f"{splits}: no token file is given for slide {', '.join(missing)}; embed it first")
+    return learnt, table[(table["fold"] == fold) | (table["fold"] == STAGED_ONLY)]
 
-    if spec.method in BASELINES:
-        mean = np.mean([proportions[group] for group in sorted(set(training["group"]))], axis=0)
-        save_model(model_out, {"probabilities": torch.from_numpy(mean)}, spec, stages, made_by)
-        nothing = pd.DataFrame({name: [] for name in schemas.HISTORY.schema.names})
-        schemas.write(history_out, nothing, schemas.HISTORY, {"made_by": made_by})
-        own = proportions if spec.method == "group_majority" else {}
-        batches = (
-            (str(slide), _constant(cell_numbers(tokens[slide]), own.get(group, mean)))
-            for slide, group in zip(predicted["slide"], predicted["group"], strict=True)
-        )
-        write_predictions(predictions_out, batches, stages, spec, made_by)
-        return
 
-    stores = {str(slide): token_store(tokens[slide], spec.encoder) for slide in training["slide"]}
-    stages_known = _labelled(spec, stores, labels or {}) if spec.method == "supervised" else None
-    source = BagSource(spec, stores, training, proportions, where, stages_known)
-    model = train(
-        spec,
-        stages,
-        source,
-        suffix_of(spec.encoder),
-        checkpoint_dir=Path(checkpoint_dir),
-        history_out=Path(history_out),
-        model_out=Path(model_out),
-        device=where,
-        made_by=made_by,
-        data=source.digest(),
-    )
-    held_out = {str(slide): token_store(tokens[slide], spec.encoder) for slide in predicted["slide"]}
-    write_predictions(predictions_out, _predict(model, held_out, spec, where), stages, spec, made_by)
+def _stores(spec: RunSpec, slides: pd.DataFrame, tokens: Mapping[str, Path]) -> dict[str, TokenStore]:
+    return {str(slide): token_store(tokens[slide], spec.encoder) for slide in slides["slide"]}
+
+
+def _source(
+    spec: RunSpec,
+    slides: pd.DataFrame,
+    tokens: Mapping[str, Path],
+    labels: Mapping[str, Path] | None,
+    proportions: Mapping[str, Floats],
+    slide_proportions: Mapping[str, Floats] | None,
+    device: torch.device,
+) -> "BagSource":
+    """Draws from the slides that a run learns from, with the proportions as wrong as it asks for."""
+    stores = _stores(spec, slides, tokens)
+    labelled = _labelled(spec, stores, labels or {}) if spec.method == "supervised" else None
+    given = slide_proportions or {} if spec.training.proportions == "slide" else proportions
+    shares = perturbed(given, spec.training.proportion_noise, spec.seed)
+    return BagSource(spec, stores, slides, shares, device, labelled)
 
 
 def predict_run(
@@ -174,17 +226,17 @@ def predict_run(
     Raises
     ------
     UserError
-        The model is missing or no model of a run, or the tokens are another encoder's.
+        The model is missing, failed or is no model of a run, or the tokens are another encoder's.
     """
     where = compute_on(device, threads)
     spec, stages, tensors = read_model(model_path)
-    if spec.method in BASELINES:
+    if not spec.trained:
         share = tensors["probabilities"].numpy()
         batches = ((slide, _constant(cell_numbers(path), share)) for slide, path in tokens.items())
         write_predictions(predictions_out, batches, stages, spec, made_by)
         return
-    # The trained block lies in the model file; only the geometry is built anew.
-    suffix = suffix_of(spec.encoder.model_copy(update={"weights": "none"}))
+    # The trained blocks lie in the model file; only the geometry is built anew.
+    suffix = suffix_of(spec.encoder.model_copy(update={"weights": "none", "dino": None}))
     model = StageModel(suffix, spec.training.hidden, stages)
     model.load_state_dict(tensors)
     stores = {slide: token_store(path, spec.encoder) for slide, path in tokens.items()}
@@ -197,13 +249,13 @@ def read_model(path: Path) -> tuple[RunSpec, int, dict[str, Tensor]]:
     Raises
     ------
     UserError
-        The file is missing, damaged, or was not written by a run.
+        The file is missing, damaged, was not written by a run, or by one that failed.
     """
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        return RunSpec.model_validate_json(metadata["spec"]), int(metadata["stages"]), tensors
+        spec, stages = RunSpec.model_validate_json(metadata["spec"]), int(metadata["stages"])
     except FileNotFoundError:
         raise UserError(f"{path}: the run's model is missing; run the workflow to make it") from None
     except (SafetensorError, KeyError, ValidationError) as error:
@@ -212,6 +264,9 @@ def read_model(path: Path) -> tuple[RunSpec, int, dict[str, Tensor]]:
             f"{path}: not a model written by a run of this workflow ({reason}); "
             "delete it and run the workflow again"
         ) from None
+    if "failed" in metadata:
+        raise UserError(f"{path}: there is no model, for the run failed ({metadata['failed']})")
+    return spec, stages, tensors
 
 
 def compute_on(device: str | None, threads: int | None) -> torch.device:
@@ -233,7 +288,7 @@ def token_store(path: Path, encoder: Encoder | None = None) -> TokenStore:
     changed = path.stat().st_mtime_ns if path.exists() else 0
     store = _open_store(path, changed)
     if encoder is not None:
-        wanted = encoder.model_dump_json(exclude={"batch_size", "pool"})
+        wanted = encoder.model_dump_json(exclude=NOT_IN_TOKENS)
         found = store.metadata.get("encoder", "unknown")
         if found == "unknown" or json.loads(found) != json.loads(wanted):
             raise UserError(
@@ -267,14 +322,17 @@ def _open_store(path: Path, changed_ns: int) -> TokenStore:
     return TokenStore(path)
 
 
-def suffix_of(encoder: Encoder) -> Suffix:
-    """A fresh copy of the encoder's last block and norm; the encoder itself is built once per process."""
-    return copy.deepcopy(_suffix(encoder))
+def suffix_of(encoder: Encoder, tuned: Path | None = None) -> Suffix:
+    """A fresh copy of the encoder's last blocks and norm; the encoder itself is built once per process.
+
+    ``tuned`` holds the weights of an encoder that was fine-tuned.
+    """
+    return copy.deepcopy(_suffix(encoder, tuned))
 
 
 @lru_cache(maxsize=2)
-def _suffix(encoder: Encoder) -> Suffix:
-    return split(encoder)[1]
+def _suffix(encoder: Encoder, tuned: Path | None) -> Suffix:
+    return split(encoder, tuned)[1]
 
 
 @dataclass(frozen=True)
@@ -316,12 +374,12 @@ class BagSource:
     slides
         Rows of ``schemas.SPLITS`` to learn from.
     proportions
-        Proportions [K] of every group.
+        Proportions [K] to learn from, of every group, or of every slide (``training.proportions``).
     device
         Where draws are delivered.
     stages
         Annotated stage int64[n] of every row of a slide's store, -1 where it has none. Without it, draws are
-        pairs of bags with the proportions of their groups; with it, only labelled cells are drawn, from all
+        pairs of bags with their proportions; with it, only labelled cells are drawn, from all
         slides alike.
     cache_mb
         Instead of ``training.cache_mb``.
@@ -351,6 +409,7 @@ class BagSource:
             cache_mb=training.cache_mb if cache_mb is None else cache_mb,
             device=device,
             draw_from=None if stages is None else {s: np.flatnonzero(k >= 0) for s, k in stages.items()},
+            proportions_of=training.proportions if stages is None else "group",
         )
 
     def draw(self, step: int) -> BagPair | LabelledCells:
@@ -358,7 +417,7 @@ class BagSource:
         a, b = self._sampler.pair(step)
         inputs = torch.cat([a.tokens, b.tokens])
         if self._stages is None:
-            return BagPair(inputs, len(a.tokens), self._proportions[a.group], self._proportions[b.group])
+            return BagPair(inputs, len(a.tokens), a.proportions, b.proportions)
         stages = [self._stages[slide][rows] for bag in (a, b) for slide, rows in bag.rows.items()]
         return LabelledCells(inputs, torch.from_numpy(np.concatenate(stages)))
 
@@ -380,7 +439,8 @@ class BagSource:
             digest.update(f"{slide}\0{group}\0{store.shape}".encode())
             digest.update(store.cells.tobytes())
             digest.update(store.read_rows([0, len(store) - 1]).numpy().tobytes())
-            digest.update(np.asarray(self._proportions[group], np.float64).tobytes())
+            named = slide if self._spec.training.proportions == "slide" else group
+            digest.update(np.asarray(self._proportions[named], np.float64).tobytes())
             if self._stages is not None:
                 digest.update(self._stages[slide].tobytes())
         return digest.hexdigest()
@@ -423,7 +483,7 @@ def _predict(
     """Batches of predictions of each slide, one row group of tokens at a time."""
     embed = embed_with(model, device, spec.training.precision)
 
-    def batches(store: TokenStore) -> Iterator[Batch]:
+    def batches(slide: str, store: TokenStore) -> Iterator[Batch]:
         for cells, tokens in store.stream():
             with torch.inference_mode():
                 embedding = embed(tokens)
@@ -431,18 +491,31 @@ def _predict(
                     logits = model.head(embedding)
                 probabilities = logits.float().softmax(1).cpu().numpy()
                 unit = torch.nn.functional.normalize(embedding, dim=1).half().cpu().numpy()
+            if not np.isfinite(probabilities).all():
+                raise Diverged(
+                    f"run {spec.id}: the probabilities of slide {slide} are not finite after the last step; "
+                    "lower training.learning_rate and training.encoder_learning_rate"
+                )
             yield cells, probabilities, unit
 
     for slide, store in stores.items():
-        yield slide, batches(store)
+        yield slide, batches(slide, store)
 
 
 def write_predictions(
-    path: Path, slides: Iterator[tuple[str, Iterator[Batch]]], stages: int, spec: RunSpec, made_by: str
+    path: Path,
+    slides: Iterator[tuple[str, Iterator[Batch]]],
+    stages: int,
+    spec: RunSpec,
+    made_by: str,
+    failed: str = "",
 ) -> None:
-    """Stream predictions into ``schemas.predictions_table(stages)``; no row group holds two slides."""
+    """Stream predictions into ``schemas.predictions_table(stages)``; no row group holds two slides.
+
+    ``failed`` says why there are none.
+    """
     table = schemas.predictions_table(stages)
-    metadata = {"spec": spec.model_dump_json(), "made_by": made_by}
+    metadata = {"spec": spec.model_dump_json(), "made_by": made_by} | ({"failed": failed} if failed else {})
     with schemas.writer(path, table, metadata) as out:
         for slide, batches in slides:
             for cells, probabilities, embedding in batches:

@@ -165,9 +165,38 @@ HISTORY = Table(
         Column("loss", _F32, "", "weighted sum of the terms"),
         Column("simprop", _F32, "", "L_SimProp, unweighted; missing where it was not computed"),
         Column("prop", _F32, "", "L_prop, unweighted; missing where it was not computed"),
+        Column("vat", _F32, "", "adversarial consistency, unweighted"),
+        Column("ot", _F32, "", "cross-entropy with transport pseudo-labels, unweighted"),
         Column("cell", _F32, "", "cross-entropy with cell labels (supervised ceiling only)"),
         Column("learning_rate", _F32, "", "learning rate of the head"),
         Column("gradient_norm", _F32, "", "before clipping"),
+    ),
+)
+
+_COST = (
+    Column("status", _STR, "", "ok or failed"),
+    Column("reason", _STR, "", "why it failed, at which step, and its last checkpoint"),
+    Column("device", _STR, "", "what it was trained on"),
+    Column("steps", _I32, "steps", "steps done by the job that finished it (all of them unless it resumed)"),
+    Column("seconds", _F64, "s", "wall time of training and prediction"),
+    Column("cpu_seconds", _F64, "s", "CPU time of the process over them"),
+    Column(
+        "peak_memory_mb", _F64, "MB", "peak resident memory of the process; of the GPU where there is one"
+    ),
+    Column("joules", _F64, "J", "energy of the GPU or CPU package; missing where the machine tells none"),
+)
+
+OUTCOME = Table("outcome", "how one run ended and what it cost", (Column("run", _STR, "", "run id"), *_COST))
+
+RUNS = Table(
+    "runs",
+    "every run of every experiment: how it ended and what it cost",
+    (
+        Column("experiment", _STR, "", "experiment of the study file"),
+        Column("run", _STR, "", "run id"),
+        Column("fold", _I32, "", "fold"),
+        Column("seed", _I32, "", "seed"),
+        *_COST,
     ),
 )
 
@@ -185,6 +214,64 @@ METRICS = Table(
         Column("high", _F64, "", "97.5 % quantile"),
         Column("slides", _I32, "slides", "held-out slides it was computed on"),
         Column("cells", _I32, "cells", "cells it was computed on"),
+    ),
+)
+
+COMPARISONS = Table(
+    "comparisons",
+    "differences between experiments, paired over folds and seeds",
+    (
+        Column("experiment", _STR, "", "experiment"),
+        Column("reference", _STR, "", "experiment it is compared with"),
+        Column("family", _STR, "", "reference, baseline (the best one) or against; Holm corrects within one"),
+        Column("metric", _STR, "", "name of the metric"),
+        Column("difference", _F64, "", "experiment minus reference, all folds and seeds together"),
+        Column("low", _F64, "", "2.5 % quantile of the paired bootstrap over slides"),
+        Column("high", _F64, "", "97.5 % quantile"),
+        Column("pairs", _I32, "pairs", "fold x seed pairs"),
+        Column("slides", _I32, "slides", "held-out slides"),
+        Column("effect_size", _F64, "", "mean over standard deviation of the paired differences"),
+        Column("p", _F64, "", "corrected resampled t-test over the pairs (Nadeau and Bengio 2003)"),
+        Column("p_holm", _F64, "", "after Holm's correction within family, part and metric"),
+        Column("minimum_detectable", _F64, "", "smallest difference this test finds with the stated power"),
+    ),
+)
+
+SIMILARITIES = Table(
+    "similarities",
+    "cosine similarity of cells of two annotated stages, held-out cells of one fold at a time",
+    (
+        Column("experiment", _STR, "", "experiment"),
+        Column("stage_a", _I32, "", "annotated stage, 0..K-1"),
+        Column("stage_b", _I32, "", "annotated stage, 0..K-1"),
+        Column("cosine", _F64, "", "mean over pairs of different cells, over folds and seeds"),
+        Column("expected", _F64, "", "sim(a, b) = 1 - |a - b| / (K - 1)"),
+    ),
+)
+
+CORRELATIONS = Table(
+    "correlations",
+    "rank correlation of cosine similarity and sim(a, b) over pairs of stages",
+    (
+        Column("experiment", _STR, "", "experiment"),
+        Column("rho", _F64, "", "Spearman's rho"),
+        Column("low", _F64, "", "2.5 % quantile of the bootstrap over slides"),
+        Column("high", _F64, "", "97.5 % quantile"),
+        Column("slides", _I32, "slides", "held-out slides"),
+        Column("cells", _I32, "cells", "labelled cells"),
+    ),
+)
+
+GRADIENTS = Table(
+    "gradients",
+    "gradients of the losses at the start of a run, per parameter",
+    (
+        Column("loss", _STR, "", "simprop or prop"),
+        Column("parameter", _STR, "", "name in the model"),
+        Column("part", _STR, "", "attention, mlp, norm or head"),
+        Column("norm", _F64, "", "Euclidean norm of the gradient"),
+        Column("slope", _F64, "", "derivative along a random direction, by the gradient"),
+        Column("finite_difference", _F64, "", "the same by central differences in float64"),
     ),
 )
 
@@ -209,6 +296,7 @@ SCORES = Table(
         Column("animal", _STR, "", "animal"),
         Column("cells", _I32, "cells", "staged cells"),
         Column("recovery_score", _F64, "", "area-weighted mean stage, 0 (first) to 1 (last)"),
+        Column("true_recovery_score", _F64, "", "the same of the annotated stages; missing without labels"),
         Column("proportions", pa.list_(_F64), "", "predicted share of each stage, mean over cells"),
     ),
 )

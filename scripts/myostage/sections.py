@@ -18,6 +18,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat
 OSLSP = "OSLSP, arXiv 2505.04150"
 OSLSP_CODE = "OSLSP's released code"
 MYOREGENTRACK = "MyoRegenTrack, Sci Rep 14:27044"
+LLP_VAT = "LLP-VAT, arXiv 1910.13188"
+MIXBAG = "MixBag, arXiv 2308.08822"
 CELLPOSE = "Cellpose 3"
 DINO = "DINO"
 OURS = "ours"
@@ -48,7 +50,7 @@ def expand_path(text: str) -> str:
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 FileName = Annotated[str, AfterValidator(expand_path)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Term = Literal["simprop", "prop", "cell"]
+Term = Literal["simprop", "prop", "vat", "ot", "cell"]
 
 
 def key(default: Any, meaning: str, source: str = OURS, **constraints: Any) -> Any:
@@ -98,6 +100,9 @@ def nearest(word: str, valid: Iterable[str]) -> str:
 class Phantom(Section):
     """Slides drawn instead of scanned, with known truth."""
 
+    tissue: Literal["muscle", "round_cells"] = key(
+        "muscle", "regenerating fibres, or round cells that mature (smaller, denser, redder) stage by stage"
+    )
     seed: Seed = key(0, "seed of the drawing")
     width_um: PositiveFloat = key(700.0, "width of a slide, um")
     height_um: PositiveFloat = key(600.0, "height of a slide, um")
@@ -225,8 +230,27 @@ class Architecture(Section):
         return self
 
 
+class Dino(Section):
+    """The encoder fine-tuned on all crops of the study by DINO: without labels and without proportions."""
+
+    steps: PositiveInt = key(2000, "optimiser steps")
+    batch_size: int = key(64, "crops per step, each seen in several views", ge=2)
+    learning_rate: PositiveFloat = key(1e-4, "peak learning rate (AdamW)")
+    weight_decay: float = key(0.04, "AdamW's weight decay", DINO, ge=0)
+    prototypes: PositiveInt = key(4096, "outputs of the projection head; DINO has 65536 for ImageNet")
+    local_crops: int = key(4, "small views of a crop beside its two large ones", ge=0)
+    momentum: float = key(0.996, "of the teacher at the start, rising to 1", DINO, ge=0, lt=1)
+    teacher_temperature: PositiveFloat = key(0.04, "softmax temperature of the teacher", DINO)
+    seed: Seed = key(0, "seed of views, batches and the projection head")
+    checkpoint_every: PositiveInt = key(200, "steps between two checkpoints; changes no result")
+
+
+# keys of an encoder that leave its cached tokens as they are
+NOT_IN_TOKENS: dict[str, Any] = {"batch_size": True, "pool": True, "dino": {"checkpoint_every"}}
+
+
 class Encoder(Section):
-    """The vision transformer: all blocks but the last are frozen, their tokens cached."""
+    """The vision transformer: all blocks but the last few are frozen, their tokens cached."""
 
     model: str | None = key(
         "vit_base_patch8_224.dino", "timm name of a ViT; leave out with `architecture`", OSLSP, min_length=1
@@ -247,6 +271,10 @@ class Encoder(Section):
         "embedding: CLS token (OSLSP), or CLS joined with the mean patch token (MyoRegenTrack)",
         OSLSP_CODE,
     )
+    trained_blocks: PositiveInt = key(
+        1, "last blocks that are kept trainable: the cache holds the tokens that enter them", OSLSP
+    )
+    dino: Dino | None = key(None, "fine-tune the whole encoder by DINO before anything is cached")
     batch_size: PositiveInt = key(64, "cells embedded at once; changes no result")
 
     @model_validator(mode="before")
@@ -272,8 +300,8 @@ class Encoder(Section):
     @property
     def id(self) -> str:
         """Readable label and short hash of everything that shapes the tokens."""
-        label = re.sub(r"[^A-Za-z0-9._-]+", "-", self.model or "vit")
-        return f"{label}-{_digest(self.model_dump(exclude={'batch_size', 'pool'}))}"
+        label = re.sub(r"[^A-Za-z0-9._-]+", "-", self.model or "vit") + ("-dino" if self.dino else "")
+        return f"{label}-{_digest(self.model_dump(exclude=NOT_IN_TOKENS))}"
 
     @property
     def weights_file(self) -> str | None:
@@ -289,6 +317,23 @@ class Training(Section):
     bags: Literal["slide", "group"] = key("slide", "a bag's cells come from one slide, or from one group")
     sigma: PositiveFloat = key(0.1, "width of the histogram's Gaussian, in similarity (0 to 1)", OSLSP)
     bins: int = key(6, "bins of the similarity histogram on [0, 1]", OSLSP_CODE, ge=2)
+    proportions: Literal["group", "slide"] = key(
+        "group", "a bag's proportions: those of its group, or of its slide (`slide_proportions`)", OSLSP
+    )
+    proportion_noise: float = key(
+        0.0,
+        "how wrong the proportions are made, 0 to 1: (1 - t) p + t q, with q drawn from Dirichlet(1, ..., 1)",
+        ge=0,
+        le=1,
+    )
+    order: tuple[Name, ...] = key((), "order of the stages that similarity is measured on; none: `stages`")
+    mix: Literal["none", "mixbag"] = key(
+        "none", "`mixbag`: L_prop of a random mixture of the two bags takes the place of theirs", MIXBAG
+    )
+    vat_radius: PositiveFloat = key(
+        0.1, "length of the adversarial perturbation of term `vat`, as a share of that of a cell's tokens"
+    )
+    ot_entropy: PositiveFloat = key(0.1, "entropic regularisation of the transport plan of term `ot`")
     pairs: Literal["all", "aligned"] = key(
         "all", "every cell of bag A with every cell of bag B, or i with i (the released code)"
     )
@@ -309,14 +354,21 @@ class Training(Section):
     )
     unfreeze: Literal["none", "attention", "block"] = key(
         "block",
-        "what of the last block and its norm is trained; the released code trains its attention",
+        "what of the encoder's `trained_blocks` and norm is trained: nothing, their attention (the released"
+        " code), or all",
         OSLSP,
+    )
+    head: Literal["trained", "frozen"] = key(
+        "trained", "the head learns, or keeps its random start (the released code)"
     )
     hidden: tuple[PositiveInt, PositiveInt] = key((128, 64), "hidden widths of the 3-layer head", OSLSP_CODE)
     learning_rate: PositiveFloat = key(1e-3, "peak learning rate of the head (AdamW)")
     encoder_learning_rate: PositiveFloat = key(1e-4, "peak learning rate of the last block (AdamW)")
     weight_decay: float = key(0.05, "AdamW's weight decay", ge=0)
-    warmup: float = key(0.1, "share of the steps of linear warm-up before the cosine, 0 to 1", ge=0, lt=1)
+    schedule: Literal["cosine", "constant"] = key(
+        "cosine", "learning rate after the warm-up: down to 0 by a cosine, or constant (the released code)"
+    )
+    warmup: float = key(0.1, "share of the steps of linear warm-up, 0 to 1", ge=0, lt=1)
     clip: PositiveFloat = key(1.0, "largest norm of the gradient")
     precision: Literal["fp32", "bf16", "fp16"] = key("bf16", "autocast on a GPU; a CPU always trains in fp32")
     checkpoint_every: PositiveInt = key(500, "steps between two checkpoints; changes no result")
@@ -326,10 +378,38 @@ class Training(Section):
 
 
 # keys that change how fast a run is and not what it yields
-NOT_IN_RUN_ID = {"training": {"checkpoint_every", "cache_mb"}, "encoder": {"batch_size"}}
+NOT_IN_RUN_ID: dict[str, Any] = {
+    "training": {"checkpoint_every", "cache_mb"},
+    "encoder": {"batch_size": True, "dino": {"checkpoint_every"}},
+}
 
 Method = Literal["proportions", "supervised", "majority", "group_majority"]
 LEARNING = ("proportions", "supervised")
+
+Part = Literal["main", "grid", "design", "proportions"]
+
+# What an experiment starts from; its own keys come on top. `released` is OSLSP's released code as it runs:
+# no weights are loaded, schedules are not applied, and the head neither learns nor passes a gradient on.
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "none": {"losses": {}, "training": {}, "encoder": {}},
+    "released": {
+        "losses": {"simprop": 1.0, "prop": 1.0},
+        "training": {
+            "sigma": 0.1,
+            "bins": 6,
+            "pairs": "aligned",
+            "target": "truncated",
+            "divide": "released",
+            "stop_gradient": True,
+            "head_gradient": "detached",
+            "unfreeze": "attention",
+            "head": "frozen",
+            "schedule": "constant",
+            "warmup": 0.0,
+        },
+        "encoder": {"weights": "none"},
+    },
+}
 
 
 class Experiment(Section):
@@ -343,15 +423,29 @@ class Experiment(Section):
         "`group_majority`: the stages given for the cell's own group",
         OSLSP,
     )
+    preset: Literal["none", "released"] = key(
+        "none",
+        "losses, training and encoder to start from; `released`: as the released code of OSLSP runs",
+    )
     losses: dict[Term, PositiveFloat] = key(
         {},
-        "loss terms (simprop: L_SimProp, prop: L_prop) and their weights; OSLSP weighs both 1; "
+        "loss terms and their weights. simprop: L_SimProp, prop: L_prop (OSLSP weighs both 1); vat: virtual "
+        "adversarial consistency (LLP-VAT); ot: cross-entropy with optimal-transport pseudo-labels; "
         "`supervised` implies cell: 1",
     )
     training: dict[str, Any] = key({}, "keys of `training` that differ here")
     encoder: dict[str, Any] = key({}, "keys of `encoder` that differ here")
     vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = key(
         {}, "keys of `training`, or `losses.TERM`, each with the values of a grid"
+    )
+    part: Part = key(
+        "main",
+        "where it is shown: the main table, the grid of sigma and bins, the forest plot of design choices, "
+        "or the curve of wrong proportions; changes no result",
+    )
+    baseline: bool = key(False, "whether it is a baseline that others are compared with; majorities are")
+    against: str | None = key(
+        None, "experiment that this one changes something of, compared with beside `compare.reference`"
     )
 
 
@@ -362,6 +456,17 @@ class Apply(Section):
     experiment: str = key(
         ..., "its experiment; of a grid the full label, as in `combined[sigma=0.1]`", min_length=1
     )
+
+
+class Compare(Section):
+    """How experiments are compared: paired over folds and seeds, Holm-corrected."""
+
+    reference: str | None = key(None, "experiment that all others are compared with; none: the first")
+    metric: Literal["accuracy", "rmse", "mae", "kappa", "macro_f1", "amae", "rps", "kl", "l1"] = key(
+        "accuracy", "what the summary speaks of; all metrics are compared; `kl` where no cell is labelled"
+    )
+    alpha: float = key(0.05, "level of the tests, 0 to 1", gt=0, lt=0.5)
+    power: float = key(0.8, "power of the minimum detectable difference, 0 to 1", gt=0.5, lt=1)
 
 
 class Jobs(Section):
@@ -376,6 +481,9 @@ class Look(Section):
     """What the figures show."""
 
     experiment: str | None = key(None, "experiment of the maps and galleries; none: the first")
+    compared: tuple[str, ...] = key(
+        (), "experiments whose confusion matrices stand side by side; none: the first four that learn"
+    )
     slides: tuple[str, ...] = key((), "slides drawn as maps; none: the middle one")
     gallery: PositiveInt = key(8, "crops per stage in the gallery")
 
@@ -388,6 +496,12 @@ class Study(Section):
     stages: tuple[Name, ...] = key(..., "stages in order of recovery, at least two", min_length=2)
     proportions: FileName | None = key(
         None, "TSV of the proportions of each group; columns below; needed for every experiment"
+    )
+    slide_proportions: FileName | None = key(
+        None, "TSV of the proportions of each slide, for `training.proportions: slide`; columns below"
+    )
+    quoted: FileName | None = key(
+        None, "TSV of published figures, shown beside ours in a block of their own; columns below"
     )
     normalise: bool = key(
         False, "divide each row of proportions by its sum, so that counts and percentages do too"
@@ -410,6 +524,7 @@ class Study(Section):
     seeds: tuple[Seed, ...] = key((0, 1, 2), "seeds; each fold is trained with each", min_length=1)
     experiments: tuple[Experiment, ...] = key((), "what is run; none only with `apply`")
     apply: Apply | None = key(None, "stage the slides with the models of another study")
+    compare: Compare = key(Compare(), "how experiments are compared")
     jobs: Jobs = key(Jobs(), "how work is cut into jobs")
     look: Look = key(Look(), "what the figures show")
 
@@ -434,6 +549,12 @@ class RunSpec(Section):
     def trained(self) -> bool:
         """Whether the run learns anything; baselines do not."""
         return self.method in LEARNING
+
+    @property
+    def head_afterwards(self) -> bool:
+        """Whether a head is fitted by L_prop afterwards, since no term of the run's own teaches it."""
+        taught = "prop" in self.losses or "ot" in self.losses
+        return "simprop" in self.losses and not taught and self.training.head == "trained"
 
     @property
     def id(self) -> str:

@@ -1,23 +1,21 @@
 """The training loop: loss terms on drawn bags, schedules, mixed precision, checkpoints that resume exactly.
 
-A run has one phase, or two where L_SimProp alone was asked for: it trains no classifier, so that a head is
-fitted afterwards by L_prop on the embedding as it then stands (bag labels only). Where nothing upstream of
-the head learns, each cell's embedding is computed once and drawn in the place of its tokens.
+A run has one phase, or two where no term teaches the head its stages (L_SimProp alone): a head is then fitted
+by L_prop on the embedding as it stands (bag labels only). Where nothing upstream of the head learns, each
+cell's embedding is computed once and drawn in the place of its tokens.
 
 Everything random is a function of (seed, phase, step); a run that was killed and resumes therefore ends with
-the numbers of a run that was not (bit for bit on a CPU).
+the numbers of a run that was not (bit for bit on a CPU). A run whose loss is no longer finite stops there.
 """
 
 import hashlib
 import json
 import logging
 import math
-import pickle
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,21 +26,29 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from myostage import losses, schemas
+from myostage.checkpoints import Checkpoints, Progress
 from myostage.config import NOT_IN_RUN_ID, RunSpec, Training
 from myostage.encoder import Suffix
 from myostage.errors import UserError
 
 log = logging.getLogger(__name__)
 
-PROGRESS_SECONDS = 5.0
-# What torch.load raises for a file that is cut short, overwritten or none of ours.
-DAMAGED = (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError)
 # Losses stay on the device until so many steps have gathered: reading one waits for the GPU.
 STEPS_PER_READOUT = 25
-# Two, because a machine that dies may take the newest with it.
-CHECKPOINTS_KEPT = 2
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-HISTORY_VALUES = ("loss", "simprop", "prop", "cell", "learning_rate", "gradient_norm")
+TERMS = ("simprop", "prop", "vat", "ot", "cell")
+HISTORY_VALUES = ("loss", *TERMS, "learning_rate", "gradient_norm")
+# Logits [N, K] and proportions [K] of bags A and B.
+_Bags = tuple[tuple[Tensor, np.ndarray], tuple[Tensor, np.ndarray]]
+
+
+class Diverged(UserError):
+    """The loss of a run or its gradient is no longer finite: where, the last checkpoint, and how to mend it.
+
+    ``steps`` is the number of steps that this process did before.
+    """
+
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class BagPair:
     """Two bags: the first ``cells_a`` rows of ``inputs`` are bag A, the rest bag B.
 
     ``inputs`` are tokens float16[N+M, T, D] or, from an embedded source, embeddings float32[N+M, E];
-    ``p_a``, ``p_b`` are the proportions float64[K] of the bags' groups.
+    ``p_a``, ``p_b`` are the proportions float64[K] of the bags' groups, or of their slides.
     """
 
     inputs: Tensor
@@ -106,99 +112,23 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 
 
 def schedule(step: int, training: Training) -> float:
-    """Factor on the learning rate of ``step``: linear warm-up to 1, then a cosine down to 0.
+    """Factor on the learning rate of ``step``: linear warm-up to 1, then a cosine down to 0, or 1 throughout.
 
-    The first step already moves (1 / warm-up steps), the one after the last would be 0.
+    The first step already moves (1 / warm-up steps); of a cosine, the one after the last would be 0.
     """
     rising = round(training.warmup * training.steps)
     if step < rising:
         return (step + 1) / (rising + 1)
+    if training.schedule == "constant":
+        return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / (training.steps - rising)))
 
 
-def fingerprint(spec: RunSpec, stages: int, data: str) -> str:
-    """What a checkpoint must share with a run to be resumed by it: specification and training data."""
-    text = json.dumps([spec.model_dump(mode="json", exclude=NOT_IN_RUN_ID), stages, data], sort_keys=True)
+def fingerprint(spec: RunSpec, stages: Sequence[str], data: str) -> str:
+    """What a checkpoint must share with a run to be resumed by it: specification, stages, training data."""
+    shared = [spec.model_dump(mode="json", exclude=NOT_IN_RUN_ID), list(stages), data]
+    text = json.dumps(shared, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Checkpoints:
-    """The checkpoints of one run in their folder, newest last."""
-
-    folder: Path
-    fingerprint: str
-
-    def save(self, phase: int, step: int, state: dict[str, Any]) -> None:
-        """Write the state before ``step`` of ``phase``, atomically, and drop all but the newest."""
-        with schemas.atomic(self.folder / f"phase{phase}-step{step:08d}.pt") as temporary:
-            torch.save({"fingerprint": self.fingerprint, "phase": phase, "step": step, **state}, temporary)
-        for old in self._paths()[:-CHECKPOINTS_KEPT]:
-            old.unlink()
-
-    def load(self) -> dict[str, Any] | None:
-        """The newest usable state; what is damaged or of another run is named in the log and deleted."""
-        for path in reversed(self._paths()):
-            try:
-                state = torch.load(path, map_location="cpu", weights_only=True)
-                found = state["fingerprint"]
-            except DAMAGED as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                log.warning("checkpoint %s is damaged and ignored (%s)", path, reason)
-            else:
-                if found == self.fingerprint:
-                    return state
-                log.warning("checkpoint %s is of another specification or other data and ignored", path)
-            path.unlink()
-        return None
-
-    def clear(self) -> None:
-        """Delete all checkpoints: the run's model is written."""
-        for path in self._paths():
-            path.unlink()
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
-
-    def last(self) -> str:
-        """The newest checkpoint in words."""
-        paths = self._paths()
-        return f"the last good checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
-
-    def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob("phase*-step*.pt"))
-
-
-@dataclass
-class _Progress:
-    """A line with rate and remaining time every few seconds."""
-
-    run: str
-    total: int
-    done: int
-    started: float = field(default_factory=time.monotonic)
-    told: float = field(default_factory=time.monotonic)
-    begun_at: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.begun_at = self.done
-
-    def advance(self, steps: int, loss: float) -> None:
-        self.done += steps
-        now = time.monotonic()
-        if now - self.told < PROGRESS_SECONDS and self.done < self.total:
-            return
-        self.told = now
-        rate = (self.done - self.begun_at) / max(now - self.started, 1e-9)
-        left = (self.total - self.done) / max(rate, 1e-9)
-        log.info(
-            "%s: step %d of %d, %.1f steps/s, %.0f s left, loss %.4f",
-            self.run,
-            self.done,
-            self.total,
-            rate,
-            left,
-            loss,
-        )
 
 
 @dataclass(frozen=True)
@@ -211,32 +141,41 @@ class _Phase:
 
 
 def phases(spec: RunSpec) -> list[_Phase]:
-    """The phases of a run; L_SimProp without L_prop is followed by a head fitted by L_prop."""
+    """The phases of a run: its own, and that of a head fitted by L_prop where no term of it teaches the head.
+
+    Raises
+    ------
+    UserError
+        The specification leaves nothing to learn.
+    """
     weights = {str(term): float(weight) for term, weight in spec.losses.items()}
     frozen = spec.training.unfreeze == "none"
-    if "simprop" not in weights or "prop" in weights:
-        return [_Phase(0, weights, frozen)]
-    if frozen:
+    if frozen and spec.training.head == "frozen":
         raise UserError(
-            f"run {spec.id}: simprop alone trains the encoder, and training.unfreeze is none, so that "
+            f"run {spec.id}: training.head is frozen and training.unfreeze is none, so that nothing would "
+            "learn; set training.head to trained, or training.unfreeze to attention or block"
+        )
+    if frozen and spec.head_afterwards:
+        raise UserError(
+            f"run {spec.id}: {'+'.join(weights)} trains the encoder, and training.unfreeze is none, so that "
             "nothing would learn; add the loss prop or set training.unfreeze to attention or block"
         )
-    return [_Phase(0, weights, frozen=False), _Phase(1, {"prop": 1.0}, frozen=True)]
+    own = _Phase(0, weights, frozen)
+    return [own, _Phase(1, {"prop": 1.0}, frozen=True)] if spec.head_afterwards else [own]
 
 
 def train(
     spec: RunSpec,
-    stages: int,
+    stages: Sequence[str],
     source: Source,
     suffix: Suffix,
     *,
-    checkpoint_dir: Path,
+    checkpoints: Checkpoints,
     history_out: Path,
     model_out: Path,
     device: torch.device,
     made_by: str,
-    data: str = "",
-) -> StageModel:
+) -> tuple[StageModel, int]:
     """Train one run and write its model and its history.
 
     Parameters
@@ -244,55 +183,68 @@ def train(
     spec
         The run. ``losses`` names the terms and weights, ``training`` everything about the loop.
     stages
-        K.
+        Names of the K stages, in order.
     source
         Draws of tokens; of bag pairs, or of labelled cells where ``losses`` is ``cell``.
     suffix
-        A fresh copy of the encoder's last block and norm; trained in place.
-    checkpoint_dir
-        Folder of this run's checkpoints; one that fits is resumed, all are deleted at the end.
+        A fresh copy of the encoder's last blocks and norm; trained in place.
+    checkpoints
+        Of this run and its training data (:func:`fingerprint`); the newest one that fits is resumed.
     history_out, model_out
         ``schemas.HISTORY`` and safetensors (parameters of suffix and head, metadata ``spec``, ``stages``,
         ``made_by``).
-    data
-        Digest of what ``source`` draws from: a checkpoint made from other data is not resumed.
 
     Returns
     -------
     StageModel
         The trained model, in eval mode, on ``device``.
+    int
+        Steps done by this process; fewer than the run's where it resumed.
 
     Raises
     ------
+    Diverged
+        The loss or its gradient is not finite; the history up to there is written, the model is not.
     UserError
-        The loss or its gradient is not finite, or the specification leaves nothing to learn.
+        The specification leaves nothing to learn.
     """
     plan = phases(spec)
     torch.manual_seed(spec.seed)
-    model = StageModel(suffix, spec.training.hidden, stages).to(device)
-    checkpoints = Checkpoints(checkpoint_dir, fingerprint(spec, stages, data))
+    model = StageModel(suffix, spec.training.hidden, len(stages)).to(device)
     history: list[tuple[float, ...]] = []
     resumed = checkpoints.load()
     if resumed is not None:
         model.load_state_dict(resumed["model"])
         history = [tuple(row) for row in resumed["history"].tolist()]
         log.info("%s: resumed at step %d of phase %d", spec.id, resumed["step"], resumed["phase"])
-    progress = _Progress(spec.id, len(plan) * spec.training.steps, len(history))
-    for phase in plan:
-        if resumed is not None and phase.number < resumed["phase"]:
-            continue
-        at = resumed if resumed is not None and phase.number == resumed["phase"] else None
-        _fit(phase, spec, model, source, checkpoints, history, progress, at, device)
+    begun = len(history)
+    progress = Progress(spec.id, len(plan) * spec.training.steps, begun)
+    try:
+        for phase in plan:
+            if resumed is not None and phase.number < resumed["phase"]:
+                continue
+            at = resumed if resumed is not None and phase.number == resumed["phase"] else None
+            objective = _Objective(phase, model, spec.training, _positions(spec.training, stages), device)
+            _fit(objective, spec, source, checkpoints, history, progress, at)
+    except Diverged as error:
+        error.steps = len(history) - begun
+        write_history(history_out, history, made_by)
+        raise
     model.eval()
-    _write_history(history_out, history, made_by)
-    save_model(model_out, model.state_dict(), spec, stages, made_by)
-    checkpoints.clear()
-    return model
+    write_history(history_out, history, made_by)
+    save_model(model_out, model.state_dict(), spec, len(stages), made_by)
+    return model, len(history) - begun
 
 
-def save_model(path: Path, tensors: dict[str, Tensor], spec: RunSpec, stages: int, made_by: str) -> None:
-    """Write a model as safetensors, atomically, with the specification that made it."""
+def save_model(
+    path: Path, tensors: dict[str, Tensor], spec: RunSpec, stages: int, made_by: str, failed: str = ""
+) -> None:
+    """Write a model as safetensors, atomically, with the specification that made it.
+
+    ``failed`` says why there is no model; such a file holds no tensors.
+    """
     metadata = {"spec": spec.model_dump_json(), "stages": str(stages), "made_by": made_by}
+    metadata |= {"failed": failed} if failed else {}
     own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with schemas.atomic(path) as temporary:
         save_file(own, temporary, metadata)
@@ -310,35 +262,115 @@ def embed_with(model: StageModel, device: torch.device, precision: str) -> Calla
     return embed
 
 
+def _positions(training: Training, stages: Sequence[str]) -> list[int]:
+    """Stage at every place of the order that similarity is measured on."""
+    return [stages.index(name) for name in training.order or stages]
+
+
+@dataclass(frozen=True)
+class _Objective:
+    """The terms that one phase minimises."""
+
+    phase: _Phase
+    model: StageModel
+    training: Training
+    positions: list[int]
+    device: torch.device
+
+    def terms(self, draw: BagPair | LabelledCells) -> dict[str, Tensor]:
+        """The unweighted terms of one draw; those of a single bag are means over its two bags."""
+        training = self.training
+        inputs = draw.inputs.to(self.device, non_blocking=True)
+        embedding = inputs if self.phase.frozen else self._embed(inputs)
+        seen = embedding.detach() if training.head_gradient == "detached" else embedding
+        logits = self._classify(seen)
+        if isinstance(draw, LabelledCells):
+            return {"cell": losses.cell(logits, draw.stages.to(self.device))}
+        n, p_a, p_b = draw.cells_a, draw.p_a, draw.p_b
+        bags = ((logits[:n], p_a), (logits[n:], p_b))
+        compute: dict[str, Callable[[], Tensor]] = {
+            "simprop": lambda: self._simprop(embedding[:n], embedding[n:], p_a, p_b),
+            "prop": lambda: self._mixed(bags) if training.mix == "mixbag" else self._prop(bags),
+            "vat": lambda: self._vat(inputs, seen, logits),
+            "ot": lambda: _mean([losses.ot(bag, p, entropy=training.ot_entropy) for bag, p in bags]),
+        }
+        # In this order whatever the study file's, which is no part of a run's id.
+        return {name: term() for name, term in compute.items() if name in self.phase.weights}
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        with autocast(self.device, self.training.precision):
+            return self.model.suffix(tokens).float()
+
+    def _classify(self, embedding: Tensor) -> Tensor:
+        # Losses in float32, outside autocast: logarithms of small shares.
+        with autocast(self.device, self.training.precision):
+            return self.model.head(embedding).float()
+
+    def _simprop(self, u: Tensor, v: Tensor, p_a: np.ndarray, p_b: np.ndarray) -> Tensor:
+        training = self.training
+        return losses.simprop(
+            u,
+            v,
+            p_a[self.positions],
+            p_b[self.positions],
+            sigma=training.sigma,
+            bins=training.bins,
+            pairs=training.pairs,
+            target=training.target,
+            stop_gradient=training.stop_gradient,
+            divide=training.divide,
+        )
+
+    def _prop(self, bags: _Bags) -> Tensor:
+        return _mean([losses.prop(logits, p, divide=self.training.divide) for logits, p in bags])
+
+    def _mixed(self, bags: _Bags) -> Tensor:
+        """L_prop of a mixture; its first cells are any, though those of a bag lie in their slide's order."""
+        (a, p_a), (b, p_b) = (
+            (logits[torch.randperm(len(logits)).to(logits.device)], p) for logits, p in bags
+        )
+        return losses.mixbag(a, b, p_a, p_b, divide=self.training.divide)
+
+    def _vat(self, inputs: Tensor, seen: Tensor, logits: Tensor) -> Tensor:
+        """Perturbs the tokens, or the embedding where the head's terms go no further back."""
+        radius = self.training.vat_radius
+        if self.phase.frozen or self.training.head_gradient == "detached":
+            return losses.vat(self.model.head, seen, logits, radius=radius)
+        # The model's own forward knows no autocast, whose rounding would drown so small a difference.
+        return losses.vat(lambda tokens: self.model(tokens)[1], inputs, logits, radius=radius)
+
+
+def _mean(terms: list[Tensor]) -> Tensor:
+    return torch.stack(terms).mean()
+
+
 def _fit(
-    phase: _Phase,
+    objective: _Objective,
     spec: RunSpec,
-    model: StageModel,
     source: Source,
     checkpoints: Checkpoints,
     history: list[tuple[float, ...]],
-    progress: _Progress,
+    progress: Progress,
     resumed: dict[str, Any] | None,
-    device: torch.device,
 ) -> None:
     """Run one phase from its first step, or from where ``resumed`` left it."""
-    training = spec.training
-    trained = model.suffix.trainable("none" if phase.frozen else training.unfreeze)
+    phase, model, training, device = objective.phase, objective.model, spec.training, objective.device
     if phase.frozen:
         source = source.embedded(embed_with(model, device, training.precision))
     model.train()
-    head = list(model.head.parameters())
-    groups = [{"params": head, "lr": training.learning_rate}]
-    if trained:
-        groups.append({"params": trained, "lr": training.encoder_learning_rate})
-    optimiser = torch.optim.AdamW(groups, weight_decay=training.weight_decay)
-    peaks = [group["lr"] for group in optimiser.param_groups]
+    model.head.requires_grad_(training.head == "trained")
+    head = [parameter for parameter in model.head.parameters() if parameter.requires_grad]
+    blocks = model.suffix.trainable("none" if phase.frozen else training.unfreeze)
+    rates = ((head, training.learning_rate), (blocks, training.encoder_learning_rate))
+    optimiser = torch.optim.AdamW(
+        [{"params": part, "lr": rate, "peak": rate} for part, rate in rates if part],
+        weight_decay=training.weight_decay,
+    )
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and training.precision == "fp16")
     first = 0
     if resumed is not None:
         optimiser.load_state_dict(resumed["optimiser"])
         scaler.load_state_dict(resumed["scaler"])
-        torch.set_rng_state(resumed["rng"])
         first = resumed["step"]
 
     pending: list[tuple[int, float, Tensor]] = []
@@ -348,39 +380,36 @@ def _fit(
         if not pending:
             return
         rows = torch.stack([values for _, _, values in pending]).double().cpu().tolist()
-        for (step, rate, _), (loss, simprop, prop, cell, norm) in zip(pending, rows, strict=True):
+        for (step, rate, _), (loss, *terms, norm) in zip(pending, rows, strict=True):
             # A GradScaler finds its scale by gradients that overflow and skips those steps by itself.
             if not (math.isfinite(loss) and (math.isfinite(norm) or scaler.is_enabled())):
-                raise UserError(
+                raise Diverged(
                     f"run {spec.id}: the loss is not finite at step {step} of phase {phase.number} "
                     f"(loss {loss}, gradient norm {norm}; {checkpoints.last()}); lower "
                     "training.learning_rate and training.encoder_learning_rate, or raise training.sigma"
                 )
-            history.append((phase.number, step, loss, simprop, prop, cell, rate, norm))
+            history.append((phase.number, step, loss, *terms, rate, norm))
         progress.advance(len(pending), rows[-1][0])
         pending.clear()
 
     for step, draw in _draws(source, phase.number * training.steps, first, training.steps, device):
         factor = schedule(step, training)
-        for group, peak in zip(optimiser.param_groups, peaks, strict=True):
-            group["lr"] = peak * factor
-        inputs = draw.inputs.to(device, non_blocking=True)
-        with autocast(device, training.precision):
-            embedding, logits = _forward(model, inputs, training, phase.frozen)
-        # Losses in float32, outside autocast: logarithms of small shares.
-        terms = _terms(draw, embedding, logits, phase.weights, training)
-        loss = torch.stack([weight * terms[name] for name, weight in phase.weights.items()]).sum()
-        optimiser.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimiser)
-        # Where only L_SimProp is minimised, the head has no gradient and is left as it is.
-        norm = nn.utils.clip_grad_norm_([*head, *trained], training.clip)
-        scaler.step(optimiser)
-        scaler.update()
+        for group in optimiser.param_groups:
+            group["lr"] = group["peak"] * factor
+        # What a term draws (a direction, a mixture) follows from the step alone, so that it can be resumed.
+        drawn_from = np.random.SeedSequence([spec.seed, phase.number, step])
+        torch.manual_seed(int(drawn_from.generate_state(1, np.uint64)[0]))
+        terms = objective.terms(draw)
+        loss = torch.stack([phase.weights[name] * term for name, term in terms.items()]).sum()
+        norm = _update(loss, optimiser, scaler, [*head, *blocks], training.clip)
         missing = loss.new_tensor(math.nan)
-        values = [loss, *(terms.get(name, missing) for name in ("simprop", "prop", "cell")), norm]
+        values = [loss, *(terms.get(name, missing) for name in TERMS), norm]
         pending.append(
-            (step, optimiser.param_groups[0]["lr"], torch.stack([value.detach().float() for value in values]))
+            (
+                step,
+                training.learning_rate * factor if head else 0.0,
+                torch.stack([value.detach().float() for value in values]),
+            )
         )
         done = step + 1
         saving = done % training.checkpoint_every == 0 or done == training.steps
@@ -394,48 +423,29 @@ def _fit(
                     "model": model.state_dict(),
                     "optimiser": optimiser.state_dict(),
                     "scaler": scaler.state_dict(),
-                    "rng": torch.get_rng_state(),
                     "history": torch.tensor(history, dtype=torch.float64),
                 },
             )
 
 
-def _forward(model: StageModel, inputs: Tensor, training: Training, frozen: bool) -> tuple[Tensor, Tensor]:
-    """Embedding and logits of a draw, with the gradient cut where the specification cuts it."""
-    embedding = inputs if frozen else model.suffix(inputs).float()
-    detached = training.head_gradient == "detached"
-    return embedding, model.head(embedding.detach() if detached else embedding).float()
-
-
-def _terms(
-    draw: BagPair | LabelledCells,
-    embedding: Tensor,
-    logits: Tensor,
-    weights: dict[str, float],
-    training: Training,
-) -> dict[str, Tensor]:
-    """The unweighted loss terms of one draw; L_prop is the mean over its two bags."""
-    if isinstance(draw, LabelledCells):
-        return {"cell": losses.cell(logits, draw.stages.to(logits.device))}
-    n = draw.cells_a
-    terms: dict[str, Tensor] = {}
-    if "simprop" in weights:
-        terms["simprop"] = losses.simprop(
-            embedding[:n],
-            embedding[n:],
-            draw.p_a,
-            draw.p_b,
-            sigma=training.sigma,
-            bins=training.bins,
-            pairs=training.pairs,
-            target=training.target,
-            stop_gradient=training.stop_gradient,
-            divide=training.divide,
-        )
-    if "prop" in weights:
-        bags = ((logits[:n], draw.p_a), (logits[n:], draw.p_b))
-        terms["prop"] = torch.stack([losses.prop(bag, p, divide=training.divide) for bag, p in bags]).mean()
-    return terms
+def _update(
+    loss: Tensor,
+    optimiser: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    parameters: list[nn.Parameter],
+    clip: float,
+) -> Tensor:
+    """One step down the gradient; its norm before clipping, 0 where the loss reaches no parameter."""
+    if not loss.requires_grad:
+        return loss.new_zeros(())
+    optimiser.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimiser)
+    # Where only L_SimProp is minimised, the head has no gradient and is left as it is.
+    norm = nn.utils.clip_grad_norm_(parameters, clip)
+    scaler.step(optimiser)
+    scaler.update()
+    return norm
 
 
 def _draws(
@@ -455,7 +465,7 @@ def _draws(
             yield step, draw
 
 
-def _write_history(path: Path, history: list[tuple[float, ...]], made_by: str) -> None:
+def write_history(path: Path, history: list[tuple[float, ...]], made_by: str) -> None:
     frame = pd.DataFrame(history, columns=["phase", "step", *HISTORY_VALUES])
     frame = frame.astype({"phase": "int32", "step": "int32"})
     schemas.write(path, frame, schemas.HISTORY, {"made_by": made_by})

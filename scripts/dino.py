@@ -1,0 +1,23 @@
+"""One encoder fine-tuned on the crops of the study."""
+
+from pathlib import Path
+from typing import Any
+
+from myostage import config, dino, encoder, jobs
+
+
+def work(smk: Any) -> None:
+    settings = config.encoders(config.load_study(smk.config, files=False))[smk.params.encoder]
+    device = encoder.device()
+    out = Path(smk.output[0])
+    dino.fine_tune(
+        [Path(path) for path in smk.input.crops],
+        settings,
+        out,
+        out.parent / f"{settings.id}.checkpoint",
+        device,
+        workers=smk.threads if device.type == "cuda" else 0,
+    )
+
+
+jobs.run(snakemake, work)

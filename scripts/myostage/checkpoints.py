@@ -1,0 +1,99 @@
+"""What every long training shares: checkpoints that resume, and a line on how far it is."""
+
+import logging
+import pickle
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from myostage import schemas
+
+log = logging.getLogger(__name__)
+
+PROGRESS_SECONDS = 5.0
+# What torch.load raises for a file that is cut short, overwritten or none of ours.
+DAMAGED = (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError)
+# Two, because a machine that dies may take the newest with it.
+CHECKPOINTS_KEPT = 2
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one run in their folder, newest last."""
+
+    folder: Path
+    fingerprint: str
+
+    def save(self, phase: int, step: int, state: dict[str, Any]) -> None:
+        """Write the state before ``step`` of ``phase``, atomically, and drop all but the newest."""
+        with schemas.atomic(self.folder / f"phase{phase}-step{step:08d}.pt") as temporary:
+            torch.save({"fingerprint": self.fingerprint, "phase": phase, "step": step, **state}, temporary)
+        for old in self._paths()[:-CHECKPOINTS_KEPT]:
+            old.unlink()
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest usable state; what is damaged or of another run is named in the log and deleted."""
+        for path in reversed(self._paths()):
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True)
+                found = state["fingerprint"]
+            except DAMAGED as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                log.warning("checkpoint %s is damaged and ignored (%s)", path, reason)
+            else:
+                if found == self.fingerprint:
+                    return state
+                log.warning("checkpoint %s is of another specification or other data and ignored", path)
+            path.unlink()
+        return None
+
+    def clear(self) -> None:
+        """Delete all checkpoints: the run's model is written."""
+        for path in self._paths():
+            path.unlink()
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def last(self) -> str:
+        """The newest checkpoint in words."""
+        paths = self._paths()
+        return f"the last good checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("phase*-step*.pt"))
+
+
+@dataclass
+class Progress:
+    """A line with rate and remaining time every few seconds."""
+
+    run: str
+    total: int
+    done: int
+    started: float = field(default_factory=time.monotonic)
+    told: float = field(default_factory=time.monotonic)
+    begun_at: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.begun_at = self.done
+
+    def advance(self, steps: int, loss: float) -> None:
+        self.done += steps
+        now = time.monotonic()
+        if now - self.told < PROGRESS_SECONDS and self.done < self.total:
+            return
+        self.told = now
+        rate = (self.done - self.begun_at) / max(now - self.started, 1e-9)
+        left = (self.total - self.done) / max(rate, 1e-9)
+        log.info(
+            "%s: step %d of %d, %.1f steps/s, %.0f s left, loss %.4f",
+            self.run,
+            self.done,
+            self.total,
+            rate,
+            left,
+            loss,
+        )

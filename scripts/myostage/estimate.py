@@ -1,0 +1,122 @@
+"""What training a study will cost, told before it starts.
+
+Seconds follow from two constants measured on one core; they say whether to wait or to go home, not more.
+"""
+
+from dataclasses import dataclass
+
+from myostage.config import Encoder, RunSpec, Study
+
+# CPU seconds of forward and backward pass per cell and (token x width), per cell and width squared: one core
+# took 42 us a cell at width 96 and 0.9 ms at width 768 (65 tokens, last block for the class token alone).
+CPU_TOKENS, CPU_WIDTH = 5.1e-9, 1.1e-9
+# The same of a whole block (all tokens): 20 GFLOP/s on 72 operations per cell, token and width squared.
+CPU_BLOCK = 72 / 20e9
+# CPU seconds per pair of cells and bin.
+CPU_PAIR = 8e-9
+# CPU seconds that a job starts with (imports) and a run ends with (predictions, tables).
+JOB_SECONDS, RUN_SECONDS = 14.0, 1.5
+# A GPU is assumed, not measured, to be so many times one core, but no step to take less than this.
+GPU_SPEED, GPU_STEP_SECONDS = 100.0, 5e-3
+# Widths of the ViTs by the size in timm's name.
+WIDTHS = {"tiny": 192, "small": 384, "base": 768, "large": 1024, "huge": 1280, "giant": 1408}
+CROP_PX = 64
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Jobs and seconds of all training runs of a study, whatever of them is done already."""
+
+    study: str
+    slides: int
+    experiments: int
+    runs: int
+    jobs: int
+    cpu_seconds: float
+    gpu_seconds: float
+    cores: int
+
+    @property
+    def sentence(self) -> str:
+        """The estimate as one line for the terminal."""
+        return (
+            f"{self.study}: {self.slides} slides, {self.experiments} experiments, {self.runs} runs in "
+            f"{self.jobs} training jobs. All of them would train for about "
+            f"{duration(self.cpu_seconds / self.cores)} on {self.cores} cores, or ask for about "
+            f"{self.gpu_seconds / 3600:.1f} GPU hours; slides, cells and tokens come on top."
+        )
+
+
+def estimate(
+    study: Study,
+    slides: int,
+    experiments: dict[str, list[RunSpec]],
+    batches: dict[str, list[RunSpec]],
+    cores: int,
+) -> Estimate:
+    """Count the runs and jobs of a study and say how long they train.
+
+    Parameters
+    ----------
+    study
+        The study.
+    slides
+        Number of its slides.
+    experiments
+        Label -> runs.
+    batches
+        Job -> runs, each run once.
+    cores
+        Cores that may work at a time.
+    """
+    trained = {name: [spec for spec in specs if spec.trained] for name, specs in batches.items()}
+    trained = {name: specs for name, specs in trained.items() if specs}
+    specs = [spec for specs in trained.values() for spec in specs]
+    steps = [spec.training.steps * (2 if spec.head_afterwards else 1) for spec in specs]
+    cpu = [step_seconds(spec) for spec in specs]
+    gpu = [max(seconds / GPU_SPEED, GPU_STEP_SECONDS) for seconds in cpu]
+    fixed = JOB_SECONDS * len(trained) + RUN_SECONDS * len(specs)
+    return Estimate(
+        study=study.study,
+        slides=slides,
+        experiments=len(experiments),
+        runs=len(specs),
+        jobs=len(trained),
+        cpu_seconds=fixed + sum(n * seconds for n, seconds in zip(steps, cpu, strict=True)),
+        gpu_seconds=fixed + sum(n * seconds for n, seconds in zip(steps, gpu, strict=True)),
+        cores=cores,
+    )
+
+
+def step_seconds(spec: RunSpec) -> float:
+    """CPU seconds of one optimiser step on two bags."""
+    training = spec.training
+    tokens, width = geometry(spec.encoder)
+    cell = CPU_TOKENS * tokens * width + CPU_WIDTH * width**2
+    cell += (spec.encoder.trained_blocks - 1) * CPU_BLOCK * tokens * width**2
+    if training.unfreeze == "none":
+        cell = CPU_WIDTH * width**2  # the head alone, on embeddings
+    if "vat" in spec.losses:
+        cell *= 3  # two more passes, one of them backward
+    pairs = 0.0
+    if "simprop" in spec.losses:
+        pairs = training.bag_size ** (2 if training.pairs == "all" else 1) * training.bins * CPU_PAIR
+    return 2 * training.bag_size * cell + pairs
+
+
+def geometry(encoder: Encoder) -> tuple[int, int]:
+    """Tokens and width of a ViT, by its architecture or by what timm's name says."""
+    if encoder.architecture is not None:
+        patch, width = encoder.architecture.patch_px, encoder.architecture.width
+    else:
+        name = str(encoder.model)
+        width = next((width for size, width in WIDTHS.items() if size in name), WIDTHS["base"])
+        patch = next((patch for patch in (8, 14, 16, 32) if f"patch{patch}" in name), 8)
+    return (-(-CROP_PX // patch)) ** 2 + 1, width
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``25 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

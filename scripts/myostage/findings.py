@@ -1,0 +1,662 @@
+"""What a study found, as plain sentences made from its tables.
+
+One function per question. A question that the study does not ask, or cannot answer, gets a sentence that says
+so; no number stands without its interval and what it was measured on.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from myostage import report
+from myostage.structure import Structure
+
+Verdict = Literal["helps", "hurts", "not told", "unknown"]
+
+# OSLSP, arXiv 2505.04150: sigma; bins of its released code
+PAPER = {"sigma": 0.1, "bins": 6}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One row of COMPARISONS: experiment minus reference, with what is needed to judge it."""
+
+    experiment: str
+    reference: str
+    metric: str
+    difference: float
+    low: float
+    high: float
+    pairs: int
+    slides: int
+    effect_size: float
+    p_holm: float
+    minimum_detectable: float
+
+    @property
+    def turned(self) -> "Difference":
+        """The same seen from the reference."""
+        return replace(
+            self,
+            experiment=self.reference,
+            reference=self.experiment,
+            difference=-self.difference,
+            low=-self.high,
+            high=-self.low,
+            effect_size=-self.effect_size,
+        )
+
+    @property
+    def gain(self) -> tuple[float, float, float]:
+        """Difference, low, high, signed so that more is better."""
+        if report.METRICS[self.metric][2]:
+            return self.difference, self.low, self.high
+        return -self.difference, -self.high, -self.low
+
+    @property
+    def side(self) -> int:
+        """1 where the whole interval is better than no difference, -1 where it is worse, else 0."""
+        _, low, high = self.gain
+        return int(low > 0) - int(high < 0)
+
+    def verdict(self, alpha: float) -> Verdict:
+        """``helps`` (``hurts``): interval on the better (worse) side of 0, and p_holm below alpha."""
+        if not np.isfinite([self.difference, self.low, self.high, self.p_holm]).all():
+            return "unknown"
+        if self.side == 0 or self.p_holm >= alpha:
+            return "not told"
+        return "helps" if self.side > 0 else "hurts"
+
+    @property
+    def interval(self) -> str:
+        """``+.031 [+.012, +.050]``."""
+        if not np.isfinite([self.low, self.high]).all():
+            return f"{signed(self.difference)} without interval"
+        return f"{signed(self.difference)} [{signed(self.low)}, {signed(self.high)}]"
+
+    @property
+    def size(self) -> str:
+        """``15 pairs, 31 slides``."""
+        return f"{many(self.pairs, 'pair')}, {many(self.slides, 'slide')}"
+
+    @property
+    def evidence(self) -> str:
+        """Everything known of it, in one phrase."""
+        parts = [f"{report.METRICS[self.metric][0]} {self.interval}", self.size]
+        if np.isfinite(self.effect_size):
+            parts.append(f"effect size {self.effect_size:.2f}")
+        parts.append(
+            f"Holm-corrected p {_equal(report.probability(self.p_holm))}"
+            if np.isfinite(self.p_holm)
+            else "no test possible"
+        )
+        return "; ".join(parts)
+
+    @property
+    def detectable(self) -> str:
+        """``it could have found one of .027``, or nothing where that is unknown."""
+        if not np.isfinite(self.minimum_detectable):
+            return ""
+        return f"it could have found one of {unsigned(self.minimum_detectable)}"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The tables of a study and what its experiments are for.
+
+    Parameters
+    ----------
+    structure : Structure
+        Which experiment plays which part.
+    splits, metrics, comparisons, runs : DataFrame
+        The tables of these names (see schemas.py).
+    correlations : DataFrame, optional
+        CORRELATIONS; none where no cell is labelled.
+    figures : sequence of (str, Path)
+        Title and PNG of every figure; SVG and CSV lie beside it.
+    """
+
+    structure: Structure
+    splits: pd.DataFrame
+    metrics: pd.DataFrame
+    comparisons: pd.DataFrame
+    runs: pd.DataFrame
+    correlations: pd.DataFrame | None = None
+    figures: Sequence[tuple[str, Path]] = ()
+
+    @cached_property
+    def metric(self) -> str:
+        """What is spoken of: ``compare.metric`` where it was measured, else the KL."""
+        return report.main_metric(self.metrics, self.structure.compare["metric"])
+
+    @property
+    def named(self) -> str:
+        """The metric in words."""
+        return report.METRICS[self.metric][0]
+
+    def name(self, label: str) -> str:
+        """A label, with what must be known of it."""
+        if label in self.structure.ceilings:
+            return f"{label} (a ceiling, sees cell labels)"
+        if label in self.structure.fitted_afterwards:
+            return f"{label} (head fitted afterwards)"
+        return label
+
+    @property
+    def alpha(self) -> float:
+        return float(self.structure.compare["alpha"])
+
+    @cached_property
+    def measured(self) -> dict[str, report.Measured]:
+        """The metric of every experiment."""
+        return report.by_experiment(self.metrics, self.metric)
+
+    @cached_property
+    def _found(self) -> dict[str, dict[str, Difference]]:
+        names = list(Difference.__dataclass_fields__)
+        rows = self.comparisons[self.comparisons["metric"] == self.metric]
+        found: dict[str, dict[str, Difference]] = {"reference": {}, "against": {}, "baseline": {}}
+        for family, *values in rows[["family", *names]].itertuples(index=False, name=None):
+            difference = Difference(*values)
+            found[str(family)][difference.experiment] = difference
+        return found
+
+    def family(self, name: str) -> dict[str, Difference]:
+        """Differences of one family by experiment, in the table's order."""
+        return self._found[name]
+
+    def between(self, experiment: str, reference: str) -> Difference | None:
+        """Experiment minus reference, whichever of the two the table has as the reference."""
+        for rows in self._found.values():
+            for row in rows.values():
+                if (row.experiment, row.reference) == (experiment, reference):
+                    return row
+                if (row.reference, row.experiment) == (experiment, reference):
+                    return row.turned
+        return None
+
+    def to_plain(self, label: str) -> Difference | None:
+        """Difference to the experiment without the ordinal term, or else to the reference."""
+        plain = self.structure.ordinal.get("without")
+        found = self.between(label, plain) if plain else None
+        return found or self.family("reference").get(label)
+
+
+def many(number: int, thing: str) -> str:
+    """``1 run``, ``4,573 cells``."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
+def unsigned(value: float) -> str:
+    """Three decimals without the leading zero: .031."""
+    return "–" if not np.isfinite(value) else f"{abs(value):.3f}".removeprefix("0")
+
+
+def signed(value: float) -> str:
+    """As :func:`unsigned`, with its sign: +.031, -.004."""
+    if not np.isfinite(value):
+        return "–"
+    return f"{'-' if round(value, 3) < 0 else '+'}{unsigned(value)}"
+
+
+def _equal(text: str) -> str:
+    return text if text.startswith("<") else f"= {text}"
+
+
+def plain(value: float) -> str:
+    """A parameter without the leading zero: .1, 31."""
+    text = f"{value:g}"
+    return text.removeprefix("0") if text.startswith("0.") else text
+
+
+def listed(parts: Iterable[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    found = list(parts)
+    return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} and {found[-1]}"
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def compared(difference: Difference, alpha: float) -> str:
+    """One difference as a sentence, by its verdict."""
+    verb: dict[Verdict, str] = {
+        "helps": "is better than",
+        "hurts": "is worse than",
+        "not told": "makes no difference to",
+        "unknown": "cannot be compared with",
+    }
+    verdict = difference.verdict(alpha)
+    text = f"{difference.experiment} {verb[verdict]} {difference.reference}"
+    if verdict == "not told":
+        text += " that this study could tell from noise"
+    text += f": {difference.evidence}"
+    if verdict == "not told" and difference.detectable:
+        text += f"; {difference.detectable}"
+    return f"{text}."
+
+
+def grouped(facts: Facts, differences: Sequence[Difference]) -> list[str]:
+    """Differences to one reference, a sentence per verdict, largest first."""
+    sentences = []
+    start: dict[Verdict, str] = {
+        "helps": "Better than {}",
+        "hurts": "Worse than {}",
+        "not told": "No difference to {} that this study could tell from noise",
+        "unknown": "Nothing can be said against {}",
+    }
+    for verdict, words in start.items():
+        rows = [row for row in by_size(differences) if row.verdict(facts.alpha) == verdict]
+        if rows:
+            sentences.append(_group(facts, words.format(rows[0].reference), rows))
+    return sentences
+
+
+def _group(facts: Facts, words: str, rows: Sequence[Difference]) -> str:
+    """Rows of one verdict. Of those that cannot be told from noise, what could have been found."""
+    if rows[0].verdict(facts.alpha) == "not told":
+        parts = [f"{facts.name(row.experiment)} {unsigned(row.minimum_detectable)}" for row in rows]
+        words += f" ({sizes(rows)}), beside each the smallest it could have found"
+    else:
+        parts = [f"{facts.name(row.experiment)} {row.interval}" for row in rows]
+        words += f" ({sizes(rows)})"
+    return f"{words}: {'; '.join(parts)}."
+
+
+def by_size(differences: Iterable[Difference]) -> list[Difference]:
+    """Largest first; without a number last."""
+    return sorted(differences, key=lambda row: -np.nan_to_num(abs(row.difference), nan=-1.0))
+
+
+def ran(facts: Facts) -> list[str]:
+    """What was run, what failed and what was left out."""
+    structure, runs = facts.structure, facts.runs
+    learnt = facts.splits[facts.splits["fold"] >= 0]
+    folds = learnt["fold"].nunique()
+    size = (
+        f"{many(len(learnt), 'slide')} of {many(learnt['animal'].nunique(), 'animal')}, "
+        f"{many(int(learnt['cells'].sum()), 'cell')}, {many(folds, 'fold')}"
+    )
+    sentences = [f"Study {structure.study}: {size}; stages {' < '.join(structure.stages)}."]
+    rest = len(facts.splits) - len(learnt)
+    if rest:
+        sentences.append(
+            f"{many(rest, 'more slide')} {'is' if rest == 1 else 'are'} staged and not learnt from."
+        )
+    single = runs.drop_duplicates("run")
+    failed = single[single["status"] == "failed"]
+    if single.empty:
+        sentences.append("Nothing was run.")
+    else:
+        seeds = int(runs.groupby("experiment")["seed"].nunique().max())
+        sentences.append(
+            f"{many(runs['experiment'].nunique(), 'experiment')} over {many(folds, 'fold')} and up to "
+            f"{many(seeds, 'seed')} took {many(len(single), 'run')}, shared ones counted once; "
+            f"{f'{len(failed)} failed' if len(failed) else 'all ended well'}."
+        )
+    for run, reason in zip(failed["run"], failed["reason"], strict=True):
+        of = listed(runs.loc[runs["run"] == run, "experiment"].astype(str))
+        sentences.append(f"Failed: {run} of {of}: {_ended(reason)}")
+    if len(failed):
+        sentences.append("A seed of which a run failed is left out of the numbers of its experiment.")
+    sentences += [f"Left out: {label}: {_ended(reason)}" for label, reason in structure.left_out.items()]
+    if facts.metric != structure.compare["metric"]:
+        wanted = report.METRICS[structure.compare["metric"]][0]
+        sentences.append(f"No {wanted} could be measured, so this page speaks of {facts.named} instead.")
+    return sentences
+
+
+def _ended(reason: object) -> str:
+    return f"{reason.rstrip('.')}." if isinstance(reason, str) and reason else "no reason is known."
+
+
+def helps(facts: Facts) -> list[str]:
+    """Whether the ordinal term helps, and by how much; then every main experiment against the reference."""
+    structure = facts.structure
+    sentences = []
+    pair = structure.ordinal
+    if not pair:
+        sentences.append(
+            "Whether the ordinal term helps cannot be said: no two main experiments differ by it alone."
+        )
+    else:
+        sentences.append(_ordinal(facts, facts.between(pair["with"], pair["without"])))
+        sides = [
+            f"{facts.measured[pair[side]]} {side} it ({pair[side]})"
+            for side in ("with", "without")
+            if pair[side] in facts.measured
+        ]
+        if len(sides) == 2:
+            whole = facts.measured[pair["with"]]
+            sentences.append(
+                f"{_sentence(facts.named)} is {' and '.join(sides)}, on {many(whole.cells, 'cell')} of "
+                f"{many(whole.slides, 'slide')}."
+            )
+    others = [
+        row
+        for label, row in facts.family("reference").items()
+        if label in structure.main and {row.experiment, row.reference} != set(pair.values())
+    ]
+    return sentences + grouped(facts, others)
+
+
+def _ordinal(facts: Facts, row: Difference | None) -> str:
+    """The answer to the first question."""
+    pair = facts.structure.ordinal
+    of = f"The ordinal term ({pair['with']} against {pair['without']})"
+    if row is None:
+        return f"{of} was not compared: one of the two has no run that ended well."
+    verdict = row.verdict(facts.alpha)
+    if verdict == "unknown":
+        return f"{of}: nothing can be said: {row.evidence}."
+    if verdict == "not told":
+        more = f"; {row.detectable}" if row.detectable else ""
+        return f"{of} makes no difference that this study could tell from noise: {row.evidence}{more}."
+    return f"{of} {verdict}: {row.evidence}."
+
+
+def baselines(facts: Facts) -> list[str]:
+    """Every main experiment against the best baseline."""
+    structure = facts.structure
+    rows = [
+        row
+        for label, row in facts.family("baseline").items()
+        if label in structure.main and label not in structure.baselines
+    ]
+    if not rows:
+        return ["There is no baseline to compare with."]
+    best = rows[0].reference
+    found = facts.measured.get(best)
+    sentences = []
+    if found is not None:
+        size = f"{many(found.cells, 'cell')} of {many(found.slides, 'slide')}"
+        sentences.append(f"The best baseline is {best}, with {facts.named} {found} on {size}.")
+    return sentences + grouped(facts, rows)
+
+
+def grid(facts: Facts) -> list[str]:
+    """At how many points of the grid of sigma and bins the ordinal term helps, and for which sigma."""
+    points = facts.structure.grid
+    if not points:
+        return ["No grid of sigma and bins was run."]
+    rows = {label: row for label in points if (row := facts.to_plain(label)) is not None}
+    if not rows:
+        return [f"Of {many(len(points), 'point')} of the grid none could be compared."]
+    to = next(iter(rows.values())).reference
+    sigmas, bins = (sorted({point[key] for point in points.values()}) for key in ("sigma", "bins"))
+    size = sizes(rows.values())
+    sentences = [
+        f"At {many(len(points), 'point')} of sigma ({_range(sigmas)}) and bins ({_range(bins)}), against "
+        f"{to}: {_tally(facts, points, rows)} ({size})."
+    ]
+    above = {
+        sigma: [
+            sum(row.side > 0 for label, row in rows.items() if points[label]["sigma"] == sigma),
+            sum(point["sigma"] == sigma for point in points.values()),
+        ]
+        for sigma in sigmas
+    }
+    some = [f"{plain(sigma)} ({good} of {all_} bins)" for sigma, (good, all_) in above.items() if good]
+    sentences.append(
+        f"The interval of the difference lies on the better side of 0 at sigma {listed(some)}."
+        if some
+        else "At no sigma does the interval of the difference lie on the better side of 0."
+    )
+    finite = sorted(
+        (row for row in rows.values() if np.isfinite(row.difference)), key=lambda row: row.gain[0]
+    )
+    if finite:
+        ends = [("best", finite[-1]), ("worst", finite[0])] if len(finite) > 1 else [("only", finite[0])]
+        sentences += [
+            f"The {word} point is {_at(points[row.experiment])}: {row.evidence}." for word, row in ends
+        ]
+    paper = next((row for label, row in rows.items() if points[label] == PAPER), None)
+    if paper is not None:
+        sentences.append(f"At the paper's point ({_at(PAPER)}): {paper.evidence}.")
+    return sentences
+
+
+def _at(point: Mapping[str, float]) -> str:
+    return f"sigma {plain(point['sigma'])}, {many(int(point['bins']), 'bin')}"
+
+
+def _range(values: Sequence[float]) -> str:
+    return plain(values[0]) if len(values) == 1 else f"{plain(values[0])} to {plain(values[-1])}"
+
+
+def sizes(rows: Iterable[Difference]) -> str:
+    """``15 pairs, 31 slides each``; ranges where they differ."""
+    listed_rows = list(rows)
+    pairs, slides = (sorted({getattr(row, name) for row in listed_rows}) for name in ("pairs", "slides"))
+    if len(pairs) == len(slides) == 1:
+        return f"{listed_rows[0].size}{' each' if len(listed_rows) > 1 else ''}"
+    return f"{_range(pairs)} pairs, {_range(slides)} slides"
+
+
+def _tally(facts: Facts, labels: Iterable[str], rows: Mapping[str, Difference]) -> str:
+    """How many of the labels the ordinal term helps at; those without a row cannot be judged."""
+    verdicts: list[Verdict] = [
+        rows[label].verdict(facts.alpha) if label in rows else "unknown" for label in labels
+    ]
+    words: dict[Verdict, str] = {
+        "helps": "the ordinal term helps at {}",
+        "hurts": "hurts at {}",
+        "not told": "no difference could be told at {}",
+    }
+    parts = [text.format(verdicts.count(verdict) or "none") for verdict, text in words.items()]
+    if "unknown" in verdicts:
+        parts.append(f"nothing can be said at {verdicts.count('unknown')}")
+    return listed(parts)
+
+
+def weights(facts: Facts) -> list[str]:
+    """Where the ordinal term helps over its weight."""
+    swept = facts.structure.weights
+    if not swept:
+        return ["The weight of L_SimProp was not varied."]
+    rows = {label: row for label in swept.values() if (row := facts.to_plain(label)) is not None}
+    if not rows:
+        return [f"Of {many(len(swept), 'weight')} of L_SimProp none could be compared."]
+    to = next(iter(rows.values())).reference
+    weights = sorted(swept)
+    sentences = [
+        f"At {many(len(weights), 'weight')} of L_SimProp ({_range(weights)}), against {to}: "
+        f"{_tally(facts, swept.values(), rows)} ({sizes(rows.values())})."
+    ]
+    for verdict in ("helps", "hurts"):
+        found = [weight for weight in weights if swept[weight] in rows]
+        found = [weight for weight in found if rows[swept[weight]].verdict(facts.alpha) == verdict]
+        if found:
+            parts = [f"{plain(weight)} ({rows[swept[weight]].interval})" for weight in found]
+            sentences.append(f"It {verdict} at weight {listed(parts)}.")
+    return sentences
+
+
+def wrong_proportions(facts: Facts) -> list[str]:
+    """From which strength on wrong proportions do harm, and whether the ordinal term withstands them."""
+    curves = facts.structure.curves
+    if not curves:
+        return ["Wrong proportions were not tried."]
+    sentences = [_curve(facts, name, points) for name, points in curves.items()]
+    # the last point is noisy, so its losses are the curve's own
+    terms = {
+        name: set(facts.structure.losses.get(points[max(points)], {})) for name, points in curves.items()
+    }
+    ordinal = next((name for name, found in terms.items() if found == {"simprop", "prop"}), None)
+    without = next((name for name, found in terms.items() if found == {"prop"}), None)
+    if ordinal and without:
+        sentences.append(_withstands(facts, ordinal, without))
+    return sentences
+
+
+def falls(facts: Facts, points: Mapping[float, str]) -> dict[float, Difference]:
+    """Differences to t = 0 by t; those that were not compared are left out."""
+    zero = points.get(0.0)
+    rows = {t: facts.between(label, zero) for t, label in points.items() if zero and t > 0}
+    return {t: row for t, row in sorted(rows.items()) if row is not None and np.isfinite(row.difference)}
+
+
+def harmed_from(rows: Mapping[float, Difference]) -> float | None:
+    """The least t from which on every interval is worse than no difference."""
+    start = None
+    for t in sorted(rows, reverse=True):
+        if rows[t].side >= 0:
+            break
+        start = t
+    return start
+
+
+def _curve(facts: Facts, name: str, points: Mapping[float, str]) -> str:
+    rows = falls(facts, points)
+    if not rows:
+        return f"{name}: nothing can be said, as it was not compared with right proportions."
+    start, last = harmed_from(rows), max(rows)
+    shown = rows[last if start is None else start]
+    if start is None:
+        single = [plain(t) for t, row in rows.items() if row.side < 0]
+        but = f" at every t from one on (only at {listed(single)})" if single else ""
+        return (
+            f"{name}: no fall that its interval tells from 0{but} up to t = {plain(last)}, "
+            f"where it is {shown.interval} ({shown.size})."
+        )
+    before = [t for t in rows if t < start]
+    upto = f"; up to t = {plain(max(before))} no fall could be told" if before else ""
+    end = f", at t = {plain(last)} {rows[last].interval}" if last > start else ""
+    return (
+        f"{name}: {facts.named} gets worse from t = {plain(start)} on: {shown.interval} there{end} "
+        f"({sizes(rows.values())}){upto}."
+    )
+
+
+def _withstands(facts: Facts, ordinal: str, without: str) -> str:
+    """Whether the fall of the one lies apart from the fall of the other at the largest common t."""
+    one, other = (falls(facts, facts.structure.curves[name]) for name in (ordinal, without))
+    common = [t for t in one if t in other]
+    if not common:
+        return f"Whether {ordinal} withstands wrong proportions better than {without} cannot be said."
+    t = max(common)
+    a, b = one[t], other[t]
+    numbers = (
+        f"at t = {plain(t)} the difference to right proportions is {a.interval} ({a.size}) and "
+        f"{b.interval} ({b.size})"
+    )
+    if not np.isfinite([a.low, a.high, b.low, b.high]).all():
+        return (
+            f"Whether {ordinal} withstands wrong proportions better than {without} cannot be said: {numbers}."
+        )
+    if a.gain[1] > b.gain[2]:
+        return f"{ordinal} withstands wrong proportions better than {without}: {numbers}, apart."
+    if b.gain[1] > a.gain[2]:
+        return f"{ordinal} withstands wrong proportions worse than {without}: {numbers}, apart."
+    return (
+        f"Neither {ordinal} nor {without} can be said to withstand wrong proportions better: {numbers}, "
+        "and these intervals overlap."
+    )
+
+
+def designs(facts: Facts) -> list[Difference]:
+    """Every open choice against what it changes, largest difference first."""
+    rows = (
+        facts.family("against").get(label) or facts.family("reference").get(label)
+        for label in facts.structure.design
+    )
+    return by_size(row for row in rows if row is not None)
+
+
+def design(facts: Facts) -> list[str]:
+    """Which of the open design choices matter."""
+    labels = facts.structure.design
+    if not labels:
+        return ["No open design choice was varied."]
+    rows = designs(facts)
+    matter = [row for row in rows if row.verdict(facts.alpha) in ("helps", "hurts")]
+    sentences = [
+        f"Of {many(len(labels), 'choice')}, {len(matter) or 'none'} "
+        f"{'matters' if len(matter) <= 1 else 'matter'} for {facts.named} as far as this study can tell."
+    ]
+    sentences += [compared(row, facts.alpha) for row in matter]
+    quiet, unknown = (
+        [row for row in rows if row.verdict(facts.alpha) == verdict] for verdict in ("not told", "unknown")
+    )
+    if quiet:
+        sentences.append(_group(facts, "No difference that this study could tell from noise", quiet))
+    if unknown:
+        sentences.append(_group(facts, "Nothing can be said", unknown))
+    missing = [label for label in labels if label not in {row.experiment for row in rows}]
+    if missing:
+        sentences.append(f"Not compared: {listed(missing)}.")
+    return sentences
+
+
+def geometry(facts: Facts) -> list[str]:
+    """Whether similarity of cells follows the order of stages, before and after training."""
+    table = facts.correlations
+    if table is None or table["rho"].notna().sum() == 0:
+        return ["Similarity between stages was not measured: no held-out cell is labelled."]
+    rows = {str(row["experiment"]): row for row in table.to_dict("records")}
+    structure = facts.structure
+    sentences = []
+    for words, labels in (
+        ("Before training", structure.untrained),
+        ("After training", [label for label in structure.main if label not in structure.untrained]),
+    ):
+        parts = [_rho(rows[label]) for label in labels if label in rows]
+        if parts:
+            sentences.append(
+                f"{words}, Spearman's rho of cosine similarity and sim(k, k') is {'; '.join(parts)}."
+            )
+    after = rows.get(structure.ordinal.get("with", ""))
+    before = next((rows[label] for label in structure.untrained if label in rows), None)
+    if after and before and np.isfinite([after["low"], after["high"], before["low"], before["high"]]).all():
+        apart = after["low"] > before["high"] or after["high"] < before["low"]
+        higher = "higher" if after["rho"] > before["rho"] else "lower"
+        sentences.append(
+            f"{after['experiment']} has a {higher} rho than {before['experiment']}, and the intervals "
+            f"{'lie apart' if apart else 'overlap: no difference that this study could tell from noise'}."
+        )
+    return sentences or ["Similarity between stages was measured for no main experiment."]
+
+
+def _rho(row: Mapping[Any, Any]) -> str:
+    shown = report.with_interval(row["rho"], row["low"], row["high"])
+    alone = "" if np.isfinite([row["low"], row["high"]]).all() else " without interval"
+    size = f"{many(int(row['cells']), 'cell')} of {many(int(row['slides']), 'slide')}"
+    return f"{shown}{alone} in {row['experiment']} ({size})"
+
+
+def whole_runs(facts: Facts) -> pd.DataFrame:
+    """Runs that trained and ended well in one job, so that their cost is whole."""
+    runs = facts.runs
+    return runs[(runs["status"] == "ok") & (runs["steps"] > 0) & ~report.resumed(runs)]
+
+
+def cost(facts: Facts) -> list[str]:
+    """What a run costs, and what the ordinal term adds."""
+    runs = whole_runs(facts)
+    if runs.empty:
+        return ["No run that trained anything ended well, so there is no cost to name."]
+    sentences = []
+    pair = facts.structure.ordinal
+    one, other = (
+        runs[runs["experiment"] == pair.get(side)].set_index(["fold", "seed"]) for side in ("with", "without")
+    )
+    for column, (words, _) in report.COSTS.items():
+        ratio = (one[column] / other[column]).replace([np.inf, -np.inf], np.nan).dropna()
+        if len(ratio):
+            sentences.append(
+                f"A run of {pair['with']} takes {ratio.median():.2f} times the {words} of one of "
+                f"{pair['without']} (median of {many(len(ratio), 'pair')}, {ratio.min():.2f} to "
+                f"{ratio.max():.2f})."
+            )
+    if runs["joules"].isna().all():
+        sentences.append("Energy is unknown: the machine does not tell it.")
+    resumed = int(report.resumed(facts.runs).sum())
+    if resumed:
+        sentences.append(f"{many(resumed, 'resumed run')} left out here: only the last part was timed.")
+    return sentences

@@ -1,0 +1,103 @@
+"""A stage for every cell: the predictions of one experiment's runs joined, slide by slide."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from myostage import schemas
+from myostage.config import RunSpec
+from myostage.errors import UserError
+from myostage.tallies import STAGED_ONLY, read_slide, read_splits
+
+Floats = NDArray[np.float64]
+
+
+def stage_slides(
+    runs: Sequence[tuple[RunSpec, Path]],
+    splits: Path,
+    out: Mapping[str, Path],
+    stages: int,
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Write one table of predictions per slide, probabilities averaged over the runs of one experiment.
+
+    A held-out slide is averaged over the seeds of its own fold, a slide that is staged only over all runs;
+    runs that failed are left out. Embeddings of different runs have no mean: they are left empty.
+
+    Parameters
+    ----------
+    runs
+        Runs of the experiment and their predictions.
+    splits
+        Table of splits.
+    out
+        File to write for every slide.
+    stages
+        Number of stages K.
+    metadata
+        Goes into the written files.
+
+    Raises
+    ------
+    UserError
+        A slide that the splits or the predictions do not know, or whose runs all failed; runs that disagree
+        about its cells.
+    """
+    split_of = read_splits(splits)
+    schema = schemas.predictions_table(stages)
+    failed = {spec.id: reason for spec, path in runs if (reason := _failure(path, schema)) is not None}
+    for slide, target in out.items():
+        if slide not in split_of:
+            raise UserError(f"{splits}: no row for slide {slide}; delete the file and run the workflow again")
+        fold = split_of[slide].fold
+        of_fold = [(spec, path) for spec, path in runs if fold in (STAGED_ONLY, spec.fold)]
+        if of_fold and all(spec.id in failed for spec, _ in of_fold):
+            run = of_fold[0][0].id
+            raise UserError(
+                f"slide {slide} cannot be staged, because run {run} failed ({failed[run]}) and no other run "
+                "predicts the slide; change the experiment's training, or name another one in look.experiment"
+            )
+        cells: NDArray[np.int64] | None = None
+        total, count = np.zeros((0, stages)), 0
+        for spec, path in of_fold:
+            if spec.id in failed:
+                continue
+            found, probabilities = read_slide(path, stages, slide)
+            if cells is None:
+                cells, total = found, np.zeros((found.size, stages))
+            if not np.array_equal(cells, found):
+                raise UserError(
+                    f"{path}: its cells of slide {slide} are not those of the experiment's other runs; "
+                    "delete it and run the workflow again"
+                )
+            total += probabilities
+            count += 1
+        expected = split_of[slide].cells
+        if cells is None or cells.size != expected:
+            raise UserError(
+                f"{target}: slide {slide} has {expected} cells, but the experiment's runs predict "
+                f"{0 if cells is None else cells.size}; delete their predictions and run the workflow again"
+            )
+        schemas.write(target, _staged(slide, cells, total / count, schema), schema, metadata)
+
+
+def _failure(path: Path, schema: schemas.Table) -> str | None:
+    """Why the run of these predictions failed; None: it did not."""
+    with schemas.open_table(path, schema) as file:
+        reason = (file.schema_arrow.metadata or {}).get(b"failed")
+    return None if reason is None else reason.decode()
+
+
+def _staged(slide: str, cells: NDArray[np.int64], probabilities: Floats, schema: schemas.Table) -> pa.Table:
+    stages = probabilities.shape[1]
+    columns = [
+        pa.array([slide] * cells.size, pa.string()),
+        pa.array(cells, pa.int32()),
+        pa.array(probabilities.argmax(1), pa.int32()),
+        pa.FixedSizeListArray.from_arrays(pa.array(probabilities.astype(np.float32).ravel()), stages),
+        pa.array([[]] * cells.size, pa.list_(pa.float16())),
+    ]
+    return pa.table(columns, schema=schema.schema.with_metadata(None))

@@ -1,0 +1,201 @@
+"""Which experiment plays which part in a study's tables, figures and summary.
+
+Read whenever the Snakefile is, so it imports neither torch nor pandas.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from myostage.config import Experiment, RunSpec, Study, read_quoted
+
+# keys of `training` that shape L_SimProp and nothing else
+ONLY_SIMPROP = {"sigma", "bins", "pairs", "target", "stop_gradient", "order"}
+WEIGHT = "losses.simprop"
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The labels of a study's experiments by their part, and what else its summary says of it.
+
+    Parameters
+    ----------
+    study : str
+        Name of the study.
+    stages : list of str
+        Stages in order.
+    main, design : list of str
+        Labels of the main table and of the forest plot of design choices.
+    grid : dict
+        Label -> ``{"sigma": float, "bins": int}`` of the grid.
+    weights : dict
+        Weight of L_SimProp -> label, of experiments that vary it alone and of those they are against.
+    curves : dict
+        Experiment -> strength t of wrong proportions -> label; at t = 0 the experiment named by `against`.
+    parts : dict
+        Label -> part of the study (main, grid, design, proportions).
+    against : dict
+        Label -> label of the experiment that it changes something of.
+    reference : str
+        What all experiments are compared with.
+    ordinal : dict
+        ``{"with": label, "without": label}``: two main experiments that differ by L_SimProp alone; or empty.
+    losses : dict
+        Label -> term -> weight, of every experiment that learns.
+    baselines, ceilings : list of str
+        Baselines, and experiments that see cell labels.
+    untrained : list of str
+        Main experiments that leave the encoder as it was before training.
+    fitted_afterwards : list of str
+        Experiments whose head is fitted by L_prop after L_SimProp alone has trained the encoder.
+    compare : dict
+        The study's ``compare``: reference, metric, alpha, power.
+    left_out : dict
+        Label -> why the experiment was not run.
+    quoted : list of dict
+        Published figures: method, metric, value, source.
+    """
+
+    study: str
+    stages: list[str]
+    main: list[str]
+    design: list[str]
+    grid: dict[str, dict[str, float]]
+    weights: dict[float, str]
+    curves: dict[str, dict[float, str]]
+    parts: dict[str, str]
+    against: dict[str, str]
+    reference: str
+    ordinal: dict[str, str]
+    losses: dict[str, dict[str, float]]
+    baselines: list[str]
+    ceilings: list[str]
+    untrained: list[str]
+    fitted_afterwards: list[str]
+    compare: dict[str, Any]
+    left_out: dict[str, str]
+    quoted: list[dict[str, str | float]]
+
+
+def structure(
+    study: Study, experiments: Mapping[str, Sequence[RunSpec]], left_out: Mapping[str, str]
+) -> dict[str, Any]:
+    """The fields of :class:`Structure` as plain dicts and lists, which a rule can hand on.
+
+    Parameters
+    ----------
+    study : Study
+        The study.
+    experiments : mapping
+        Label -> runs, as :func:`myostage.config.expand` returns them.
+    left_out : mapping
+        Label -> why it is not run; such experiments have no other part.
+
+    Raises
+    ------
+    UserError
+        The table of published figures is faulty.
+    """
+    members = [
+        (experiment, label, specs[0])
+        for experiment, label, specs in _members(study, experiments)
+        if label not in left_out
+    ]
+    labels = [label for _, label, _ in members]
+    reference = study.compare.reference or next(iter(labels), "")
+    main = {label: spec for experiment, label, spec in members if experiment.part == "main"}
+    return asdict(
+        Structure(
+            study=study.study,
+            stages=list(study.stages),
+            main=list(main),
+            design=[label for experiment, label, _ in members if experiment.part == "design"],
+            grid={
+                label: {"sigma": spec.training.sigma, "bins": spec.training.bins}
+                for experiment, label, spec in members
+                if experiment.part == "grid"
+            },
+            weights=_weights(members),
+            curves=_curves(members),
+            parts={label: experiment.part for experiment, label, _ in members},
+            against={
+                label: experiment.against
+                for experiment, label, _ in members
+                if experiment.against is not None
+                and experiment.against in experiments
+                and experiment.against not in left_out
+            },
+            reference=reference,
+            ordinal=_ordinal(main, reference),
+            losses={
+                label: {str(term): weight for term, weight in spec.losses.items()}
+                for _, label, spec in members
+                if spec.trained
+            },
+            baselines=[
+                label for experiment, label, spec in members if experiment.baseline or not spec.trained
+            ],
+            ceilings=[label for _, label, spec in members if spec.method == "supervised"],
+            untrained=[
+                label for label, spec in main.items() if spec.trained and spec.training.unfreeze == "none"
+            ],
+            fitted_afterwards=[
+                label
+                for _, label, spec in members
+                if "simprop" in spec.losses
+                and not {"prop", "ot"} & set(spec.losses)
+                and spec.training.head == "trained"
+            ],
+            compare=study.compare.model_dump(),
+            left_out=dict(left_out),
+            quoted=read_quoted(study),
+        )
+    )
+
+
+def _members(
+    study: Study, experiments: Mapping[str, Sequence[RunSpec]]
+) -> Iterator[tuple[Experiment, str, Sequence[RunSpec]]]:
+    """Every label with its experiment, whose name stands before the point of its grid."""
+    by_name = {experiment.name: experiment for experiment in study.experiments}
+    for label, specs in experiments.items():
+        yield by_name[label.partition("[")[0]], label, specs
+
+
+def _weights(members: Sequence[tuple[Experiment, str, RunSpec]]) -> dict[float, str]:
+    """The sweep over the weight of L_SimProp."""
+    terms = {label: spec.losses for _, label, spec in members}
+    swept = [(experiment, label) for experiment, label, _ in members if list(experiment.vary) == [WEIGHT]]
+    starts = [experiment.against for experiment, _ in swept if experiment.against]
+    labels = [*starts, *(label for _, label in swept)]
+    found = {terms[label]["simprop"]: label for label in labels if "simprop" in terms.get(label, {})}
+    return dict(sorted(found.items()))
+
+
+def _curves(members: Sequence[tuple[Experiment, str, RunSpec]]) -> dict[str, dict[float, str]]:
+    """Curves of wrong proportions; what an experiment varies beside t makes a curve of its own."""
+    curves: dict[str, dict[float, str]] = {}
+    known = {label for _, label, _ in members}
+    for experiment, label, spec in members:
+        if experiment.part != "proportions":
+            continue
+        point = label.partition("[")[2].rstrip("]")
+        others = [part for part in point.split(",") if part and not part.startswith("proportion_noise=")]
+        name = f"{experiment.name}[{','.join(others)}]" if others else experiment.name
+        start = {0.0: experiment.against} if experiment.against in known else {}
+        curves.setdefault(name, start)[spec.training.proportion_noise] = label
+    return {name: dict(sorted(points.items())) for name, points in curves.items()}
+
+
+def _ordinal(main: Mapping[str, RunSpec], reference: str) -> dict[str, str]:
+    """Two main experiments that differ by L_SimProp alone, if possible one of them the reference."""
+    pairs = [
+        {"with": one, "without": other}
+        for one, spec in main.items()
+        for other, plain in main.items()
+        if set(spec.losses) == {"simprop", "prop"}
+        and plain.losses == {"prop": spec.losses["prop"]}
+        and plain.encoder == spec.encoder
+        and plain.training.model_dump(exclude=ONLY_SIMPROP) == spec.training.model_dump(exclude=ONLY_SIMPROP)
+    ]
+    return next((pair for pair in pairs if reference in pair.values()), pairs[0] if pairs else {})

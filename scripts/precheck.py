@@ -1,0 +1,18 @@
+"""Check folds and bags of all runs before the first one trains."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from myostage import jobs, precheck, schemas
+
+
+def work(smk: Any) -> None:
+    cells = precheck.check_folds(
+        smk.input.splits, smk.params.proportions, smk.params.stages, dict(smk.params.bags)
+    )
+    with schemas.atomic(Path(smk.output[0])) as path:
+        path.write_text(json.dumps(cells, indent=1) + "\n", encoding="utf-8")
+
+
+jobs.run(snakemake, work)

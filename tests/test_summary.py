@@ -1,0 +1,584 @@
+"""The summary page: who plays which part, verdicts by rule, sentences from made-up numbers, and the page."""
+
+import base64
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from myostage import config, findings, report, schemas, summary
+from myostage.findings import Difference, Facts
+from myostage.structure import Structure, structure
+
+STAGES = ("damaged", "recovered", "intact")
+BOTH = {"simprop": 1, "prop": 1}
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+def study(experiments: list[dict[str, Any]], **changes: Any) -> config.Study:
+    return config.Study(
+        study="trial",
+        stages=STAGES,
+        slides="slides.tsv",
+        proportions="proportions.tsv",
+        folds=3,
+        seeds=(0, 1),
+        experiments=tuple(config.Experiment(**experiment) for experiment in experiments),
+        **changes,
+    )
+
+
+FULL = [
+    {"name": "prop", "losses": {"prop": 1}},
+    {"name": "simprop", "losses": {"simprop": 1}},
+    {"name": "combined", "losses": BOTH},
+    {"name": "frozen", "losses": {"prop": 1}, "training": {"unfreeze": "none"}, "baseline": True},
+    {"name": "majority", "method": "majority"},
+    {"name": "supervised", "method": "supervised"},
+    {
+        "name": "grid",
+        "losses": BOTH,
+        "vary": {"sigma": [0.05, 0.1], "bins": [6, 31, 50]},
+        "part": "grid",
+    },
+    {
+        "name": "weight",
+        "losses": {"prop": 1},
+        "vary": {"losses.simprop": [10, 0.1]},
+        "part": "design",
+        "against": "combined",
+    },
+    {
+        "name": "aligned",
+        "losses": BOTH,
+        "training": {"pairs": "aligned"},
+        "part": "design",
+        "against": "combined",
+    },
+    {
+        "name": "noisy_prop",
+        "losses": {"prop": 1},
+        "vary": {"proportion_noise": [0.2, 0.4]},
+        "part": "proportions",
+        "against": "prop",
+    },
+    {
+        "name": "noisy",
+        "losses": BOTH,
+        "vary": {"proportion_noise": [0.2, 0.4], "bins": [6, 31]},
+        "part": "proportions",
+        "against": "combined",
+    },
+]
+
+
+def parts(
+    experiments: list[dict[str, Any]], left_out: dict[str, str] | None = None, **changes: Any
+) -> Structure:
+    made = study(experiments, **changes)
+    return Structure(**structure(made, config.expand(made), left_out or {}))
+
+
+def difference(
+    experiment: str,
+    reference: str,
+    value: float = 0.0,
+    half: float = 0.01,
+    *,
+    family: str = "reference",
+    metric: str = "accuracy",
+    p: float = 0.001,
+    pairs: int = 6,
+    detectable: float = 0.027,
+) -> dict[str, Any]:
+    """A row of COMPARISONS whose interval is ``value`` plus and minus ``half``."""
+    return {
+        "experiment": experiment,
+        "reference": reference,
+        "family": family,
+        "metric": metric,
+        "difference": value,
+        "low": value - half,
+        "high": value + half,
+        "pairs": pairs,
+        "slides": 9,
+        "effect_size": 1.25 if value > 0 else -1.25,
+        "p": p / 2,
+        "p_holm": p,
+        "minimum_detectable": detectable,
+    }
+
+
+def facts(
+    comparisons: list[dict[str, Any]],
+    made: Structure | None = None,
+    *,
+    metrics: tuple[str, ...] = ("accuracy", "kl"),
+    failed: dict[str, str] | None = None,
+    **changes: Any,
+) -> Facts:
+    """Tables of ``made`` whose every experiment is measured at .8, with the given differences."""
+    made = made or parts(FULL)
+    labels = [*made.main, *made.grid, *made.design]
+    measured = [
+        {"experiment": label, "run": "", "fold": -1, "seed": -1, "metric": metric, "value": 0.8}
+        | {"low": 0.75, "high": 0.84, "slides": 9, "cells": 4573}
+        for label in labels
+        for metric in metrics
+    ]
+    runs = [
+        {"experiment": label, "run": f"{label}-f{fold}-s{seed}", "fold": fold, "seed": seed}
+        | {"status": "ok", "reason": "", "device": "cpu", "steps": 0 if label == "majority" else 300}
+        | {"seconds": 40.0 * (1 + (label == "combined")) + fold, "cpu_seconds": 70.0}
+        | {"peak_memory_mb": 900.0, "joules": np.nan}
+        for label in made.main
+        for fold in range(3)
+        for seed in range(2)
+    ]
+    for row in runs:
+        if row["run"] in (failed or {}):
+            row.update(status="failed", reason=(failed or {})[row["run"]])
+    splits = pd.DataFrame(
+        {
+            "slide": [f"s{number}" for number in range(10)],
+            "group": ["d3"] * 9 + [""],
+            "animal": [f"m{number // 2}" for number in range(10)],
+            "cells": 100,
+            "fold": [0, 1, 2] * 3 + [-1],
+        }
+    )
+    whole = {
+        "structure": made,
+        "splits": splits,
+        "metrics": pd.DataFrame(measured, columns=schemas.METRICS.schema.names),
+        "comparisons": pd.DataFrame(comparisons, columns=schemas.COMPARISONS.schema.names),
+        "runs": pd.DataFrame(runs, columns=schemas.RUNS.schema.names),
+    }
+    return Facts(**(whole | changes))
+
+
+def row(value: float, half: float = 0.01, **changes: Any) -> Difference:
+    values = difference("a", "b", value, half, **changes)
+    return Difference(**{name: values[name] for name in Difference.__dataclass_fields__})
+
+
+def test_structure_tells_the_parts_apart() -> None:
+    made = parts(FULL)
+    assert made.main == ["prop", "simprop", "combined", "frozen", "majority", "supervised"]
+    assert len(made.grid) == 6
+    assert made.grid["grid[sigma=0.05,bins=31]"] == {"sigma": 0.05, "bins": 31}
+    assert made.weights == {
+        0.1: "weight[losses.simprop=0.1]",
+        1.0: "combined",
+        10.0: "weight[losses.simprop=10]",
+    }
+    assert made.design == ["weight[losses.simprop=10]", "weight[losses.simprop=0.1]", "aligned"]
+    assert made.against["aligned"] == made.against["weight[losses.simprop=10]"] == "combined"
+    assert made.curves == {
+        "noisy_prop": {
+            0: "prop",
+            0.2: "noisy_prop[proportion_noise=0.2]",
+            0.4: "noisy_prop[proportion_noise=0.4]",
+        },
+        "noisy[bins=6]": {
+            0: "combined",
+            0.2: "noisy[proportion_noise=0.2,bins=6]",
+            0.4: "noisy[proportion_noise=0.4,bins=6]",
+        },
+        "noisy[bins=31]": {
+            0: "combined",
+            0.2: "noisy[proportion_noise=0.2,bins=31]",
+            0.4: "noisy[proportion_noise=0.4,bins=31]",
+        },
+    }
+    assert made.baselines == ["frozen", "majority"]
+    assert made.ceilings == ["supervised"]
+    assert made.untrained == ["frozen"]
+    assert made.fitted_afterwards == ["simprop"]
+    assert made.reference == "prop"
+    assert made.ordinal == {"with": "combined", "without": "prop"}
+    assert made.losses["combined"] == BOTH and "majority" not in made.losses
+
+
+def test_structure_prefers_the_pair_with_the_reference_and_ignores_other_differences() -> None:
+    pairs = [
+        {"name": "a", "losses": BOTH},
+        {"name": "b", "losses": {"prop": 1}},
+        {"name": "c", "losses": BOTH, "training": {"steps": 10, "sigma": 0.4}},
+        {"name": "d", "losses": {"prop": 1}, "training": {"steps": 10}},
+    ]
+    assert parts(pairs).ordinal == {"with": "a", "without": "b"}
+    assert parts(pairs, compare={"reference": "d"}).ordinal == {"with": "c", "without": "d"}
+    assert parts([pairs[0], pairs[3]]).ordinal == {}
+    assert parts([pairs[0], {"name": "e", "losses": {"prop": 2}}]).ordinal == {}
+
+
+def test_an_experiment_left_out_has_no_part_but_its_reason() -> None:
+    made = parts(FULL, {"frozen": "package lightly is missing", "aligned": "no weights"})
+    assert "frozen" not in made.main + made.baselines + made.untrained
+    assert "aligned" not in made.design
+    assert made.left_out == {"frozen": "package lightly is missing", "aligned": "no weights"}
+    text = " ".join(findings.ran(facts([], made)))
+    assert "Left out: frozen: package lightly is missing." in text
+
+
+def test_structure_of_a_study_without_experiments_is_empty() -> None:
+    made = parts([])
+    assert made.main == [] and made.reference == "" and made.ordinal == {}
+
+
+def test_structure_is_light_enough_for_every_parse_of_the_snakefile() -> None:
+    heavy = "import sys, myostage.structure; assert not {'torch', 'pandas'} & set(sys.modules)"
+    scripts = Path(findings.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", heavy], check=True, cwd=scripts)
+
+
+@pytest.mark.parametrize(
+    ("value", "p", "verdict"),
+    [
+        (0.05, 0.01, "helps"),
+        (-0.05, 0.01, "hurts"),
+        (0.05, 0.05, "not told"),  # not below alpha
+        (0.005, 0.01, "not told"),  # its interval holds 0
+        (0.05, np.nan, "unknown"),
+        (np.nan, 0.01, "unknown"),
+    ],
+)
+def test_verdicts_follow_the_rule_and_turn_where_less_is_better(value: float, p: float, verdict: str) -> None:
+    assert row(value, p=p).verdict(0.05) == verdict
+    mirrored = {"helps": "hurts", "hurts": "helps"}.get(verdict, verdict)
+    assert row(value, p=p, metric="kl").verdict(0.05) == mirrored
+    assert row(value, p=p).turned.verdict(0.05) == mirrored
+    assert row(value, p=p).turned.turned == row(value, p=p) or np.isnan([value, p]).any()
+
+
+def test_numbers_in_words() -> None:
+    assert [findings.signed(value) for value in (0.0314, -0.004, -0.0001, 10.5, np.nan)] == [
+        "+.031",
+        "-.004",
+        "+.000",
+        "+10.500",
+        "–",
+    ]
+    assert [findings.plain(value) for value in (0.1, 31, 0, 10)] == [".1", "31", "0", "10"]
+    assert findings.listed(["a"]) == "a" and findings.listed(["a", "b", "c"]) == "a, b and c"
+    assert findings.many(1, "pair") == "1 pair" and findings.many(4573, "cell") == "4,573 cells"
+
+
+def test_the_ordinal_term_helps_with_everything_it_rests_on() -> None:
+    first, second, *others = findings.helps(
+        facts([difference("combined", "prop", 0.03), difference("simprop", "prop", -0.2)])
+    )
+    assert first == (
+        "The ordinal term (combined against prop) helps: accuracy +.030 [+.020, +.040]; 6 pairs, 9 slides; "
+        "effect size 1.25; Holm-corrected p = .001."
+    )
+    assert second == (
+        "Accuracy is .80 [.75, .84] with it (combined) and .80 [.75, .84] without it (prop), on 4,573 cells "
+        "of 9 slides."
+    )
+    assert others == [
+        "Worse than prop (6 pairs, 9 slides): simprop (head fitted afterwards) -.200 [-.210, -.190]."
+    ]
+
+
+def test_no_difference_is_said_plainly_with_what_could_have_been_found() -> None:
+    first = findings.helps(facts([difference("combined", "prop", 0.004, p=0.6)]))[0]
+    assert "makes no difference that this study could tell from noise" in first
+    assert first.endswith("it could have found one of .027.")
+
+
+def test_the_ordinal_term_is_judged_from_its_own_side_where_it_is_the_reference() -> None:
+    made = parts(FULL, compare={"reference": "combined"})
+    first = findings.helps(facts([difference("prop", "combined", -0.03)], made))[0]
+    assert "(combined against prop) helps: accuracy +.030 [+.020, +.040]" in first
+
+
+def test_one_pair_cannot_be_tested_and_two_can() -> None:
+    one = difference("combined", "prop", 0.03, p=np.nan, pairs=1, detectable=np.nan)
+    first = findings.helps(facts([one]))[0]
+    assert "nothing can be said" in first and "1 pair, 9 slides" in first and "no test possible" in first
+    two = difference("combined", "prop", 0.03, p=0.4, pairs=2)
+    assert "2 pairs, 9 slides" in findings.helps(facts([two]))[0]
+
+
+def test_the_best_baseline_is_named_and_the_ceiling_is_told_apart() -> None:
+    sentences = findings.baselines(
+        facts(
+            [
+                difference("combined", "frozen", 0.03, family="baseline"),
+                difference("majority", "frozen", -0.3, family="baseline"),
+                difference("supervised", "frozen", 0.1, family="baseline"),
+            ]
+        )
+    )
+    assert sentences == [
+        "The best baseline is frozen, with accuracy .80 [.75, .84] on 4,573 cells of 9 slides.",
+        "Better than frozen (6 pairs, 9 slides each): supervised (a ceiling, sees cell labels) +.100 "
+        "[+.090, +.110]; combined +.030 [+.020, +.040].",
+    ]
+
+
+def test_the_grid_is_counted_and_its_sigmas_named() -> None:
+    labels = list(parts(FULL).grid)  # sigma .05 then .1; bins 6, 31, 50 each
+    values = [0.04, 0.004, -0.05, 0.03, 0.02, np.nan]
+    rows = [difference(label, "prop", value) for label, value in zip(labels, values, strict=True)]
+    rows[4]["p_holm"] = 0.2
+    sentences = findings.grid(facts(rows))
+    assert sentences[0] == (
+        "At 6 points of sigma (.05 to .1) and bins (6 to 50), against prop: the ordinal term helps at 2, "
+        "hurts at 1, no difference could be told at 2 and nothing can be said at 1 (6 pairs, 9 slides each)."
+    )
+    assert sentences[1] == (
+        "The interval of the difference lies on the better side of 0 at sigma .05 (1 of 3 bins) and .1 "
+        "(2 of 3 bins)."
+    )
+    assert sentences[2].startswith("The best point is sigma .05, 6 bins: accuracy +.040")
+    assert sentences[3].startswith("The worst point is sigma .05, 50 bins: accuracy -.050")
+    assert sentences[4].startswith("At the paper's point (sigma .1, 6 bins): accuracy +.030")
+
+
+def test_the_grid_of_a_metric_of_which_less_is_better() -> None:
+    labels = list(parts(FULL).grid)
+    rows = [difference(label, "prop", -0.02 * n, metric="kl") for n, label in enumerate(labels)]
+    sentences = findings.grid(facts(rows, metrics=("kl",)))
+    assert "helps at 5, hurts at none and no difference could be told at 1" in sentences[0]
+    assert sentences[2].startswith("The best point is sigma .1, 50 bins: KL to the given proportions -.100")
+
+
+def test_weights_are_compared_with_prop_and_not_with_what_they_change() -> None:
+    rows = [
+        difference("combined", "prop", 0.03),
+        difference("weight[losses.simprop=10]", "prop", -0.1),
+        difference("weight[losses.simprop=10]", "combined", -0.13, family="against"),
+    ]
+    sentences = findings.weights(facts(rows))
+    assert sentences == [
+        "At 3 weights of L_SimProp (.1 to 10), against prop: the ordinal term helps at 1, hurts at 1, no "
+        "difference could be told at none and nothing can be said at 1 (6 pairs, 9 slides each).",
+        "It helps at weight 1 (+.030 [+.020, +.040]).",
+        "It hurts at weight 10 (-.100 [-.110, -.090]).",
+    ]
+
+
+CURVES = [
+    {"name": "prop", "losses": {"prop": 1}},
+    {"name": "combined", "losses": BOTH},
+    *(
+        {
+            "name": f"noisy_{name}",
+            "losses": losses,
+            "vary": {"proportion_noise": [0.1, 0.2, 0.4]},
+            "part": "proportions",
+            "against": name,
+        }
+        for name, losses in (("prop", {"prop": 1}), ("combined", BOTH))
+    ),
+]
+
+
+def noisy(name: str, values: list[float]) -> list[dict[str, Any]]:
+    return [
+        difference(f"noisy_{name}[proportion_noise={t:g}]", name, value, family="against")
+        for t, value in zip((0.1, 0.2, 0.4), values, strict=True)
+    ]
+
+
+def test_wrong_proportions_harm_from_where_every_stronger_one_does() -> None:
+    made = parts(CURVES)
+    rows = noisy("prop", [-0.03, -0.005, -0.2]) + noisy("combined", [0.0, -0.03, -0.06])
+    prop, combined, both = findings.wrong_proportions(facts(rows, made))
+    assert prop.startswith(
+        "noisy_prop: accuracy gets worse from t = .4 on: -.200 [-.210, -.190] there (6 pairs"
+    )
+    assert "from t = .2 on: -.030 [-.040, -.020] there, at t = .4 -.060 [-.070, -.050]" in combined
+    assert combined.endswith("; up to t = .1 no fall could be told.")
+    assert both.startswith("noisy_combined withstands wrong proportions better than noisy_prop: at t = .4")
+
+
+def test_wrong_proportions_without_a_fall_or_without_numbers() -> None:
+    made = parts(CURVES)
+    prop, combined, both = findings.wrong_proportions(
+        facts(noisy("prop", [0.0, -0.03, 0.0]) + noisy("combined", [0.0, 0.001, 0.005]), made)
+    )
+    assert "no fall that its interval tells from 0 at every t from one on (only at .2)" in prop
+    assert "noisy_combined: no fall that its interval tells from 0 up to t = .4" in combined
+    assert both.startswith("Neither noisy_combined nor noisy_prop can be said to withstand")
+    assert all("nothing can be said" in text for text in findings.wrong_proportions(facts([], made))[:2])
+
+
+def test_choices_that_matter_come_first_and_largest() -> None:
+    rows = [
+        difference("aligned", "combined", 0.02, family="against"),
+        difference("aligned", "prop", -0.5),
+        difference("weight[losses.simprop=10]", "combined", -0.13, family="against"),
+        difference("weight[losses.simprop=0.1]", "combined", 0.005, family="against", p=0.7),
+    ]
+    sentences = findings.design(facts(rows))
+    assert sentences[0] == "Of 3 choices, 2 matter for accuracy as far as this study can tell."
+    assert sentences[1].startswith("weight[losses.simprop=10] is worse than combined: accuracy -.130")
+    assert sentences[2].startswith("aligned is better than combined: accuracy +.020")
+    assert sentences[3] == (
+        "No difference that this study could tell from noise (6 pairs, 9 slides), beside each the smallest "
+        "it could have found: weight[losses.simprop=0.1] .027."
+    )
+    assert findings.design(facts(rows[:2]))[-1] == (
+        "Not compared: weight[losses.simprop=10] and weight[losses.simprop=0.1]."
+    )
+
+
+def test_failed_runs_are_told_with_their_reason() -> None:
+    text = " ".join(findings.ran(facts([], failed={"combined-f1-s0": "the loss is nan at step 12"})))
+    assert (
+        "Study trial: 9 slides of 5 animals, 900 cells, 3 folds; stages damaged < recovered < intact." in text
+    )
+    assert "1 more slide is staged and not learnt from." in text
+    assert (
+        "6 experiments over 3 folds and up to 2 seeds took 36 runs, shared ones counted once; 1 failed."
+        in text
+    )
+    assert "Failed: combined-f1-s0 of combined: the loss is nan at step 12." in text
+
+
+def correlations(before: float, after: float, half: float = 0.05) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "experiment": name,
+                "rho": rho,
+                "low": rho - half,
+                "high": rho + half,
+                "slides": 9,
+                "cells": 4573,
+            }
+            for name, rho in (("frozen", before), ("combined", after), ("prop", np.nan))
+        ]
+    )
+
+
+def test_geometry_before_and_after() -> None:
+    before, after, change = findings.geometry(facts([], correlations=correlations(0.4, 0.6)))
+    assert before.endswith("is .40 [.35, .45] in frozen (4,573 cells of 9 slides).")
+    assert ".60 [.55, .65] in combined" in after and "– without interval in prop" in after
+    assert change == "combined has a higher rho than frozen, and the intervals lie apart."
+    assert "overlap" in findings.geometry(facts([], correlations=correlations(0.4, 0.41)))[-1]
+    assert "not measured" in findings.geometry(facts([]))[0]
+
+
+def test_cost_is_a_ratio_over_pairs_and_leaves_resumed_runs_out() -> None:
+    whole = facts([])
+    # 80, 81, 82 s against 40, 41, 42 s
+    assert findings.cost(whole) == [
+        "A run of combined takes 1.98 times the wall time of one of prop (median of 6 pairs, 1.95 to 2.00).",
+        "A run of combined takes 1.00 times the CPU time of one of prop (median of 6 pairs, 1.00 to 1.00).",
+        "A run of combined takes 1.00 times the peak memory of one of prop (median of 6 pairs, 1.00 to "
+        "1.00).",
+        "Energy is unknown: the machine does not tell it.",
+    ]
+    runs = whole.runs.copy()
+    cut = (runs["experiment"] == "combined") & (runs["fold"] == 0) & (runs["seed"] == 0)
+    runs.loc[cut, ["steps", "seconds"]] = 10, 1.0
+    sentences = findings.cost(replace(whole, runs=runs))
+    assert "median of 5 pairs" in sentences[0]
+    assert sentences[-1].startswith("1 resumed run left out")
+
+
+def test_without_labels_the_page_speaks_of_the_kl() -> None:
+    rows = [difference("combined", "prop", -0.03, metric="kl")]
+    unlabelled = facts(rows, metrics=("kl",))
+    assert "helps: KL to the given proportions -.030 [-.040, -.020]" in findings.helps(unlabelled)[0]
+    assert "No accuracy could be measured, so this page speaks of KL" in " ".join(findings.ran(unlabelled))
+    assert "of which less is better" in summary.rules(unlabelled)
+
+
+def test_the_headline_is_three_sentences() -> None:
+    rows = [
+        difference("combined", "prop", 0.004, p=0.7),
+        difference("combined", "frozen", 0.05, family="baseline"),
+        *(difference(label, "prop", 0.03) for label in parts(FULL).grid),
+    ]
+    first, second, third = summary.headline(facts(rows))
+    assert first.startswith("The ordinal term (combined against prop) makes no difference")
+    assert second.startswith("combined is better than frozen: accuracy +.050")
+    assert "the ordinal term helps at 6" in third
+
+
+def everything() -> list[dict[str, Any]]:
+    made = parts(FULL)
+    return [
+        *(difference(label, "prop", 0.02) for label in [*made.main[1:], *made.grid, *made.design]),
+        *(difference(label, "frozen", 0.02, family="baseline") for label in ("prop", "combined")),
+        *(difference(label, start, -0.05, family="against") for label, start in made.against.items()),
+    ]
+
+
+def test_the_page_stands_alone_and_shows_every_part(tmp_path: Path) -> None:
+    (tmp_path / "figures").mkdir()
+    for suffix in ("png", "svg", "csv"):
+        (tmp_path / f"figures/grid map.{suffix}").write_bytes(PIXEL)
+    made = replace(
+        parts(FULL, {"frozen": "no weights"}),
+        quoted=[{"method": "OSLSP", "metric": "accuracy", "value": 0.46005, "source": "arXiv 2505.04150"}],
+    )
+    whole = facts(
+        everything(),
+        made,
+        correlations=correlations(0.4, 0.6),
+        figures=[("Grid <map>", tmp_path / "figures/grid map.png")],
+    )
+    summary.write(tmp_path / "summary.html", whole)
+    page = (tmp_path / "summary.html").read_text()
+    assert base64.b64encode(PIXEL).decode() in page
+    assert not re.findall(r'src="(?!data:)|<link|<script|@import|url\(', page)
+    for suffix in ("png", "svg", "csv"):
+        assert f'href="figures/grid%20map.{suffix}"' in page
+    assert "Grid &lt;map&gt;" in page and "<map>" not in page
+    assert ".46005" in page and report.QUOTED in page
+    assert "simprop ‡" in page and "supervised †" in page
+    for sentence in (*findings.helps(whole), *findings.wrong_proportions(whole), *summary.headline(whole)):
+        assert sentence.replace("<", "&lt;").replace("'", "&#x27;") in page
+    assert page.count("<svg") >= len(made.design)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        parts([{"name": "only", "losses": {"prop": 1}}]),
+        parts([{"name": "majority", "method": "majority"}]),
+        parts(FULL),
+    ],
+    ids=["one experiment", "nothing learnt", "nothing compared"],
+)
+@pytest.mark.parametrize("metrics", [("accuracy", "kl"), ("kl",), ()])
+def test_the_page_is_written_whatever_is_missing(
+    tmp_path: Path, made: Structure, metrics: tuple[str, ...]
+) -> None:
+    summary.write(tmp_path / "summary.html", facts([], made, metrics=metrics))
+    assert "cannot be said" in (tmp_path / "summary.html").read_text() or made.ordinal
+    assert len(summary.headline(facts([], made, metrics=metrics))) == 3
+
+
+def test_missing_numbers_and_names_that_look_like_markup(tmp_path: Path) -> None:
+    name = "a<b>&c"
+    made = replace(parts(FULL), main=["prop", name], ordinal={"with": name, "without": "prop"}, design=[name])
+    rows = [
+        difference(name, "prop", np.nan, np.nan, p=np.nan, detectable=np.nan),
+        *(difference(label, "prop", np.nan, np.nan, p=np.nan, detectable=np.nan) for label in made.grid),
+    ]
+    whole = facts(
+        rows, made, failed={f"{name}-f{f}-s{s}": f"<nan> at {name}" for f in range(3) for s in range(2)}
+    )
+    summary.write(tmp_path / "summary.html", whole)
+    page = (tmp_path / "summary.html").read_text()
+    assert name not in page and "<nan>" not in page
+    assert "a&lt;b&gt;&amp;c" in page
+    assert "nan" not in re.sub(r"&lt;nan&gt;", "", page)
+    assert findings.grid(whole)[0].count("nothing can be said at 6") == 1
