@@ -22,7 +22,8 @@ def work(smk: Any) -> None:
         plan.as_arrays(smk.params.proportions),
         len(smk.params.stages),
         {slide: Path(path) for slide, path in zip(smk.params.labelled, smk.input.labels, strict=True)},
-        {slide: Path(path) for slide, path in zip(smk.params.imaged, smk.input.cells, strict=True)},
+        # a crop study has no areas: every cell weighs the same
+        {slide: Path(path) for slide, path in zip(smk.params.imaged, smk.input.cells, strict=True)} or None,
         compare=config.Compare(**smk.params.compare),
         against=smk.params.against,
         parts=smk.params.parts,

@@ -17,7 +17,7 @@ from shapely.geometry import Polygon
 from shapely.strtree import STRtree
 from skimage.draw import polygon as rasterise
 
-from myostage.config import Phantom
+from myostage.config import Phantom, load_study, read_proportions, read_slides
 from myostage.errors import UserError
 from myostage.phantom import draw_slide
 from myostage.phantom_muscle import MATURITY, stage_maturity
@@ -251,3 +251,12 @@ def test_a_slide_too_small_for_round_cells_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="width_um"):
         draw(tmp_path, "tiny", EVEN, tiny)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_transfer_study_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    study = load_study("config/transfer.yaml")  # with its tables and training images
+    assert study.phantom is not None and study.phantom.tissue == "round_cells"
+    assert len(read_slides(study)) == 15 and len(study.stages) == 6
+    means = [share @ np.arange(6) for share in read_proportions(study).values()]
+    assert (np.diff(means) > 0).all()
