@@ -1,6 +1,7 @@
-"""Count the annotated stages of every slide of a study: the table that `slide_proportions` names.
+r"""Count the annotated stages of every slide of a study: the table that `slide_proportions` names.
 
-    python scripts/slide_proportions.py config/demo_ablation.yaml --out config/demo_ablation/slide_proportions.tsv
+    python scripts/slide_proportions.py config/demo_ablation.yaml \
+        --out config/demo_ablation/slide_proportions.tsv
 
 Slides without annotations are left out. Those of a phantom study are drawn first if they are not there.
 """

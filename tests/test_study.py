@@ -1,15 +1,10 @@
 """The study of experiments: presets, sweeps, what is trained once, what is left out, what it will cost."""
 
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
 
 from myostage import config, estimate, plan, precheck, schemas
 from myostage.errors import UserError
@@ -283,26 +278,3 @@ def test_the_study_asks_every_question(name: str, monkeypatch: pytest.MonkeyPatc
     assert any(t.order for t in trained)
     assert len({t.proportion_noise for t in trained}) >= 5
     assert max(specs[0].encoder.trained_blocks for specs in experiments.values()) == 2
-
-
-def test_the_paper_dry_runs_with_its_jobs_and_gpu_hours(tmp_path: Path) -> None:
-    slides = tmp_path / "slides"
-    slides.mkdir()
-    for row in (ROOT / "config/paper/slides.tsv").read_text().splitlines()[1:]:
-        for part in row.split("\t"):
-            if "$MYOSTAGE_PAPER_SLIDES" in part:
-                target = Path(part.replace("$MYOSTAGE_PAPER_SLIDES", str(slides)))
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_text("{}")
-    settings = yaml.safe_load((ROOT / "config/paper.yaml").read_text())
-    (tmp_path / "paper.yaml").write_text(yaml.safe_dump({**settings, "results": str(tmp_path / "results")}))
-    command = [sys.executable, "-m", "snakemake", "paper", "--dry-run", "--cores", "2"]
-    done = subprocess.run(
-        [*command, "--configfile", str(tmp_path / "paper.yaml")],
-        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "MYOSTAGE_PAPER_SLIDES": str(slides)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("paper: ")]
-    assert re.search(r"31 slides, 76 experiments, \d+ runs in 7\d training jobs.* [\d.]+ GPU hours", line), (
-        line
-    )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -61,7 +62,7 @@ def study() -> dict[str, Any]:
                 "encoder": {"dino": {"steps": 3, "batch_size": 8, "prototypes": 32, "local_crops": 1}},
                 "baseline": True,
             },
-            {"name": "diverging", "losses": {"prop": 1}, "training": {"learning_rate": 1e38}},
+            {"name": "diverging", "losses": {"prop": 1}, "training": {"learning_rate": 1e30}},
             {"name": "absent", "losses": {"prop": 1}, "encoder": {"weights": "absent.pth"}},
         ],
         "compare": {"reference": "combined"},
@@ -239,6 +240,7 @@ def test_a_killed_workflow_goes_on_where_it_stopped(
     done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = study()
+    content.pop("compare")
     content["experiments"] = [
         {
             "name": "long",
@@ -276,6 +278,7 @@ def test_a_killed_workflow_goes_on_where_it_stopped(
 def test_a_bad_slide_is_skipped_and_named(done: Path, tmp_path: Path) -> None:
     content = study()
     content.pop("phantom")
+    content.pop("compare")
     content.update(on_bad_slide="skip", experiments=[{"name": "majority", "method": "majority"}])
     lay_out(tmp_path, content)
     (tmp_path / "phantom").mkdir()
@@ -296,8 +299,33 @@ def test_a_bad_slide_is_skipped_and_named(done: Path, tmp_path: Path) -> None:
     assert all(f"{name}.tif" in text for name in ("d0a", "d0b", "d5a"))
 
 
-@pytest.mark.parametrize("name", ["demo", "paper"])
-def test_dry_run_of_shipped_studies(name: str, tmp_path: Path) -> None:
+def test_labelled_crops_become_a_study(tmp_path: Path) -> None:
+    def script(name: str, *arguments: str) -> None:
+        subprocess.run(
+            [sys.executable, str(ROOT / f"scripts/{name}.py"), *arguments], cwd=tmp_path, check=True
+        )
+
+    script("draw_crops", "--out", "images", "--stages", "young,middle,old", "--cells", "150")
+    rows = [f"{image}\t{image.parent.name}" for image in sorted((tmp_path / "images").rglob("*.png"))]
+    (tmp_path / "labelled.tsv").write_text("path\tlabel\n" + "\n".join(rows) + "\n")
+    size = ("--groups", "2", "--animals", "2", "--cells", "20")
+    script("compose_bags", "labelled.tsv", "--stages", "young,middle,old", "--out", "mine", *size)
+    content = yaml.safe_load((tmp_path / "mine/study.yaml").read_text())
+    content["encoder"] = study()["encoder"]
+    content["training"] = {"steps": 3, "bag_size": 10}
+    content["folds"] = 2
+    kept = ("combined", "prop", "majority")
+    content["experiments"] = [one for one in content["experiments"] if one["name"] in kept]
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
+    result = run(tmp_path, "tables")
+    assert result.returncode == 0, result.stderr[-4000:]
+    metrics = schemas.read(tmp_path / "results/mine/metrics.parquet", schemas.METRICS)
+    accuracy = metrics[(metrics["run"] == "") & (metrics["metric"] == "accuracy")]
+    assert set(accuracy["experiment"]) == set(kept) and set(accuracy["cells"]) == {80}
+
+
+@pytest.mark.parametrize("name", ["demo", "demo_ablation", "paper", "transfer"])
+def test_shipped_studies_dry_run_and_say_what_they_cost(name: str, tmp_path: Path) -> None:
     slides = tmp_path / "slides"
     slides.mkdir()
     table = pd.read_csv(ROOT / f"config/{name}/slides.tsv", sep="\t", dtype=str, comment="#")
@@ -306,10 +334,14 @@ def test_dry_run_of_shipped_studies(name: str, tmp_path: Path) -> None:
             (slides / Path(path).name).write_text("{}")
     (tmp_path / "config").symlink_to(ROOT / "config")
     result = subprocess.run(
-        [*SNAKEMAKE, "--dry-run", "--quiet", f"--directory={tmp_path}", f"--configfile=config/{name}.yaml"],
+        [*SNAKEMAKE, "--dry-run", "--cores=2", f"--directory={tmp_path}", f"--configfile=config/{name}.yaml"],
         capture_output=True,
         text=True,
         cwd=ROOT,
         env={**os.environ, "MYOSTAGE_PAPER_SLIDES": str(slides)},
     )
     assert result.returncode == 0, result.stderr[-3000:]
+    (said,) = [line for line in result.stdout.splitlines() if line.startswith(f"{name}: ")]
+    assert re.search(
+        rf"{len(table)} slides, \d+ experiments, \d+ runs in \d+ training jobs.* GPU hours", said
+    )

@@ -89,7 +89,7 @@ class Difference:
         """Everything known of it, in one phrase."""
         parts = [f"{report.METRICS[self.metric][0]} {self.interval}", self.size]
         if np.isfinite(self.effect_size):
-            parts.append(f"effect size {self.effect_size:.2f}")
+            parts.append(f"effect size {report.short(self.effect_size)}")
         parts.append(
             f"Holm-corrected p {_equal(report.probability(self.p_holm))}"
             if np.isfinite(self.p_holm)
