@@ -2,7 +2,7 @@
 
 in:   crops of every slide
 out:  splits.parquet: folds grouped by animal, stratified by group
-      precheck.json: every fold teaches every stage and fills every bag, known before the first run trains
+      precheck/{source}_{size}.json: every fold teaches every stage and fills such bags, known before a run trains
 """
 
 
@@ -31,17 +31,21 @@ rule split:
         "../scripts/split.py"
 
 
-if EXPERIMENTS:
+for source, size in plan.bags(EXPERIMENTS):
 
-    rule precheck:
+    rule:
+        name:
+            f"precheck_{source}_{size}"
         input:
             splits=PATHS.study("splits.parquet"),
         output:
-            PATHS.study("precheck.json"),
+            PATHS.precheck(source, size),
         log:
-            PATHS.log("precheck", "all"),
+            PATHS.log("precheck", f"{source}_{size}"),
         benchmark:
-            PATHS.benchmark("precheck", "all")
+            PATHS.benchmark("precheck", f"{source}_{size}")
+        # what no run can learn from is told before the first one trains
+        priority: 1
         conda:
             "../envs/myostage.yaml"
         threads: 1
@@ -51,9 +55,10 @@ if EXPERIMENTS:
         params:
             proportions=PROPORTIONS,
             stages=STUDY.stages,
-            bags=plan.bags(EXPERIMENTS),
+            source=source,
+            size=size,
             code=code("precheck.py"),
         message:
-            "Checking folds and bags"
+            f"Checking that every fold teaches every stage and fills bags of {size} cells of a {source}"
         script:
             "../scripts/precheck.py"

@@ -25,8 +25,7 @@ for batch, specs in RUN_BATCHES.items():
             labels=of_slides("labels.parquet", LABELLED) if specs[0].method == "supervised" else [],
             encoder=PATHS.tuned(specs[0].encoder.id) if specs[0].encoder.dino else [],
             splits=PATHS.study("splits.parquet"),
-            # it must be there, but to check again trains nothing again
-            precheck=ancient(PATHS.study("precheck.json")),
+            precheck=[PATHS.precheck(*bag) for bag in plan.bags({batch: specs})],
         output:
             models=of_runs("model.safetensors", [spec.id for spec in specs]),
             histories=of_runs("history.parquet", [spec.id for spec in specs]),

@@ -1,4 +1,4 @@
-"""Check folds and bags of all runs before the first one trains."""
+"""Check folds and bags before a run trains on them."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,11 @@ from myostage import jobs, precheck, schemas
 
 def work(smk: Any) -> None:
     cells = precheck.check_folds(
-        smk.input.splits, smk.params.proportions, smk.params.stages, dict(smk.params.bags)
+        smk.input.splits,
+        smk.params.proportions,
+        smk.params.stages,
+        source=smk.params.source,
+        size=smk.params.size,
     )
     with schemas.atomic(Path(smk.output[0])) as path:
         path.write_text(json.dumps(cells, indent=1) + "\n", encoding="utf-8")

@@ -190,9 +190,12 @@ def test_a_fold_that_holds_out_all_of_a_stage_is_refused(tmp_path: Path) -> None
     rows = [("a", "d0", 50, 0), ("b", "d3", 50, 0), ("c", "d3", 50, 1)]
     path = splits(tmp_path / "splits.parquet", rows)
     with pytest.raises(UserError, match=r"fold 0 holds out every animal of group d0, .* stage intact"):
-        precheck.check_folds(path, given, STAGES, {})
+        precheck.check_folds(path, given, STAGES, source="slide", size=50)
     path = splits(tmp_path / "splits.parquet", [*rows, ("d", "d0", 50, 1)])
-    assert precheck.check_folds(path, given, STAGES, {}) == {"fold 0": 100, "fold 1": 100}
+    assert precheck.check_folds(path, given, STAGES, source="slide", size=50) == {
+        "fold 0": 100,
+        "fold 1": 100,
+    }
 
 
 @pytest.mark.parametrize(
@@ -204,14 +207,11 @@ def test_a_bag_that_no_slide_or_group_fills_is_refused(
     given = {"d0": [0.5, 0.5, 0]}
     rows = [("a", "d0", 50, 0), ("b", "d0", 60, 1), ("c", "d0", 0, 1)]
     path = splits(tmp_path / "splits.parquet", rows)
-    bags = {"combined": (source, size)}
     if fits:
-        precheck.check_folds(path, given, STAGES, bags)
+        precheck.check_folds(path, given, STAGES, source=source, size=size)
     else:
-        with pytest.raises(
-            UserError, match=rf"experiments\[combined\]: bag_size is {size} .*lower bag_size to \d+"
-        ):
-            precheck.check_folds(path, given, STAGES, bags)
+        with pytest.raises(UserError, match=rf"bag_size is {size} cells, .*lower bag_size to \d+"):
+            precheck.check_folds(path, given, STAGES, source=source, size=size)
 
 
 # --- what it costs ------------------------------------------------------------------------------------------

@@ -212,6 +212,14 @@ def test_sigma_trains_only_the_runs_concerned(change: Any) -> None:
     )
 
 
+def test_another_bag_size_is_checked_before_its_runs_train(change: Any) -> None:
+    folder = change(lambda content: content["experiments"][1].update(training={"bag_size": 11}))
+    assert {rule for rule in planned(folder) if rule.startswith(("precheck", "train"))} == {
+        "precheck_slide_11",
+        "train_simprop-1",
+    }
+
+
 def test_a_renamed_experiment_trains_nothing(change: Any) -> None:
     def rename(content: dict[str, Any]) -> None:
         content["experiments"][0]["name"] = content["compare"]["reference"] = "renamed"
@@ -305,6 +313,7 @@ def test_labelled_crops_become_a_study(tmp_path: Path) -> None:
             [sys.executable, str(ROOT / f"scripts/{name}.py"), *arguments], cwd=tmp_path, check=True
         )
 
+    (tmp_path / "config").symlink_to(ROOT / "config")
     script("draw_crops", "--out", "images", "--stages", "young,middle,old", "--cells", "150")
     rows = [f"{image}\t{image.parent.name}" for image in sorted((tmp_path / "images").rglob("*.png"))]
     (tmp_path / "labelled.tsv").write_text("path\tlabel\n" + "\n".join(rows) + "\n")

@@ -30,6 +30,10 @@ class Paths:
         """The weights of an encoder id that the study fine-tunes itself."""
         return f"{self.root}/encoders/{encoder}.safetensors"
 
+    def precheck(self, source: str, size: int) -> str:
+        """What is known of bags of ``size`` cells of a slide or group, before a run trains on them."""
+        return f"{self.root}/precheck/{source}_{size}.json"
+
     def run(self, run: str, name: str) -> str:
         """A file of one run: ``model.safetensors``, ``history.parquet``, ``predictions.parquet``."""
         return f"{self.root}/runs/{run}/{name}"

@@ -4,7 +4,7 @@ Read whenever the Snakefile is: no torch, no slide is opened, no folder is liste
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -43,13 +43,15 @@ def run_batches(experiments: dict[str, list[RunSpec]], size: int) -> dict[str, l
     return cut
 
 
-def bags(experiments: dict[str, list[RunSpec]]) -> dict[str, tuple[str, int]]:
-    """What the bags of an experiment come from and how many cells they take; each pair once."""
-    first: dict[tuple[str, int], str] = {}
-    for label, specs in experiments.items():
-        if specs[0].method == "proportions":
-            first.setdefault((specs[0].training.bags, specs[0].training.bag_size), label)
-    return {label: taken for taken, label in first.items()}
+def bags(experiments: Mapping[str, Sequence[RunSpec]]) -> list[tuple[str, int]]:
+    """What bags of proportions are drawn from (``slide`` or ``group``) and their cells; each pair once."""
+    return list(
+        dict.fromkeys(
+            (specs[0].training.bags, specs[0].training.bag_size)
+            for specs in experiments.values()
+            if specs[0].method == "proportions"
+        )
+    )
 
 
 def proportions(study: Study) -> dict[str, list[float]]:

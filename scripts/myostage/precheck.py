@@ -1,4 +1,4 @@
-"""What can be known of all runs once the cells are counted, before the first of them trains."""
+"""What can be known of runs once the cells are counted, before the first of them trains."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,9 @@ def check_folds(
     splits: str | Path,
     proportions: Mapping[str, Sequence[float]],
     stages: Sequence[str],
-    bags: Mapping[str, tuple[str, int]],
+    *,
+    source: str,
+    size: int,
 ) -> dict[str, int]:
     """Check that every fold teaches every stage and fills every bag.
 
@@ -28,8 +30,8 @@ def check_folds(
         Proportions [K] of every group.
     stages
         Names of the K stages.
-    bags
-        Experiment -> what its bags come from (``slide`` or ``group``) and their cells.
+    source, size
+        What bags come from, ``slide`` or ``group``, and their cells.
 
     Returns
     -------
@@ -46,19 +48,17 @@ def check_folds(
     trained = {int(fold): learnt[learnt["fold"] != fold] for fold in sorted(learnt["fold"].unique())}
     for fold, slides in trained.items():
         _check_stages(splits, fold, slides, learnt, proportions, stages)
-    for experiment, (source, size) in bags.items():
-        for fold, slides in trained.items():
-            cells = slides.groupby(source)["cells"].sum()
-            small = cells[cells < size]
-            if len(small):
-                listed = ", ".join(f"{name} ({count})" for name, count in list(small.items())[:3])
-                more = f" and {len(small) - 3} more" if len(small) > 3 else ""
-                mend = "set bags: group, " if source == "slide" else ""
-                raise UserError(
-                    f"experiments[{experiment}]: bag_size is {size} cells, more than {source} {listed}{more} "
-                    f"has for training in fold {fold}; {mend}lower bag_size to {int(cells.min())} or less, "
-                    f"or leave the {source} out by emptying its group"
-                )
+        cells = slides.groupby(source)["cells"].sum()
+        small = cells[cells < size]
+        if len(small):
+            listed = ", ".join(f"{name} ({count})" for name, count in list(small.items())[:3])
+            more = f" and {len(small) - 3} more" if len(small) > 3 else ""
+            mend = "set bags: group, " if source == "slide" else ""
+            raise UserError(
+                f"training.bag_size is {size} cells, more than {source} {listed}{more} has for training in "
+                f"fold {fold}; {mend}lower bag_size to {int(cells.min())} or less, or leave the {source} out "
+                "by emptying its group"
+            )
     return {f"fold {fold}": int(slides["cells"].sum()) for fold, slides in trained.items()}
 
 

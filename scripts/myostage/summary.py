@@ -39,8 +39,8 @@ nav a, figcaption a {{ color: {better}; margin-right: 1em; text-decoration: none
 .short li {{ font-size: 1.08em }}
 .rules {{ color: #555; font-size: .93em; max-width: 66em }}
 .wide {{ overflow-x: auto; margin: 1em 0 }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .93em }}
-th, td {{ padding: .3em .65em; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .86em }}
+th, td {{ padding: .3em .5em; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }}
 th:first-child, td:first-child {{ text-align: left }}
 thead th {{ border-bottom: 2px solid #444; vertical-align: bottom; white-space: normal }}
 caption {{ caption-side: bottom; text-align: left; color: #666; padding-top: .6em }}
