@@ -44,7 +44,7 @@ report: install  ## results/{study}/report.zip: figures and tables with captions
 	@$(SNAKEMAKE) --quiet all --report $(OUT)/report.zip
 
 test: install  ## the whole test suite
-	$(BIN)/python -m pytest -q -n $(CORES) --dist loadfile -m "not studies" tests
+	$(BIN)/python -m pytest -q -n $(CORES) --dist loadfile --no-loadscope-reorder -m "not studies" tests
 
 test-real: install  ## the studies on real slides and fibres (MYOSTAGE_REAL_DATA)
 	$(BIN)/python -m pytest -q -rs -m "real or studies" tests
