@@ -66,7 +66,7 @@ def study() -> dict[str, Any]:
             {"name": "absent", "losses": {"prop": 1}, "encoder": {"weights": "absent.pth"}},
         ],
         "compare": {"reference": "combined"},
-        "jobs": {"slides_per_job": 4, "runs_per_job": 4},
+        "jobs": {"slides_per_job": 4, "runs_per_job": 4, "threads": 1},
     }
 
 
