@@ -16,7 +16,7 @@ from myostage.bags import STAGED_ONLY
 from myostage.config import RunSpec
 from myostage.errors import UserError
 from myostage.runs import compute_on, suffix_of, token_store
-from myostage.train import BagPair, StageModel
+from myostage.train import BagPair, StageModel, positions_of
 
 Floats = NDArray[np.float64]
 
@@ -100,7 +100,7 @@ def gradient_flow(
     torch.manual_seed(spec.seed)  # as training does: the head starts as it does there
     suffix = suffix_of(spec.encoder, encoder_weights)
     model = StageModel(suffix, spec.training.hidden, len(stages)).to(device, torch.float64).eval()
-    positions = [list(stages).index(name) for name in spec.training.order or stages]
+    positions = positions_of(spec.training, stages)
     embedding = model.suffix(draw.inputs)
     start = _Start.of(model.head, embedding)
     parameters = dict(model.named_parameters())

@@ -191,7 +191,8 @@ def mixbag(
     """L_prop of a random mixture of two bags: :func:`mixed_prop` of some cells of A and the rest of B.
 
     MixBag (Asanomi et al., ICCV 2023, arXiv 2308.08822) with uniform gamma: of n = min(N, M) cells, any
-    number from 1 to n - 1 is as likely to be bag A's. The first ones are taken: a bag has no order.
+    number from 1 to n - 1 is as likely to be bag A's. The first ones are taken: cells
+    that lie in some order are to be shuffled before.
 
     Parameters
     ----------

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from myostage import schemas
+from myostage.config import check_bag_size
 from myostage.errors import UserError
 
 STAGED_ONLY = -1
@@ -48,17 +49,7 @@ def check_folds(
     trained = {int(fold): learnt[learnt["fold"] != fold] for fold in sorted(learnt["fold"].unique())}
     for fold, slides in trained.items():
         _check_stages(splits, fold, slides, learnt, proportions, stages)
-        cells = slides.groupby(source)["cells"].sum()
-        small = cells[cells < size]
-        if len(small):
-            listed = ", ".join(f"{name} ({count})" for name, count in list(small.items())[:3])
-            more = f" and {len(small) - 3} more" if len(small) > 3 else ""
-            mend = "set bags: group, " if source == "slide" else ""
-            raise UserError(
-                f"training.bag_size is {size} cells, more than {source} {listed}{more} has for training in "
-                f"fold {fold}; {mend}lower bag_size to {int(cells.min())} or less, or leave the {source} out "
-                "by emptying its group"
-            )
+        check_bag_size(slides.groupby(source)["cells"].sum().to_dict(), size, source)
     return {f"fold {fold}": int(slides["cells"].sum()) for fold, slides in trained.items()}
 
 

@@ -139,13 +139,7 @@ def structure(
             untrained=[
                 label for label, spec in main.items() if spec.trained and spec.training.unfreeze == "none"
             ],
-            fitted_afterwards=[
-                label
-                for _, label, spec in members
-                if "simprop" in spec.losses
-                and not {"prop", "ot"} & set(spec.losses)
-                and spec.training.head == "trained"
-            ],
+            fitted_afterwards=[label for _, label, spec in members if spec.head_afterwards],
             compare=study.compare.model_dump(),
             left_out=dict(left_out),
             quoted=read_quoted(study),

@@ -224,7 +224,7 @@ def train(
             if resumed is not None and phase.number < resumed["phase"]:
                 continue
             at = resumed if resumed is not None and phase.number == resumed["phase"] else None
-            objective = _Objective(phase, model, spec.training, _positions(spec.training, stages), device)
+            objective = _Objective(phase, model, spec.training, positions_of(spec.training, stages), device)
             _fit(objective, spec, source, checkpoints, history, progress, at)
     except Diverged as error:
         error.steps = len(history) - begun
@@ -262,7 +262,7 @@ def embed_with(model: StageModel, device: torch.device, precision: str) -> Calla
     return embed
 
 
-def _positions(training: Training, stages: Sequence[str]) -> list[int]:
+def positions_of(training: Training, stages: Sequence[str]) -> list[int]:
     """Stage at every place of the order that similarity is measured on."""
     return [stages.index(name) for name in training.order or stages]
 
