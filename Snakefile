@@ -11,6 +11,11 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 
+
+# with --sdm apptainer every job runs in it: apptainer build myostage.sif envs/myostage.def
+container: "myostage.sif"
+
+
 if not workflow.configfiles:
 
     configfile: "config/demo.yaml"
@@ -46,7 +51,7 @@ rule paper:
 rule cells:
     """Segmented and measured cells of every slide."""
     input:
-        of_slides("cells.parquet", IMAGED),
+        behind(of_slides("cells.parquet", IMAGED)),
 
 
 rule stages:

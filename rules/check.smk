@@ -8,7 +8,7 @@ if IMAGED:
 
     rule check:
         input:
-            [SLIDES[slide].path for slide in IMAGED],
+            lambda wildcards: images_of(IMAGED),
         output:
             table=PATHS.study("slides.parquet"),
             slides=of_slides("slide.parquet", IMAGED),
@@ -21,8 +21,7 @@ if IMAGED:
             "../envs/myostage.yaml"
         threads: 1
         resources:
-            mem_mb=2000,
-            runtime=60,
+            **needs("check"),
         params:
             rows=[SLIDES[slide].model_dump(exclude={"crops"}) for slide in IMAGED],
             on_bad_slide=STUDY.on_bad_slide,

@@ -1,4 +1,4 @@
-"""The study, its paths and its batches, for every rule file.
+"""The study, its paths, its batches and what its jobs need, for every rule file.
 
 Reading this costs no import of torch, opens no slide and lists no folder.
 """
@@ -16,12 +16,16 @@ from myostage import config as studies
 from myostage import plan
 from myostage.errors import UserError
 from myostage.estimate import estimate
+from myostage.lock import acquire, release
+from myostage.needs import read_needs, scaled
 from myostage.paths import Paths
 from myostage.provenance import code_digest
+from myostage.site import read_site
 from myostage.structure import structure
 
 try:
-    STUDY = studies.load_study(config)
+    # a job on a node need not look at every slide again
+    STUDY = studies.load_study(config, files=workflow.is_main_process)
     SLIDES = {row.slide: row for row in studies.read_slides(STUDY)}
     LEFT_OUT = studies.left_out(STUDY)
     EXPERIMENTS = studies.runnable(STUDY)
@@ -31,14 +35,20 @@ try:
     SHOWN = plan.shown(STUDY)
     STAGING = plan.staging_runs(STUDY)
     STRUCTURE = structure(STUDY, EXPERIMENTS, LEFT_OUT)
+    SITE = read_site(Path(workflow.basedir))
+    NEEDS = read_needs(f"{workflow.basedir}/config/resources.tsv")
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
 PATHS = Paths.of(STUDY.results, STUDY.study)
+# none where a cluster hands them out, which `jobs` tells
+CORES = None if workflow.resource_settings.nodes else workflow.resource_settings.cores
 IMAGED = list(SLIDES) if STUDY.input == "slides" else []
 LABELLED = [name for name, slide in SLIDES.items() if slide.labelled]
 SLIDE_BATCHES = plan.batches(IMAGED, STUDY.jobs.slides_per_job, "slides")
+EMBED_BATCHES = plan.batches(SLIDES, STUDY.jobs.slides_per_job, "slides")
 RUN_BATCHES = plan.run_batches(EXPERIMENTS, STUDY.jobs.runs_per_job)
+RECEIPTS = plan.receipts(PATHS, SLIDE_BATCHES, list(SLIDES), ENCODERS, RUN_BATCHES)
 MAIN = {label: EXPERIMENTS[label] for label in STRUCTURE["main"]}
 AGAINST, CEILINGS = STRUCTURE["against"], STRUCTURE["ceilings"]
 # where no cell is labelled, only proportions are measured, and `group_majority` repeats the given ones
@@ -50,12 +60,33 @@ RUNS = [spec.id for specs in RUN_BATCHES.values() for spec in specs]
 if workflow.is_main_process:
     for label, reason in LEFT_OUT.items():
         logger.warning(f"{label} is left out: {reason}")
-    logger.info(estimate(STUDY, len(SLIDES), EXPERIMENTS, RUN_BATCHES, workflow.cores or 1).sentence)
+    logger.info(estimate(STUDY, len(SLIDES), EXPERIMENTS, RUN_BATCHES, CORES).sentence)
 
 
-def code(name):
+wildcard_constraints:
+    batch="[^/]+",
+    encoder="[^/]+",
+
+
+def code(*names):
     """What re-runs a job when its script, or a library module that it reaches, means something else."""
-    return code_digest(SCRIPTS / name)
+    return lambda wildcards: "+".join(code_digest(SCRIPTS / name) for name in names)
+
+
+def needs(rule, gpu=False, times=1):
+    """Resources of a rule's jobs, ``times`` runs each. A GPU where it pays; account and partition of the site."""
+    asked = scaled(NEEDS[rule], SITE.max_mem_mb, SITE.max_runtime, times)
+    return asked | ({"gpu": 1} if gpu else {}) | SITE.resources(gpu)
+
+
+def behind(files):
+    """What to wait for before ``files`` are there: themselves, or the receipts of the jobs that make them."""
+    return list(dict.fromkeys(RECEIPTS.get(file, file) for file in plan.flat(files)))
+
+
+def images_of(slides):
+    """The image files of the ``slides``."""
+    return [SLIDES[slide].path for slide in slides]
 
 
 def of_slides(name, slides):
@@ -66,3 +97,31 @@ def of_slides(name, slides):
 def of_runs(name, runs):
     """One file of each of the ``runs``."""
     return [PATHS.run(run, name) for run in runs]
+
+
+def tokens_of(spec):
+    """Tokens of every slide under the encoder of ``spec``; a baseline only counts the crops."""
+    if spec.trained:
+        return [PATHS.tokens(slide, spec.encoder.id) for slide in SLIDES]
+    return of_slides("crops.parquet", SLIDES)
+
+
+onstart:
+    arrays = getattr(workflow.executor_settings, "array_jobs", None)
+    if arrays and workflow.resource_settings.nodes < len(RUN_BATCHES):
+        raise WorkflowError(
+            f"slurm-array-jobs: {arrays} waits for ever where jobs is {workflow.resource_settings.nodes} and "
+            f"{len(RUN_BATCHES)} training jobs may be ready at once; set jobs: unlimited, or leave arrays out"
+        )
+    try:
+        acquire(PATHS.root)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
+onsuccess:
+    release(PATHS.root)
+
+
+onerror:
+    release(PATHS.root)

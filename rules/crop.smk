@@ -4,44 +4,41 @@ in:   slide, cells (or a table of ready-made crops); annotations where there are
 out:  crops.parquet; labels.parquet and segmentation_quality.parquet, for evaluation only
 """
 
-for batch, slides in SLIDE_BATCHES.items():
 
-    rule:
-        name:
-            f"crop_{batch}"
-        input:
-            slides=of_slides("slide.parquet", slides),
-            images=[SLIDES[slide].path for slide in slides],
-            cells=of_slides("cells.parquet", slides),
-        output:
-            crops=of_slides("crops.parquet", slides),
-        log:
-            PATHS.log("crop", batch),
-        benchmark:
-            PATHS.benchmark("crop", batch)
-        conda:
-            "../envs/myostage.yaml"
-        threads: 1
-        resources:
-            mem_mb=2000,
-            runtime=60,
-        params:
-            tiling=STUDY.tiling.model_dump(),
-            crop=STUDY.crop.model_dump(),
-            code=code("crop.py"),
-        message:
-            f"Cropping the cells of {len(slides)} slides ({batch})"
-        script:
-            "../scripts/crop.py"
+rule crop:
+    input:
+        slides=lambda wildcards: of_slides("slide.parquet", SLIDE_BATCHES[wildcards.batch]),
+        images=lambda wildcards: images_of(SLIDE_BATCHES[wildcards.batch]),
+        cells=PATHS.receipt("segment", "{batch}"),
+    output:
+        PATHS.receipt("crop", "{batch}"),
+    log:
+        PATHS.log("crop", "{batch}"),
+    benchmark:
+        PATHS.benchmark("crop", "{batch}")
+    conda:
+        "../envs/myostage.yaml"
+    threads: 1
+    resources:
+        **needs("crop"),
+    params:
+        slides=lambda wildcards: SLIDE_BATCHES[wildcards.batch],
+        tiling=STUDY.tiling.model_dump(),
+        crop=STUDY.crop.model_dump(),
+        code=code("crop.py"),
+    message:
+        "Cropping cells ({wildcards.batch})"
+    script:
+        "../scripts/crop.py"
 
 
 if IMAGED and LABELLED:
 
     rule label:
         input:
-            slides=of_slides("slide.parquet", LABELLED),
-            cells=of_slides("cells.parquet", LABELLED),
-            annotations=[SLIDES[slide].annotations for slide in LABELLED],
+            slides=lambda wildcards: of_slides("slide.parquet", LABELLED),
+            cells=lambda wildcards: behind(of_slides("cells.parquet", LABELLED)),
+            annotations=lambda wildcards: [SLIDES[slide].annotations for slide in LABELLED],
         output:
             labels=of_slides("labels.parquet", LABELLED),
             quality=of_slides("segmentation_quality.parquet", LABELLED),
@@ -54,8 +51,7 @@ if IMAGED and LABELLED:
             "../envs/myostage.yaml"
         threads: 1
         resources:
-            mem_mb=2000,
-            runtime=60,
+            **needs("label"),
         params:
             slides=LABELLED,
             stages=STUDY.stages,
@@ -83,8 +79,7 @@ if STUDY.input == "crops":
             "../envs/myostage.yaml"
         threads: 1
         resources:
-            mem_mb=2000,
-            runtime=60,
+            **needs("collect"),
         params:
             slides={name: [row.model_dump() for row in slide.crops] for name, slide in SLIDES.items()},
             labelled=LABELLED,

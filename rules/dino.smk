@@ -15,7 +15,7 @@ for encoder, weights in TUNED.items():
             name:
                 f"dino_{encoder}"
             input:
-                crops=of_slides("crops.parquet", SLIDES),
+                crops=behind(of_slides("crops.parquet", SLIDES)),
                 weights=ENCODERS[encoder].weights_file or [],
             output:
                 weights,
@@ -27,10 +27,9 @@ for encoder, weights in TUNED.items():
                 "../envs/myostage.yaml"
             threads: STUDY.jobs.threads
             resources:
-                mem_mb=16000,
-                runtime=600,
-                gpu=1,
+                **needs("dino", gpu=True),
             params:
+                slides=list(SLIDES),
                 encoder=encoder,
                 code=code("dino.py"),
             message:

@@ -1,38 +1,55 @@
 """Tokens that enter the trained blocks.
 
 in:   crops; weights of the encoder, its own or fine-tuned
-out:  tokens/{encoder}.parquet of every slide, for every encoder that an experiment asks for
+out:  tokens/{encoder}.parquet of every slide, for every encoder that an experiment asks for; one receipt for all
+      slides, which training waits for
 """
 
-EMBED_BATCHES = plan.batches(SLIDES, STUDY.jobs.slides_per_job, "slides")
 
-for encoder, settings in ENCODERS.items():
-    for batch, slides in EMBED_BATCHES.items():
+rule embed:
+    input:
+        crops=lambda wildcards: behind(of_slides("crops.parquet", EMBED_BATCHES[wildcards.batch])),
+        weights=lambda wildcards: (
+            [] if ENCODERS[wildcards.encoder].dino else ENCODERS[wildcards.encoder].weights_file or []
+        ),
+        tuned=lambda wildcards: TUNED.get(wildcards.encoder, []),
+    output:
+        PATHS.receipt("embed/{encoder}", "{batch}"),
+    log:
+        PATHS.log("embed", "{encoder}_{batch}"),
+    benchmark:
+        PATHS.benchmark("embed", "{encoder}_{batch}")
+    conda:
+        "../envs/myostage.yaml"
+    threads: STUDY.jobs.threads
+    resources:
+        **needs("embed", gpu=True),
+    params:
+        slides=lambda wildcards: EMBED_BATCHES[wildcards.batch],
+        encoder=lambda wildcards: wildcards.encoder,
+        code=code("embed.py"),
+    message:
+        "Embedding cells with {wildcards.encoder} ({wildcards.batch})"
+    script:
+        "../scripts/embed.py"
 
-        rule:
-            name:
-                f"embed_{encoder}_{batch}"
-            input:
-                crops=of_slides("crops.parquet", slides),
-                weights=[] if settings.dino else settings.weights_file or [],
-                tuned=TUNED.get(encoder, []),
-            output:
-                tokens=[PATHS.tokens(slide, encoder) for slide in slides],
-            log:
-                PATHS.log("embed", f"{encoder}_{batch}"),
-            benchmark:
-                PATHS.benchmark("embed", f"{encoder}_{batch}")
-            conda:
-                "../envs/myostage.yaml"
-            threads: STUDY.jobs.threads
-            resources:
-                mem_mb=4000,
-                runtime=240,
-                gpu=1,
-            params:
-                encoder=encoder,
-                code=code("embed.py"),
-            message:
-                f"Embedding the cells of {len(slides)} slides with {encoder} ({batch})"
-            script:
-                "../scripts/embed.py"
+
+rule tokens:
+    input:
+        lambda wildcards: [PATHS.receipt(f"embed/{wildcards.encoder}", batch) for batch in EMBED_BATCHES],
+    output:
+        PATHS.receipt("tokens", "{encoder}"),
+    log:
+        PATHS.log("tokens", "{encoder}"),
+    benchmark:
+        PATHS.benchmark("tokens", "{encoder}")
+    localrule: True
+    conda:
+        "../envs/myostage.yaml"
+    threads: 1
+    params:
+        code=code("tokens.py"),
+    message:
+        "Listing the tokens of {wildcards.encoder}"
+    script:
+        "../scripts/tokens.py"

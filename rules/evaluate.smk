@@ -15,11 +15,10 @@ if EXPERIMENTS:
 
     rule evaluate:
         input:
-            predictions=of_runs("predictions.parquet", RUNS),
-            outcomes=of_runs("outcome.parquet", RUNS),
+            runs=lambda wildcards: behind(of_runs("predictions.parquet", RUNS)),
             splits=PATHS.study("splits.parquet"),
-            labels=of_slides("labels.parquet", LABELLED),
-            cells=of_slides("cells.parquet", IMAGED),
+            labels=lambda wildcards: of_slides("labels.parquet", LABELLED),
+            cells=lambda wildcards: behind(of_slides("cells.parquet", IMAGED)),
         output:
             metrics=TABLES[0],
             comparisons=TABLES[1],
@@ -34,8 +33,7 @@ if EXPERIMENTS:
             "../envs/myostage.yaml"
         threads: 1
         resources:
-            mem_mb=3000,
-            runtime=60,
+            **needs("evaluate"),
         params:
             experiments={name: [spec.id for spec in specs] for name, specs in EXPERIMENTS.items()},
             compare=STUDY.compare.model_dump(),

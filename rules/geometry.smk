@@ -18,9 +18,9 @@ if LABELLED and EXPERIMENTS:
 
     rule geometry:
         input:
-            predictions=of_runs("predictions.parquet", dict.fromkeys(sum(EMBEDDED.values(), []))),
+            runs=lambda wildcards: behind(of_runs("predictions.parquet", sum(EMBEDDED.values(), []))),
             splits=PATHS.study("splits.parquet"),
-            labels=of_slides("labels.parquet", LABELLED),
+            labels=lambda wildcards: of_slides("labels.parquet", LABELLED),
         output:
             similarities=PATHS.study("similarities.parquet"),
             correlations=PATHS.study("correlations.parquet"),
@@ -32,8 +32,7 @@ if LABELLED and EXPERIMENTS:
             "../envs/myostage.yaml"
         threads: 1
         resources:
-            mem_mb=3000,
-            runtime=60,
+            **needs("geometry"),
         params:
             experiments=EMBEDDED,
             labelled=LABELLED,
@@ -49,7 +48,7 @@ for name in ORDINAL:
 
     rule gradients:
         input:
-            tokens=tokens_of(EXPERIMENTS[name][0]),
+            tokens=behind(tokens_of(EXPERIMENTS[name][0])),
             encoder=(
                 PATHS.tuned(EXPERIMENTS[name][0].encoder.id) if EXPERIMENTS[name][0].encoder.dino else []
             ),
@@ -64,8 +63,7 @@ for name in ORDINAL:
             "../envs/myostage.yaml"
         threads: STUDY.jobs.threads
         resources:
-            mem_mb=3000,
-            runtime=30,
+            **needs("gradients"),
         params:
             run=EXPERIMENTS[name][0].id,
             slides=list(SLIDES),

@@ -188,7 +188,7 @@ for figure, (notebook, category, files, more) in DRAWN.items():
         name:
             f"look_{figure}"
         input:
-            plan.flat(files),
+            behind(files),
             notebook=f"{workflow.basedir}/notebooks/{notebook}.ipynb",
         output:
             png=report(
@@ -215,13 +215,12 @@ for figure, (notebook, category, files, more) in DRAWN.items():
             "../envs/myostage.yaml"
         threads: 1
         resources:
-            mem_mb=2000,
-            runtime=30,
+            **needs("look"),
         params:
             name=figure,
             files=files,
             more=more,
-            code=[code("look.py"), code(f"../notebooks/{notebook}.ipynb")],
+            code=code("look.py", f"../notebooks/{notebook}.ipynb"),
         message:
             f"Drawing {figure}"
         script:

@@ -22,8 +22,7 @@ if STUDY.phantom:
                 "../envs/myostage.yaml"
             threads: 1
             resources:
-                mem_mb=1500,
-                runtime=30,
+                **needs("phantom"),
             params:
                 slides=slides,
                 animals=[SLIDES[slide].animal for slide in slides],

@@ -11,7 +11,7 @@ if STUDY.apply:
     rule predict:
         input:
             models=plan.applied_models(STUDY),
-            tokens=[PATHS.tokens(slide, STAGING[0].encoder.id) for slide in SLIDES],
+            tokens=lambda wildcards: behind(tokens_of(STAGING[0])),
         output:
             predictions=PREDICTED,
         log:
@@ -22,11 +22,10 @@ if STUDY.apply:
             "../envs/myostage.yaml"
         threads: STUDY.jobs.threads
         resources:
-            mem_mb=4000,
-            runtime=120,
-            gpu=1,
+            **needs("predict", gpu=True),
         params:
             slides=list(SLIDES),
+            encoder=STAGING[0].encoder.id,
             code=code("predict.py"),
         message:
             f"Staging {len(SLIDES)} slides with {STUDY.apply.experiment} of {STUDY.apply.study}"
@@ -39,7 +38,7 @@ else:
 
 rule stage:
     input:
-        predictions=PREDICTED,
+        predictions=lambda wildcards: behind(PREDICTED),
         splits=PATHS.study("splits.parquet"),
     output:
         stages=of_slides("stages.parquet", SLIDES),
@@ -51,11 +50,10 @@ rule stage:
         "../envs/myostage.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=60,
+        **needs("stage"),
     params:
         slides=list(SLIDES),
-        runs=[spec.id for spec in STAGING],
+        predictions=PREDICTED,
         stages=STUDY.stages,
         code=code("stage.py"),
     message:
@@ -68,9 +66,9 @@ if IMAGED:
 
     rule export:
         input:
-            slides=of_slides("slide.parquet", IMAGED),
-            cells=of_slides("cells.parquet", IMAGED),
-            stages=of_slides("stages.parquet", IMAGED),
+            slides=lambda wildcards: of_slides("slide.parquet", IMAGED),
+            cells=lambda wildcards: behind(of_slides("cells.parquet", IMAGED)),
+            stages=lambda wildcards: of_slides("stages.parquet", IMAGED),
         output:
             geojson=of_slides("cells.geojson", IMAGED),
             csv=of_slides("cells.csv", IMAGED),
@@ -82,9 +80,9 @@ if IMAGED:
             "../envs/myostage.yaml"
         threads: 1
         resources:
-            mem_mb=2000,
-            runtime=60,
+            **needs("export"),
         params:
+            slides=IMAGED,
             stages=STUDY.stages,
             mpp=STUDY.tiling.mpp,
             code=code("export.py"),

@@ -21,11 +21,9 @@ if TRAINED:
             PATHS.benchmark("segment_train", "model")
         conda:
             "../envs/myostage.yaml"
-        threads: workflow.cores
+        threads: CORES or STUDY.jobs.threads
         resources:
-            mem_mb=4000,
-            runtime=240,
-            gpu=1,
+            **needs("segment_train", gpu=True),
         params:
             training=STUDY.segmentation.train.model_dump(),
             diameter_um=STUDY.segmentation.diameter_um,
@@ -37,35 +35,29 @@ if TRAINED:
             "../scripts/segment_train.py"
 
 
-for batch, slides in SLIDE_BATCHES.items():
-
-    rule:
-        name:
-            f"segment_{batch}"
-        input:
-            slides=of_slides("slide.parquet", slides),
-            images=[SLIDES[slide].path for slide in slides],
-            tiles=of_slides("tiles.parquet", slides),
-            model=MODEL,
-        output:
-            cells=of_slides("cells.parquet", slides),
-            thumbnails=of_slides("qc/cells.png", slides),
-        log:
-            PATHS.log("segment", batch),
-        benchmark:
-            PATHS.benchmark("segment", batch)
-        conda:
-            "../envs/myostage.yaml"
-        threads: STUDY.jobs.threads
-        resources:
-            mem_mb=4000,
-            runtime=240,
-            gpu=1,
-        params:
-            tiling=STUDY.tiling.model_dump(),
-            segmentation=STUDY.segmentation.model_dump(exclude={"train", "batch_size"}),
-            code=code("segment.py"),
-        message:
-            f"Segmenting {len(slides)} slides ({batch})"
-        script:
-            "../scripts/segment.py"
+rule segment:
+    input:
+        slides=lambda wildcards: of_slides("slide.parquet", SLIDE_BATCHES[wildcards.batch]),
+        images=lambda wildcards: images_of(SLIDE_BATCHES[wildcards.batch]),
+        tiles=PATHS.receipt("tile", "{batch}"),
+        model=MODEL,
+    output:
+        PATHS.receipt("segment", "{batch}"),
+    log:
+        PATHS.log("segment", "{batch}"),
+    benchmark:
+        PATHS.benchmark("segment", "{batch}")
+    conda:
+        "../envs/myostage.yaml"
+    threads: STUDY.jobs.threads
+    resources:
+        **needs("segment", gpu=True),
+    params:
+        slides=lambda wildcards: SLIDE_BATCHES[wildcards.batch],
+        tiling=STUDY.tiling.model_dump(),
+        segmentation=STUDY.segmentation.model_dump(exclude={"train", "batch_size"}),
+        code=code("segment.py"),
+    message:
+        "Segmenting slides ({wildcards.batch})"
+    script:
+        "../scripts/segment.py"

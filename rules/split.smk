@@ -8,7 +8,7 @@ out:  splits.parquet: folds grouped by animal, stratified by group
 
 rule split:
     input:
-        crops=of_slides("crops.parquet", SLIDES),
+        crops=lambda wildcards: behind(of_slides("crops.parquet", SLIDES)),
     output:
         PATHS.study("splits.parquet"),
     log:
@@ -19,8 +19,7 @@ rule split:
         "../envs/myostage.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=15,
+        **needs("split"),
     params:
         slides=[(name, slide.group, slide.animal) for name, slide in SLIDES.items()],
         folds=STUDY.folds,
@@ -50,8 +49,7 @@ for source, size in plan.bags(EXPERIMENTS):
             "../envs/myostage.yaml"
         threads: 1
         resources:
-            mem_mb=1500,
-            runtime=15,
+            **needs("precheck"),
         params:
             proportions=PROPORTIONS,
             stages=STUDY.stages,

@@ -1,6 +1,6 @@
 """The page that answers the study's questions.
 
-in:   metrics, comparisons, runs; correlations where cells are labelled; every figure
+in:   metrics, comparisons, runs; correlations where cells are labelled; every figure; what became of the slides
 out:  summary.html: sentences made from the numbers, tables and figures in one file
 """
 
@@ -18,6 +18,8 @@ if EXPERIMENTS:
             runs=PATHS.study("runs.parquet"),
             correlations=[PATHS.study("correlations.parquet")] if LABELLED else [],
             figures=FIGURES,
+            slides=[PATHS.study("slides.parquet")] if IMAGED else [],
+            crops=lambda wildcards: behind(of_slides("crops.parquet", IMAGED)),
         output:
             page=report(
                 PATHS.study("summary.html"), caption="../notebooks/captions/summary.rst", category="Summary"
@@ -30,10 +32,10 @@ if EXPERIMENTS:
             "../envs/myostage.yaml"
         threads: 1
         resources:
-            mem_mb=2000,
-            runtime=15,
+            **needs("summary"),
         params:
             structure=STRUCTURE,
+            slides=IMAGED,
             code=code("summary.py"),
         message:
             "Answering the study's questions"

@@ -4,31 +4,27 @@ in:   the slide and what `check` knows of it
 out:  tiles.parquet; a thumbnail with mask and grid
 """
 
-for batch, slides in SLIDE_BATCHES.items():
 
-    rule:
-        name:
-            f"tile_{batch}"
-        input:
-            slides=of_slides("slide.parquet", slides),
-            images=[SLIDES[slide].path for slide in slides],
-        output:
-            tiles=of_slides("tiles.parquet", slides),
-            thumbnails=of_slides("qc/tiles.png", slides),
-        log:
-            PATHS.log("tile", batch),
-        benchmark:
-            PATHS.benchmark("tile", batch)
-        conda:
-            "../envs/myostage.yaml"
-        threads: 1
-        resources:
-            mem_mb=2000,
-            runtime=60,
-        params:
-            tiling=STUDY.tiling.model_dump(),
-            code=code("tile.py"),
-        message:
-            f"Finding tissue on {len(slides)} slides ({batch})"
-        script:
-            "../scripts/tile.py"
+rule tile:
+    input:
+        slides=lambda wildcards: of_slides("slide.parquet", SLIDE_BATCHES[wildcards.batch]),
+        images=lambda wildcards: images_of(SLIDE_BATCHES[wildcards.batch]),
+    output:
+        PATHS.receipt("tile", "{batch}"),
+    log:
+        PATHS.log("tile", "{batch}"),
+    benchmark:
+        PATHS.benchmark("tile", "{batch}")
+    conda:
+        "../envs/myostage.yaml"
+    threads: 1
+    resources:
+        **needs("tile"),
+    params:
+        slides=lambda wildcards: SLIDE_BATCHES[wildcards.batch],
+        tiling=STUDY.tiling.model_dump(),
+        code=code("tile.py"),
+    message:
+        "Finding tissue ({wildcards.batch})"
+    script:
+        "../scripts/tile.py"

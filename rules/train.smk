@@ -2,55 +2,85 @@
 
 in:   tokens, folds; weights of an encoder fine-tuned here; cell labels for the supervised ceiling only
 out:  model, history, held-out predictions and outcome (how it ended, what it cost) of every run; the majority
-      baselines are runs that learn nothing
+      baselines are runs that learn nothing, and need no GPU
 
-A killed job resumes from its checkpoint. A run that diverges is marked failed and stops no other.
+A killed job goes on with the run it was at, from its checkpoint. A run that diverges is marked failed and stops no
+other.
 """
 
-
-def tokens_of(spec):
-    """Tokens of every slide under the encoder of ``spec``; a baseline only counts the crops."""
-    if spec.trained:
-        return [PATHS.tokens(slide, spec.encoder.id) for slide in SLIDES]
-    return of_slides("crops.parquet", SLIDES)
+# every job may take as long as the largest, so that they can be one job array
+LONGEST = max((len(specs) for specs in RUN_BATCHES.values()), default=1)
+BASELINE_RUNS = [spec.id for spec in RUN_BATCHES.get("baselines", [])]
 
 
-for batch, specs in RUN_BATCHES.items():
+rule train:
+    input:
+        tokens=lambda wildcards: behind(tokens_of(RUN_BATCHES[wildcards.batch][0])),
+        labels=lambda wildcards: (
+            of_slides("labels.parquet", LABELLED)
+            if RUN_BATCHES[wildcards.batch][0].method == "supervised"
+            else []
+        ),
+        encoder=lambda wildcards: TUNED.get(RUN_BATCHES[wildcards.batch][0].encoder.id, []),
+        splits=PATHS.study("splits.parquet"),
+        precheck=lambda wildcards: [
+            PATHS.precheck(*bag) for bag in plan.bags({"": RUN_BATCHES[wildcards.batch]})
+        ],
+    output:
+        PATHS.receipt("train", "{batch}"),
+    log:
+        PATHS.log("train", "{batch}"),
+    benchmark:
+        PATHS.benchmark("train", "{batch}")
+    conda:
+        "../envs/myostage.yaml"
+    threads: STUDY.jobs.threads
+    resources:
+        **needs("train", gpu=True, times=LONGEST),
+    params:
+        runs=lambda wildcards: [spec.id for spec in RUN_BATCHES[wildcards.batch]],
+        all_slides=list(SLIDES),
+        labelled=LABELLED,
+        stages=STUDY.stages,
+        proportions=PROPORTIONS,
+        slide_proportions=lambda wildcards: (
+            SLIDE_PROPORTIONS if RUN_BATCHES[wildcards.batch][0].training.proportions == "slide" else {}
+        ),
+        code=code("train.py"),
+    message:
+        "Training runs ({wildcards.batch})"
+    script:
+        "../scripts/train.py"
 
-    rule:
-        name:
-            f"train_{batch}"
+
+if BASELINE_RUNS:
+
+    rule baselines:
         input:
-            tokens=tokens_of(specs[0]),
-            labels=of_slides("labels.parquet", LABELLED) if specs[0].method == "supervised" else [],
-            encoder=PATHS.tuned(specs[0].encoder.id) if specs[0].encoder.dino else [],
+            tokens=lambda wildcards: behind(of_slides("crops.parquet", SLIDES)),
+            labels=[],
+            encoder=[],
             splits=PATHS.study("splits.parquet"),
-            precheck=[PATHS.precheck(*bag) for bag in plan.bags({batch: specs})],
         output:
-            models=of_runs("model.safetensors", [spec.id for spec in specs]),
-            histories=of_runs("history.parquet", [spec.id for spec in specs]),
-            predictions=of_runs("predictions.parquet", [spec.id for spec in specs]),
-            outcomes=of_runs("outcome.parquet", [spec.id for spec in specs]),
+            PATHS.receipt("baselines", "all"),
         log:
-            PATHS.log("train", batch),
+            PATHS.log("baselines", "all"),
         benchmark:
-            PATHS.benchmark("train", batch)
+            PATHS.benchmark("baselines", "all")
         conda:
             "../envs/myostage.yaml"
-        threads: STUDY.jobs.threads
+        threads: 1
         resources:
-            mem_mb=4000,
-            runtime=600,
-            gpu=int(specs[0].trained),
+            **needs("baselines"),
         params:
-            runs=[spec.id for spec in specs],
-            slides=list(SLIDES),
+            runs=BASELINE_RUNS,
+            all_slides=list(SLIDES),
             labelled=LABELLED,
             stages=STUDY.stages,
             proportions=PROPORTIONS,
-            slide_proportions=SLIDE_PROPORTIONS if specs[0].training.proportions == "slide" else {},
+            slide_proportions={},
             code=code("train.py"),
         message:
-            f"Training {len(specs)} runs ({batch})"
+            f"Predicting {len(BASELINE_RUNS)} baselines"
         script:
             "../scripts/train.py"

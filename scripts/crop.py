@@ -2,14 +2,30 @@
 
 from typing import Any
 
-from myostage import config, crops, jobs, slides
+from myostage import config, crops, jobs, schemas, slides
 
 
 def work(smk: Any) -> None:
     tiling = config.Tiling(**smk.params.tiling)
     crop = config.Crop(**smk.params.crop)
-    for row, cells, out in zip(smk.input.slides, smk.input.cells, smk.output.crops, strict=True):
-        crops.crop_slide(slides.read_row(row), cells, tiling, crop, out)
+    paths = jobs.paths(smk)
+
+    def cut(slide: str) -> None:
+        slides.refuse_skipped(paths.slide(slide, "cells.parquet"))
+        row = slides.read_row(paths.slide(slide, "slide.parquet"))
+        crops.crop_slide(
+            row, paths.slide(slide, "cells.parquet"), tiling, crop, paths.slide(slide, "crops.parquet")
+        )
+
+    def skip(slide: str, reason: str) -> None:
+        slides.skip(paths.slide(slide, "crops.parquet"), schemas.CROPS, reason)
+
+    members = jobs.of_slides(
+        smk, ["slide.parquet", "cells.parquet"], ["crops.parquet"], images=smk.input.images
+    )
+    jobs.each(
+        smk, members, cut, skip if config.load_study(smk.config, files=False).on_bad_slide == "skip" else None
+    )
 
 
 jobs.run(snakemake, work)

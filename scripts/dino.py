@@ -9,9 +9,10 @@ from myostage import config, dino, encoder, jobs
 def work(smk: Any) -> None:
     settings = config.encoders(config.load_study(smk.config, files=False))[smk.params.encoder]
     device = encoder.device()
+    paths = jobs.paths(smk)
     out = Path(smk.output[0])
     dino.fine_tune(
-        [Path(path) for path in smk.input.crops],
+        [Path(paths.slide(slide, "crops.parquet")) for slide in smk.params.slides],
         settings,
         out,
         out.parent / f"{settings.id}.checkpoint",

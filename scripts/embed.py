@@ -1,5 +1,6 @@
 """Tokens of the crops of one batch under one encoder."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,23 @@ from myostage import config, encoder, jobs
 
 
 def work(smk: Any) -> None:
-    settings = config.encoders(config.load_study(smk.config, files=False))[smk.params.encoder]
+    name = smk.params.encoder
+    settings = config.encoders(config.load_study(smk.config, files=False))[name]
     device = encoder.device()
-    prefix, _ = encoder.split(settings, Path(smk.input.tuned) if smk.input.tuned else None)
-    for crops, tokens in zip(smk.input.crops, smk.output.tokens, strict=True):
-        encoder.embed_slide(crops, tokens, settings, device, prefix=prefix)
+    paths = jobs.paths(smk)
+    tuned = Path(smk.input.tuned) if smk.input.tuned else None
+    weights = [str(file) for file in (smk.input.weights, smk.input.tuned) if file]
+
+    @cache
+    def prefix() -> Any:
+        return encoder.split(settings, tuned)[0]
+
+    def embed(slide: str) -> None:
+        crops, tokens = paths.slide(slide, "crops.parquet"), paths.tokens(slide, name)
+        encoder.embed_slide(crops, tokens, settings, device, prefix=prefix())
+
+    members = jobs.of_slides(smk, ["crops.parquet"], [f"tokens/{name}.parquet"], others=weights)
+    jobs.each(smk, members, embed)
 
 
 jobs.run(snakemake, work)

@@ -8,22 +8,20 @@ from myostage import config, jobs, plan, results
 
 def work(smk: Any) -> None:
     specs = config.runs(config.load_study(smk.config, files=False))
-    predictions, outcomes = (
-        {Path(path).parent.name: Path(path) for path in paths}
-        for paths in (smk.input.predictions, smk.input.outcomes)
-    )
+    paths = jobs.paths(smk)
+    runs = list(dict.fromkeys(run for listed in smk.params.experiments.values() for run in listed))
     results.evaluate_runs(
         {
-            experiment: [(specs[run], predictions[run]) for run in runs]
-            for experiment, runs in smk.params.experiments.items()
+            experiment: [(specs[run], Path(paths.run(run, "predictions.parquet"))) for run in listed]
+            for experiment, listed in smk.params.experiments.items()
         },
-        outcomes,
+        {run: Path(paths.run(run, "outcome.parquet")) for run in runs},
         Path(smk.input.splits),
         plan.as_arrays(smk.params.proportions),
         len(smk.params.stages),
         {slide: Path(path) for slide, path in zip(smk.params.labelled, smk.input.labels, strict=True)},
         # a crop study has no areas: every cell weighs the same
-        {slide: Path(path) for slide, path in zip(smk.params.imaged, smk.input.cells, strict=True)} or None,
+        {slide: Path(paths.slide(slide, "cells.parquet")) for slide in smk.params.imaged} or None,
         compare=config.Compare(**smk.params.compare),
         against=smk.params.against,
         parts=smk.params.parts,

@@ -6,11 +6,15 @@ from myostage import geojson, jobs, slides
 
 
 def work(smk: Any) -> None:
-    for row, cells, staged, out, table in zip(
-        smk.input.slides, smk.input.cells, smk.input.stages, smk.output.geojson, smk.output.csv, strict=True
-    ):
+    paths = jobs.paths(smk)
+    for slide, out, table in zip(smk.params.slides, smk.output.geojson, smk.output.csv, strict=True):
         geojson.export(
-            cells, staged, tuple(smk.params.stages), smk.params.mpp / slides.read_row(row).mpp, out, table
+            paths.slide(slide, "cells.parquet"),
+            paths.slide(slide, "stages.parquet"),
+            tuple(smk.params.stages),
+            smk.params.mpp / slides.read_row(paths.slide(slide, "slide.parquet")).mpp,
+            out,
+            table,
         )
 
 

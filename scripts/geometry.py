@@ -8,10 +8,10 @@ from myostage import config, geometry, jobs
 
 def work(smk: Any) -> None:
     specs = config.runs(config.load_study(smk.config, files=False))
-    predictions = {Path(path).parent.name: Path(path) for path in smk.input.predictions}
+    paths = jobs.paths(smk)
     geometry.similarities(
         {
-            experiment: [(specs[run], predictions[run]) for run in runs]
+            experiment: [(specs[run], Path(paths.run(run, "predictions.parquet"))) for run in runs]
             for experiment, runs in smk.params.experiments.items()
         },
         {slide: Path(path) for slide, path in zip(smk.params.labelled, smk.input.labels, strict=True)},

@@ -7,13 +7,14 @@ from myostage import config, gradients, jobs, plan
 
 
 def work(smk: Any) -> None:
-    specs = config.runs(config.load_study(smk.config, files=False))
+    spec = config.runs(config.load_study(smk.config, files=False))[smk.params.run]
+    paths = jobs.paths(smk)
     gradients.gradient_flow(
-        specs[smk.params.run],
+        spec,
         stages=list(smk.params.stages),
         proportions=plan.as_arrays(smk.params.proportions),
         splits=Path(smk.input.splits),
-        tokens={slide: Path(path) for slide, path in zip(smk.params.slides, smk.input.tokens, strict=True)},
+        tokens={slide: Path(paths.tokens(slide, spec.encoder.id)) for slide in smk.params.slides},
         gradients_out=Path(smk.output.gradients),
         encoder_weights=Path(smk.input.encoder) if smk.input.encoder else None,
         threads=smk.threads,

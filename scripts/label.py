@@ -8,16 +8,16 @@ from myostage import annotations, jobs, schemas, slides
 
 
 def work(smk: Any) -> None:
-    for slide, row, cells, outlines, labels, quality in zip(
+    paths = jobs.paths(smk)
+    for slide, outlines, labels, quality in zip(
         smk.params.slides,
-        smk.input.slides,
-        smk.input.cells,
         smk.input.annotations,
         smk.output.labels,
         smk.output.quality,
         strict=True,
     ):
-        found = slides.read_row(row)
+        found = slides.read_row(paths.slide(slide, "slide.parquet"))
+        cells = paths.slide(slide, "cells.parquet")
         if found.status == "skipped":
             schemas.write(labels, schemas.LABELS.schema.empty_table(), schemas.LABELS)
             schemas.write(

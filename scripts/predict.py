@@ -7,7 +7,8 @@ from myostage import jobs, runs
 
 
 def work(smk: Any) -> None:
-    tokens = {slide: Path(path) for slide, path in zip(smk.params.slides, smk.input.tokens, strict=True)}
+    paths = jobs.paths(smk)
+    tokens = {slide: Path(paths.tokens(slide, smk.params.encoder)) for slide in smk.params.slides}
     for model, out in zip(smk.input.models, smk.output.predictions, strict=True):
         runs.predict_run(Path(model), tokens, Path(out), threads=smk.threads)
 

@@ -1,21 +1,47 @@
 """Segment the slides of one batch with one loaded model."""
 
+from functools import cache
 from typing import Any
 
-from myostage import cells, config, jobs, segmentation, slides
+from myostage import cells, config, jobs, schemas, segmentation, slides
 
 
 def work(smk: Any) -> None:
-    settings = config.load_study(smk.config, files=False).segmentation
+    study = config.load_study(smk.config, files=False)
+    settings = study.segmentation
     tiling = config.Tiling(**smk.params.tiling)
     model_file = smk.input.get("model") or None
-    model = cells.CellposeRunner(settings, model_file, tiling.mpp)
-    for row, tiles, out, thumbnail in zip(
-        smk.input.slides, smk.input.tiles, smk.output.cells, smk.output.thumbnails, strict=True
-    ):
+    paths = jobs.paths(smk)
+
+    @cache
+    def model() -> cells.CellposeRunner:
+        return cells.CellposeRunner(settings, model_file, tiling.mpp)
+
+    def segment(slide: str) -> None:
+        slides.refuse_skipped(paths.slide(slide, "tiles.parquet"))
         segmentation.segment_slide(
-            slides.read_row(row), tiles, tiling, settings, model_file, out, thumbnail, model
+            slides.read_row(paths.slide(slide, "slide.parquet")),
+            paths.slide(slide, "tiles.parquet"),
+            tiling,
+            settings,
+            model_file,
+            paths.slide(slide, "cells.parquet"),
+            paths.slide(slide, "qc/cells.png"),
+            model(),
         )
+
+    def skip(slide: str, reason: str) -> None:
+        slides.skip(paths.slide(slide, "cells.parquet"), schemas.CELLS, reason)
+        slides.save_png(slides.placeholder(), paths.slide(slide, "qc/cells.png"))
+
+    members = jobs.of_slides(
+        smk,
+        ["slide.parquet", "tiles.parquet"],
+        ["cells.parquet", "qc/cells.png"],
+        images=smk.input.images,
+        others=[model_file] if model_file else [],
+    )
+    jobs.each(smk, members, segment, skip if study.on_bad_slide == "skip" else None, ready=model)
 
 
 jobs.run(snakemake, work)

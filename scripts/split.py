@@ -9,7 +9,8 @@ from myostage import bags, jobs
 
 def work(smk: Any) -> None:
     slides = pd.DataFrame(smk.params.slides, columns=["slide", "group", "animal"])
-    crops = dict(zip(slides["slide"], smk.input.crops, strict=True))
+    paths = jobs.paths(smk)
+    crops = {slide: paths.slide(slide, "crops.parquet") for slide in slides["slide"]}
     bags.split_slides(slides, crops, smk.params.folds, smk.output[0])
 
 

@@ -9,7 +9,7 @@ from myostage import config, jobs, plan, staging
 def work(smk: Any) -> None:
     specs = plan.staging_runs(config.load_study(smk.config, files=False))
     staging.stage_slides(
-        [(spec, Path(path)) for spec, path in zip(specs, smk.input.predictions, strict=True)],
+        [(spec, Path(path)) for spec, path in zip(specs, smk.params.predictions, strict=True)],
         Path(smk.input.splits),
         {slide: Path(path) for slide, path in zip(smk.params.slides, smk.output.stages, strict=True)},
         len(smk.params.stages),

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import jobs, schemas, summary
+from myostage import jobs, schemas, summary, views
 from myostage.structure import Structure
 
 
 def work(smk: Any) -> None:
+    paths = jobs.paths(smk)
+    crops = {slide: paths.slide(slide, "crops.parquet") for slide in smk.params.slides}
     facts = summary.Facts(
         structure=Structure(**smk.params.structure),
         splits=schemas.read(smk.input.splits, schemas.SPLITS),
@@ -18,6 +20,7 @@ def work(smk: Any) -> None:
             schemas.read(smk.input.correlations[0], schemas.CORRELATIONS) if smk.input.correlations else None
         ),
         figures=[(Path(figure).stem.replace("_", " "), Path(figure)) for figure in smk.input.figures],
+        unused=views.left_out(schemas.read(smk.input.slides[0], schemas.SLIDES), crops) if crops else {},
     )
     summary.write(smk.output.page, facts)
 

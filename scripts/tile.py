@@ -2,13 +2,32 @@
 
 from typing import Any
 
-from myostage import config, jobs, slides, tissue
+from myostage import config, jobs, schemas, slides, tissue
 
 
 def work(smk: Any) -> None:
     tiling = config.Tiling(**smk.params.tiling)
-    for row, tiles, thumbnail in zip(smk.input.slides, smk.output.tiles, smk.output.thumbnails, strict=True):
-        tissue.tile_slide(slides.read_row(row), tiling, tiles, thumbnail)
+    paths = jobs.paths(smk)
+
+    def tile(slide: str) -> None:
+        row = slides.read_row(paths.slide(slide, "slide.parquet"))
+        tissue.tile_slide(
+            row, tiling, paths.slide(slide, "tiles.parquet"), paths.slide(slide, "qc/tiles.png")
+        )
+
+    def skip(slide: str, reason: str) -> None:
+        slides.skip(paths.slide(slide, "tiles.parquet"), schemas.TILES, reason)
+        slides.save_png(slides.placeholder(), paths.slide(slide, "qc/tiles.png"))
+
+    members = jobs.of_slides(
+        smk, ["slide.parquet"], ["tiles.parquet", "qc/tiles.png"], images=smk.input.images
+    )
+    jobs.each(
+        smk,
+        members,
+        tile,
+        skip if config.load_study(smk.config, files=False).on_bad_slide == "skip" else None,
+    )
 
 
 jobs.run(snakemake, work)

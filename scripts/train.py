@@ -3,17 +3,25 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import config, jobs, plan, runs
+from myostage import config, jobs, plan, runs, scratch
 
 
 def work(smk: Any) -> None:
-    specs = config.runs(config.load_study(smk.config, files=False))
-    tokens = {slide: Path(path) for slide, path in zip(smk.params.slides, smk.input.tokens, strict=True)}
-    labels = {slide: Path(path) for slide, path in zip(smk.params.labelled, smk.input.labels, strict=False)}
-    out = smk.output
-    for run, model, history, predictions, outcome in zip(
-        smk.params.runs, out.models, out.histories, out.predictions, out.outcomes, strict=True
-    ):
+    study = config.load_study(smk.config, files=False)
+    specs = config.runs(study)
+    paths = jobs.paths(smk)
+    first = specs[smk.params.runs[0]]
+    files = {
+        slide: Path(
+            paths.tokens(slide, first.encoder.id) if first.trained else paths.slide(slide, "crops.parquet")
+        )
+        for slide in smk.params.all_slides
+    }
+    labels = {slide: Path(paths.slide(slide, "labels.parquet")) for slide in smk.params.labelled}
+    # the receipt of the tokens stands for them
+    inputs = [str(file) for file in smk.input]
+
+    def train(tokens: dict[str, Path], run: str) -> None:
         runs.train_run(
             specs[run],
             stages=smk.params.stages,
@@ -21,15 +29,22 @@ def work(smk: Any) -> None:
             slide_proportions=plan.as_arrays(smk.params.slide_proportions),
             splits=Path(smk.input.splits),
             tokens=tokens,
-            labels=labels,
+            labels=labels if first.method == "supervised" else {},
             encoder_weights=Path(smk.input.encoder) if smk.input.encoder else None,
-            model_out=Path(model),
-            history_out=Path(history),
-            predictions_out=Path(predictions),
-            outcome_out=Path(outcome),
-            checkpoint_dir=Path(model).parent / "checkpoint",
+            model_out=Path(paths.run(run, "model.safetensors")),
+            history_out=Path(paths.run(run, "history.parquet")),
+            predictions_out=Path(paths.run(run, "predictions.parquet")),
+            outcome_out=Path(paths.run(run, "outcome.parquet")),
+            checkpoint_dir=Path(paths.run(run, "checkpoint")),
             threads=smk.threads,
         )
+
+    members = [
+        jobs.Member(run, f"runs/{run}", inputs, [paths.run(run, name) for name in plan.RUN_FILES])
+        for run in smk.params.runs
+    ]
+    with scratch.on_scratch(files, study.jobs.scratch if first.trained else None) as tokens:
+        jobs.each(smk, members, lambda run: train(tokens, run))
 
 
 jobs.run(snakemake, work)

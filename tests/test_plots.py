@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 import study_tables
 from myostage import palette, plots, report, schemas, views
 from myostage.errors import UserError
+from myostage.slides import skip
 
 STAGES = study_tables.STAGES
 
@@ -219,6 +220,37 @@ def test_counts_show_a_skipped_slide_with_its_reason(made: study_tables.Made) ->
     figure = plots.counts(table)
     assert _title(figure) == "448 cells on 7 slides, 3.1 % dropped as background; 1 slide skipped"
     assert " skipped: no mpp" in [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_counts_show_a_slide_that_failed_later_with_its_reason(
+    made: study_tables.Made, tmp_path: Path
+) -> None:
+    slides = schemas.read(made.study("slides"), schemas.SLIDES)
+    given = {name: made.of(name) for name in ("cells", "crops")}
+    for name, table in (("cells", schemas.CELLS), ("crops", schemas.CROPS)):
+        given[name]["d3_a1"] = str(tmp_path / f"{name}.parquet")
+        skip(given[name]["d3_a1"], table, "a tile is cut short")
+    table = views.counts(slides, **given)
+    row = table.set_index("slide").loc["d3_a1"]
+    assert (row["status"], row["reason"]) == ("skipped", "a tile is cut short")
+    assert row[["cells", "border", "crops", "dropped"]].eq(0).all()
+    assert table["status"].value_counts().to_dict() == {"ok": 7, "skipped": 1}
+    figure = plots.counts(table)
+    assert "1 slide skipped" in _title(figure)
+    assert " skipped: a tile is cut short" in [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_slides_left_out_are_those_not_opened_and_those_that_failed_later(
+    made: study_tables.Made, tmp_path: Path
+) -> None:
+    slides = schemas.read(made.study("slides"), schemas.SLIDES)
+    crops = made.of("crops")
+    assert views.left_out(slides, crops) == {}
+    crops["d3_a1"] = str(tmp_path / "crops.parquet")
+    skip(crops["d3_a1"], schemas.CROPS, "a tile is cut short")
+    slides.loc[slides["slide"] == "d7_a2", ["status", "reason"]] = ["skipped", "no mpp"]
+    found = views.left_out(slides, crops)
+    assert list(found.items()) == [("d3_a1", "a tile is cut short"), ("d7_a2", "no mpp")]
 
 
 def test_a_figure_drawn_again_is_the_same_file(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The study of experiments: presets, sweeps, what is trained once, what is left out, what it will cost."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from myostage import config, estimate, plan, precheck, schemas
 from myostage.errors import UserError
+from myostage.paths import Paths
 
 ROOT = Path(__file__).parents[1]
 STAGES = ["damaged", "recovered", "intact"]
@@ -80,6 +82,77 @@ def test_another_sigma_makes_new_runs_and_leaves_all_jobs_as_they_are(study: dic
     after = plan.run_batches(config.expand(config.load_study(study)), 4)
     assert {name: batch for name, batch in after.items() if "0.05" not in name} == before
     assert sum(len(batch) for batch in after.values()) == sum(len(batch) for batch in before.values()) + 6
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 100])
+def test_names_of_jobs_are_plain_and_unique(study: dict[str, Any], size: int) -> None:
+    study["experiments"] += [
+        {"name": "grid", "losses": ALL, "vary": {"bins": [6, 10], "sigma": [0.2, 1e-05]}},
+        {"name": "grid_bins_6_sigma_0.2", "losses": ALL, "training": {"steps": 7}},
+        {"name": "order", "losses": ALL, "vary": {"order": [STAGES, STAGES[::-1]]}},
+        {"name": "majority", "method": "majority"},
+        {"name": "given", "method": "group_majority"},
+    ]
+    experiments = config.expand(config.load_study(study))
+    batches = plan.run_batches(experiments, size)
+    assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) for name in batches)
+    assert sorted(spec.id for batch in batches.values() for spec in batch) == sorted(
+        {spec.id for specs in experiments.values() for spec in specs}
+    )
+    assert all(len(batch) <= size for name, batch in batches.items() if name != "baselines")
+    assert {spec.method for spec in batches["baselines"]} == {"majority", "group_majority"}
+
+
+def test_labels_that_become_equal_stay_apart(study: dict[str, Any]) -> None:
+    runs = config.expand(config.load_study(study))["combined"]
+    labels = ["a[b=1]", "a_b_1", "a[b=1", "a_b_1_2"]
+    experiments = {
+        label: [spec.model_copy(update={"seed": 10 * number + spec.seed}) for spec in runs]
+        for number, label in enumerate(labels)
+    }
+    experiments = {
+        label: [config.RunSpec(**spec.model_dump()) for spec in specs] for label, specs in experiments.items()
+    }
+    batches = plan.run_batches(experiments, 100)
+    assert list(batches.values()) == list(experiments.values())
+    assert list(batches) == ["a_b_1-1", "a_b_1_2-1", "a_b_1_3-1", "a_b_1_2_2-1"]
+
+
+def test_receipts_stand_for_every_file_that_jobs_of_several_hand_on(study: dict[str, Any]) -> None:
+    study["experiments"].append({"name": "majority", "method": "majority"})
+    loaded = config.load_study(study)
+    batches = plan.run_batches(config.expand(loaded), 4)
+    paths, encoders = Paths.of("results", "trial"), list(config.encoders(loaded))
+    slide_batches = plan.batches(["a", "b", "c"], 2, "slides")
+    found = plan.receipts(paths, slide_batches, ["a", "b", "c"], encoders, batches)
+    for batch, members in slide_batches.items():
+        for slide in members:
+            for rule, name in (("tile", "tiles"), ("segment", "cells"), ("crop", "crops")):
+                assert found.pop(paths.slide(slide, f"{name}.parquet")) == paths.receipt(rule, batch)
+            for encoder in encoders:
+                assert found.pop(paths.tokens(slide, encoder)) == paths.receipt("tokens", encoder)
+    for batch, specs in batches.items():
+        receipt = paths.receipt(*(("baselines", "all") if batch == "baselines" else ("train", batch)))
+        for spec in specs:
+            for name in ("model.safetensors", "history.parquet", "predictions.parquet", "outcome.parquet"):
+                assert found.pop(paths.run(spec.id, name)) == receipt
+    assert found == {}
+
+
+def test_crops_that_come_ready_made_have_no_receipt(study: dict[str, Any]) -> None:
+    paths = Paths.of("results", "trial")
+    found = plan.receipts(paths, {}, ["a"], ["vit"], {})
+    assert found == {paths.tokens("a", "vit"): paths.receipt("tokens", "vit")}
+
+
+def test_rules_wait_for_the_receipts_of_what_jobs_of_several_make() -> None:
+    """A file that no rule declares as its output must be asked for through its receipt."""
+    made = "tiles|cells|crops|predictions|history|outcome"
+    for path in (ROOT / "rules").glob("*.smk"):
+        inputs = re.findall(r"^ +input:\n(.*?)^ +output:", path.read_text(), re.DOTALL | re.MULTILINE)
+        for line in "".join(inputs).splitlines():
+            if re.search(rf'of_(slides|runs)\("({made})\.', line):
+                assert "behind(" in line, f"{path.name}: {line.strip()}"
 
 
 def test_names_parts_and_comparisons_train_nothing(study: dict[str, Any]) -> None:

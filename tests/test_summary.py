@@ -548,6 +548,19 @@ def test_the_page_stands_alone_and_shows_every_part(tmp_path: Path) -> None:
     assert page.count("<svg") >= len(made.design)
 
 
+def test_slides_left_out_have_a_section_with_their_reasons(tmp_path: Path) -> None:
+    page = tmp_path / "summary.html"
+    summary.write(page, facts(everything()))
+    assert "Slides left out" not in page.read_text()
+    unused = {"d3_m1": "d3_m1.svs: the file is empty; copy it again", "d7_m2": "level <2> is cut short"}
+    summary.write(page, facts(everything(), unused=unused))
+    text = page.read_text()
+    assert '<a href="#unused">Slides left out</a>' in text
+    section = text.split('<h2 id="unused">Slides left out</h2>')[1].split("<h2")[0]
+    assert "<li>d3_m1: d3_m1.svs: the file is empty; copy it again</li>" in section
+    assert "<li>d7_m2: level &lt;2&gt; is cut short</li>" in section
+
+
 @pytest.mark.parametrize(
     "made",
     [

@@ -18,76 +18,11 @@ import yaml
 from PIL import Image
 
 from myostage import config, schemas
+from tiny import ROOT, SNAKEMAKE, command, lay_out, run, study
 
-ROOT = Path(__file__).parents[1]
-SNAKEMAKE = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-STAGES = ["damaged", "small_myotube", "large_myotube", "recovered", "intact"]
 NOTHING = "Nothing to be done"
 
 pytestmark = pytest.mark.workflow
-
-
-def study() -> dict[str, Any]:
-    return {
-        "study": "tiny",
-        "stages": STAGES,
-        "proportions": "proportions.tsv",
-        "slides": "slides.tsv",
-        "phantom": {"seed": 7, "width_um": 300, "height_um": 260},
-        "tiling": {"mpp": 1.0, "overlap_px": 96},
-        "segmentation": {"model": str(ROOT / "config/demo/cellpose.pt")},
-        "encoder": {
-            "model": None,
-            "architecture": {"patch_px": 8, "width": 96, "depth": 4, "heads": 3},
-            "weights": str(ROOT / "config/demo/encoder.safetensors"),
-            "pos_embed": "timm",
-        },
-        "training": {"steps": 6, "bag_size": 12, "checkpoint_every": 2},
-        "folds": 2,
-        "seeds": [0],
-        "experiments": [
-            {"name": "combined", "losses": {"simprop": 1, "prop": 1}},
-            {"name": "simprop", "losses": {"simprop": 1}},
-            {"name": "majority", "method": "majority"},
-            {
-                "name": "grid",
-                "losses": {"simprop": 1, "prop": 1},
-                "vary": {"sigma": [0.1, 0.3]},
-                "part": "grid",
-            },
-            {
-                "name": "dino",
-                "losses": {"prop": 1},
-                "training": {"unfreeze": "none"},
-                "encoder": {"dino": {"steps": 3, "batch_size": 8, "prototypes": 32, "local_crops": 1}},
-                "baseline": True,
-            },
-            {"name": "diverging", "losses": {"prop": 1}, "training": {"learning_rate": 1e30}},
-            {"name": "absent", "losses": {"prop": 1}, "encoder": {"weights": "absent.pth"}},
-        ],
-        "compare": {"reference": "combined"},
-        "jobs": {"slides_per_job": 4, "runs_per_job": 4, "threads": 1},
-    }
-
-
-def lay_out(folder: Path, content: dict[str, Any]) -> None:
-    (folder / "study.yaml").write_text(yaml.safe_dump(content))
-    (folder / "proportions.tsv").write_text(
-        "group\t" + "\t".join(STAGES) + "\nd0\t0\t0\t0\t0\t1\nd5\t0.17\t0.28\t0.55\t0\t0\n"
-    )
-    rows = [
-        f"{g}{a}\tphantom/{g}{a}.tif\t{g}\t{g}{a}\tphantom/{g}{a}.geojson" for g in ("d0", "d5") for a in "ab"
-    ]
-    (folder / "slides.tsv").write_text("slide\tpath\tgroup\tanimal\tannotations\n" + "\n".join(rows) + "\n")
-
-
-def command(folder: Path, *targets_and_options: str) -> list[str]:
-    settings = ["--directory", str(folder), "--configfile", str(folder / "study.yaml"), "--cores", "2"]
-    return [*SNAKEMAKE, *targets_and_options, "--resources", "gpu=2", *settings]
-
-
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(folder, *arguments), capture_output=True, text=True, cwd=ROOT)
 
 
 @pytest.fixture(scope="module")
@@ -114,14 +49,19 @@ def change(done: Path) -> Any:
 
 
 def planned(folder: Path) -> set[str]:
-    """Rules that a dry-run would run."""
+    """Rules that a dry-run would run, and train:batch for every batch of runs."""
     result = run(folder, "--dry-run")
     assert result.returncode == 0, result.stderr[-4000:]
     text = result.stdout + result.stderr
     if NOTHING in text:
         return set()
     table = text.split("Job stats:")[1].split("\n\n")[0]
-    return {line.split()[0] for line in table.strip().splitlines()[2:]} - {"paper", "total"}
+    found = {line.split()[0] for line in table.strip().splitlines()[2:]} - {"paper", "total", "train"}
+    return found | {f"train:{batch}" for batch in re.findall(r"Training runs \((.+)\)", text)}
+
+
+def rules(jobs: set[str]) -> set[str]:
+    return {job.partition(":")[0] for job in jobs}
 
 
 def test_a_run_makes_what_it_promises(done: Path) -> None:
@@ -175,19 +115,22 @@ def test_a_point_of_the_grid_that_is_there_already_is_not_trained_again(done: Pa
         schemas.read(done / "results/tiny/runs.parquet", schemas.RUNS).groupby("experiment")["run"].agg(set)
     )
     assert runs["grid[sigma=0.1]"] == runs["combined"]
-    assert not list((done / "results/tiny/logs/train").glob("grid*sigma=0.1*"))
+    assert not list((done / "results/tiny/logs/train").glob("grid*0.1*"))
 
 
 def test_another_point_of_the_grid_trains_that_point_alone(change: Any) -> None:
     folder = change(lambda content: content["experiments"][3]["vary"].update(sigma=[0.1, 0.2, 0.3]))
-    assert {rule for rule in planned(folder) if rule.startswith("train_")} == {"train_grid[sigma=0.2]-1"}
+    assert {job for job in planned(folder) if job.startswith("train")} == {"train:grid_sigma_0.2-1"}
 
 
 def test_every_output_says_what_made_it(done: Path) -> None:
-    logs = done / "results/tiny/logs"
-    statements = [json.loads(path.read_text()) for path in logs.rglob("*.json")]
+    results = done / "results/tiny"
+    patterns = ("logs/*/*.json", "slides/*/made/**/*.json", "runs/*/made/*.json")
+    files = [file for pattern in patterns for file in results.glob(pattern)]
+    statements = [json.loads(path.read_text()) for path in files]
     made = {output for statement in statements for output in statement["outputs"]}
-    assert any(output.endswith("predictions.parquet") for output in made)
+    tables = {str(path.relative_to(done)) for path in results.rglob("*.parquet")}
+    assert tables and tables <= made
     assert all(statement["versions"]["torch"] for statement in statements)
     assert all(statement["specification"].get("code") for statement in statements)
 
@@ -205,18 +148,16 @@ def test_touched_library_and_tables_rerun_nothing(done: Path) -> None:
 
 def test_sigma_trains_only_the_runs_concerned(change: Any) -> None:
     folder = change(lambda content: content["experiments"][1].update(training={"sigma": 0.2}))
-    rules = planned(folder)
-    assert {rule for rule in rules if rule.startswith("train_")} == {"train_simprop-1"}
-    assert not rules & {"check", "split", "label"} and not any(
-        rule.startswith(("segment", "embed")) for rule in rules
-    )
+    jobs = planned(folder)
+    assert {job for job in jobs if job.startswith("train")} == {"train:simprop-1"}
+    assert not rules(jobs) & {"check", "split", "label", "segment", "embed"}
 
 
 def test_another_bag_size_is_checked_before_its_runs_train(change: Any) -> None:
     folder = change(lambda content: content["experiments"][1].update(training={"bag_size": 11}))
-    assert {rule for rule in planned(folder) if rule.startswith(("precheck", "train"))} == {
+    assert {job for job in planned(folder) if job.startswith(("precheck", "train"))} == {
         "precheck_slide_11",
-        "train_simprop-1",
+        "train:simprop-1",
     }
 
 
@@ -225,14 +166,17 @@ def test_a_renamed_experiment_trains_nothing(change: Any) -> None:
         content["experiments"][0]["name"] = content["compare"]["reference"] = "renamed"
 
     folder = change(rename)
-    assert not any(rule.startswith(("train", "segment", "embed")) for rule in planned(folder))
+    result = run(folder, "tables")
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert "is there already" in (folder / "results/tiny/logs/train/renamed-1.log").read_text()
+    assert not {"segment", "embed"} & rules(planned(folder))
 
 
 def test_diameter_reruns_from_segmentation_on(change: Any) -> None:
     folder = change(lambda content: content["segmentation"].update(diameter_um=30))
-    rules = planned(folder)
-    assert any(rule.startswith("segment") for rule in rules)
-    assert not any(rule.startswith(("tile", "phantom", "check")) for rule in rules)
+    jobs = rules(planned(folder))
+    assert {"segment", "train", "evaluate"} <= jobs
+    assert not jobs & {"tile", "check"} and not any(job.startswith("phantom") for job in jobs)
 
 
 def test_a_typo_is_one_sentence(change: Any) -> None:
@@ -263,10 +207,11 @@ def test_a_killed_workflow_goes_on_where_it_stopped(
     monkeypatch.chdir(undisturbed)
     name = config.expand(config.load_study(content, files=False))["long"][0].id
     files = [f"results/tiny/runs/{name}/{file}.parquet" for file in ("predictions", "history")]
-    assert run(undisturbed, files[0]).returncode == 0
+    target = "results/tiny/made/train/long-1.json"
+    assert run(undisturbed, target).returncode == 0
 
     process = subprocess.Popen(
-        command(killed, files[0]), cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL
+        command(killed, target), cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL
     )
     checkpoints = killed / f"results/tiny/runs/{name}/checkpoint"
     deadline = time.monotonic() + 120
@@ -275,10 +220,9 @@ def test_a_killed_workflow_goes_on_where_it_stopped(
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (killed / files[0]).exists()
-    assert run(killed, "--unlock").returncode == 0
-    result = run(killed, files[0])
+    result = run(killed, target)
     assert result.returncode == 0, result.stderr[-4000:]
-    assert "step 4" in result.stderr
+    assert "resumed at step" in (killed / "results/tiny/logs/train/long-1.log").read_text()
     for file in files:
         pd.testing.assert_frame_equal(pd.read_parquet(killed / file), pd.read_parquet(undisturbed / file))
 

@@ -487,6 +487,17 @@ def expand(study: Study) -> dict[str, list[RunSpec]]:
     UserError
         An experiment whose method, losses, overrides or grid do not fit together.
     """
+    known = _EXPANDED.get(id(study))
+    if known is None or known[0] is not study:
+        known = _EXPANDED[id(study)] = (study, _expand(study))
+    return dict(known[1])
+
+
+# A study of thousands of runs is expanded once, and asked for often. Studies never change.
+_EXPANDED: dict[int, tuple[Study, dict[str, list[RunSpec]]]] = {}
+
+
+def _expand(study: Study) -> dict[str, list[RunSpec]]:
     problems: list[str] = []
     labels: dict[str, list[RunSpec]] = {}
     for experiment in study.experiments:

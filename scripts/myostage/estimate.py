@@ -1,4 +1,4 @@
-"""What training a study will cost, told before it starts.
+"""What a study will cost, told before it starts: jobs, hours of training, disk.
 
 Seconds follow from two constants measured on one core; they say whether to wait or to go home, not more.
 """
@@ -23,9 +23,19 @@ WIDTHS = {"tiny": 192, "small": 384, "base": 768, "large": 1024, "huge": 1280, "
 CROP_PX = 64
 
 
+# Bytes of a cell beside its tokens: crop, outline and measurements.
+CELL_BYTES = 64 * 64 * 3 + 1500
+CELLS_TOLD = 10_000
+GB = 1e9
+
+
 @dataclass(frozen=True)
 class Estimate:
-    """Jobs and seconds of all training runs of a study, whatever of them is done already."""
+    """Jobs and seconds of all training runs of a study, and its disk, whatever of them is done already.
+
+    ``cores`` is None where a cluster decides how many jobs run at a time. ``cell_bytes`` grow with the cells,
+    ``model_bytes`` with the runs.
+    """
 
     study: str
     slides: int
@@ -34,16 +44,24 @@ class Estimate:
     jobs: int
     cpu_seconds: float
     gpu_seconds: float
-    cores: int
+    cores: int | None
+    cell_bytes: float
+    model_bytes: float
 
     @property
     def sentence(self) -> str:
         """The estimate as one line for the terminal."""
+        cpu = (
+            f"train for about {duration(self.cpu_seconds / self.cores)} on {self.cores} cores"
+            if self.cores
+            else f"train for about {duration(self.cpu_seconds)} on one core"
+        )
         return (
             f"{self.study}: {self.slides} slides, {self.experiments} experiments, {self.runs} runs in "
-            f"{self.jobs} training jobs. All of them would train for about "
-            f"{duration(self.cpu_seconds / self.cores)} on {self.cores} cores, or ask for about "
-            f"{self.gpu_seconds / 3600:.1f} GPU hours; slides, cells and tokens come on top."
+            f"{self.jobs} training jobs. All of them would {cpu}, or ask for about "
+            f"{self.gpu_seconds / 3600:.2g} GPU hours; slides, cells and tokens come on top. On the disk "
+            f"every {CELLS_TOLD:,} cells take about {self.cell_bytes * CELLS_TOLD / GB:.2g} GB, and the "
+            f"models {self.model_bytes / GB:.2g} GB."
         )
 
 
@@ -52,7 +70,7 @@ def estimate(
     slides: int,
     experiments: dict[str, list[RunSpec]],
     batches: dict[str, list[RunSpec]],
-    cores: int,
+    cores: int | None,
 ) -> Estimate:
     """Count the runs and jobs of a study and say how long they train.
 
@@ -67,7 +85,7 @@ def estimate(
     batches
         Job -> runs, each run once.
     cores
-        Cores that may work at a time.
+        Cores that may work at a time; None on a cluster.
     """
     trained = {name: [spec for spec in specs if spec.trained] for name, specs in batches.items()}
     trained = {name: specs for name, specs in trained.items() if specs}
@@ -76,6 +94,12 @@ def estimate(
     cpu = [step_seconds(spec) for spec in specs]
     gpu = [max(seconds / GPU_SPEED, GPU_STEP_SECONDS) for seconds in cpu]
     fixed = JOB_SECONDS * len(trained) + RUN_SECONDS * len(specs)
+    shapes = [(*geometry(spec.encoder), spec.encoder) for spec in specs]
+    tokens = {encoder.id: 2 * count * width for count, width, encoder in shapes}
+    # each run keeps embedding (2 bytes) and probabilities (4 bytes) of the cells that it holds out
+    held_out = sum((2 * width + 4 * len(study.stages)) / study.folds for _, width, _ in shapes)
+    # a block has 12 width^2 numbers of 4 bytes
+    models = sum(48 * width**2 * encoder.trained_blocks for _, width, encoder in shapes)
     return Estimate(
         study=study.study,
         slides=slides,
@@ -85,6 +109,8 @@ def estimate(
         cpu_seconds=fixed + sum(n * seconds for n, seconds in zip(steps, cpu, strict=True)),
         gpu_seconds=fixed + sum(n * seconds for n, seconds in zip(steps, gpu, strict=True)),
         cores=cores,
+        cell_bytes=CELL_BYTES + sum(tokens.values()) + held_out,
+        model_bytes=models,
     )
 
 

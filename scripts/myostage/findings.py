@@ -5,7 +5,7 @@ so; no number stands without its interval and what it was measured on.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -119,6 +119,8 @@ class Facts:
         CORRELATIONS; none where no cell is labelled.
     figures : sequence of (str, Path)
         Title and PNG of every figure; SVG and CSV lie beside it.
+    unused : mapping of str to str, optional
+        Slides that are left out because they cannot be used, and why.
     """
 
     structure: Structure
@@ -128,6 +130,7 @@ class Facts:
     runs: pd.DataFrame
     correlations: pd.DataFrame | None = None
     figures: Sequence[tuple[str, Path]] = ()
+    unused: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def metric(self) -> str:

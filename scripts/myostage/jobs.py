@@ -1,57 +1,299 @@
 """How every script of a rule runs: log, errors, and the statement of what made its outputs."""
 
 import logging
+import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from myostage import provenance, schemas
+from myostage import devices, provenance, receipts, schemas
+from myostage.disk import disk_error
 from myostage.errors import UserError
+from myostage.paths import Paths
 
 LAST_LINES = 15
+# A slide that its job died on so often is skipped where bad slides are.
+TRIES = 2
+# What a shell says of a process that SIGTERM ended.
+TERMINATED = 128 + signal.SIGTERM
+# params that list the members of a job, and shape none
+MEMBERS = ("slides", "runs")
+log = logging.getLogger("myostage")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One slide or run of a job.
+
+    Attributes
+    ----------
+    name
+        Its name.
+    folder
+        Its folder below that of the study: ``slides/{slide}`` or ``runs/{run}``.
+    inputs
+        Files that shape it, beside the params of its rule.
+    outputs
+        Files that are made.
+    specification
+        What shapes it beside those.
+    """
+
+    name: str
+    folder: str
+    inputs: list[str]
+    outputs: list[str]
+    specification: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run(snakemake: Any, work: Callable[[Any], None]) -> None:
     """Do the ``work`` of a rule.
 
-    The log goes to the rule's log file and to the terminal. A mistake of the user ends as one sentence, a
-    fault of ours with the last lines of its traceback; both exit with 1. When the work is done, what made its
+    The log goes to the rule's log file and to the terminal. A mistake of the user, or a disk that is full or
+    not writable, ends as one sentence, a fault of ours with the last lines of its traceback; all exit with 1.
+    A job that is told to stop cleans up first (:func:`_stoppable`). When the work is done, what made its
     outputs is written beside the log as JSON.
     """
-    log = Path(snakemake.log[0])
-    log.parent.mkdir(parents=True, exist_ok=True)
-    _start_logging(log, snakemake.rule)
+    path = Path(snakemake.log[0])
     try:
-        work(snakemake)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _start_logging(path, snakemake.rule)
+        receipts.verify(snakemake.input)
+        with _stoppable(), devices.own_gpu(int(snakemake.resources.get("gpu", 0))):
+            work(snakemake)
+        if receipts.read(str(snakemake.output[0])) is None:
+            _state(snakemake, path.with_suffix(".json"))
+    except SystemExit:
+        log.error("stopped from outside: cancelled, preempted or out of time; what is done is kept")
+        raise
     except UserError as error:
-        logging.getLogger("myostage").error("%s", error)
+        log.error("%s", error)
         sys.exit(1)
-    except Exception:
+    except Exception as error:
+        told = _of_disk(error, path.parent)
         lines = traceback.format_exc().splitlines()
-        logging.getLogger("myostage").debug("%s", "\n".join(lines))
-        tail = "\n".join(lines[-LAST_LINES:])
-        print(f"{snakemake.rule} failed; the whole story is in {log}, and ends with\n{tail}", file=sys.stderr)
+        log.debug("%s", "\n".join(lines))
+        if told:
+            log.error("%s", told)
+        else:
+            tail = "\n".join(lines[-LAST_LINES:])
+            print(
+                f"{snakemake.rule} failed; the whole story is in {path}, and ends with\n{tail}",
+                file=sys.stderr,
+            )
         sys.exit(1)
-    statement = provenance.statement(
-        snakemake.rule, dict(snakemake.params.items()), _flat(snakemake.input), _flat(snakemake.output)
-    )
-    with schemas.atomic(log.with_suffix(".json")) as path:
-        path.write_text(provenance.to_json(statement) + "\n", encoding="utf-8")
+
+
+def paths(snakemake: Any) -> Paths:
+    """Where the files of the job's study lie: its log is at a known place below them."""
+    return Paths(str(Path(snakemake.log[0]).parents[2]))
+
+
+def of_slides(
+    snakemake: Any,
+    inputs: Iterable[str],
+    outputs: Iterable[str],
+    images: Iterable[str] = (),
+    others: Iterable[str] = (),
+) -> list[Member]:
+    """The slides of a job as members.
+
+    Parameters
+    ----------
+    snakemake
+        The job; its params have ``slides``.
+    inputs, outputs
+        Names of the files of each slide, below its folder.
+    images
+        The image of each slide, where the rule reads it.
+    others
+        Files that shape all slides, such as a model.
+    """
+    names, images = list(snakemake.params.slides), list(images)
+    where = paths(snakemake)
+    return [
+        Member(
+            name,
+            f"slides/{name}",
+            [where.slide(name, file) for file in inputs] + images[number : number + 1] + list(others),
+            [where.slide(name, file) for file in outputs],
+        )
+        for number, name in enumerate(names)
+    ]
+
+
+def each(
+    snakemake: Any,
+    members: Iterable[Member],
+    make: Callable[[str], None],
+    skip: Callable[[str, str], None] | None = None,
+    ready: Callable[[], object] | None = None,
+) -> None:
+    """Make the members of a job one after another, and leave its receipt (:mod:`myostage.receipts`).
+
+    A member that is whole already, made by the same recipe, is left as it is. One that fails stops no other;
+    the job fails after the last. Params named ``slides`` or ``runs`` list members and shape none.
+
+    Parameters
+    ----------
+    snakemake
+        The job; its first output is the receipt.
+    members
+        What is to be made.
+    make
+        Makes the member of that name.
+    skip
+        Called with name and reason for a member that fails, or whose job has died on it ``TRIES`` times, to
+        leave files that say so; the job goes on. None: such a member fails the job.
+    ready
+        Called once, before the first member that is to be made, for what all of them need, such as a model:
+        its failure is no fault of a member, and fails the job.
+
+    Raises
+    ------
+    UserError
+        A member failed and is not to be skipped, or the disk is full or not writable.
+    """
+    where = paths(snakemake)
+    shared = {key: value for key, value in snakemake.params.items() if key not in MEMBERS}
+    # made/{kind}/{batch}.json
+    kind = str(Path(snakemake.output[0]).parent.relative_to(Path(where.root) / "made"))
+    statements, faults = [], {}
+    for member in members:
+        recipe = provenance.recipe(snakemake.rule, {**shared, **member.specification}, member.inputs)
+        path = where.statement(member.folder, kind)
+        statements.append((member.name, path))
+        if receipts.there(path, recipe):
+            log.info("%s is there already", member.name)
+            continue
+        if ready:
+            ready()
+            ready = None
+        tries = Path(f"{path}.tries")
+        try:
+            if skip:
+                with _counted(tries):
+                    make(member.name)
+            else:
+                make(member.name)
+        except Exception as error:
+            fault = _fault(error, where.root)
+            if skip is None or _short_of_memory(error):
+                faults[member.name] = fault
+                continue
+            log.error("%s is skipped: %s", member.name, fault)
+            skip(member.name, fault)
+        write_json(path, provenance.statement(recipe, member.outputs))
+        tries.unlink(missing_ok=True)
+    if faults:
+        done = len(statements) - len(faults)
+        told = "; ".join(f"{name}: {fault}" for name, fault in faults.items())
+        raise UserError(f"{told} ({done} of {len(statements)} are done and will not be made again)")
+    write_json(snakemake.output[0], receipts.receipt(snakemake.rule, statements))
+
+
+def write_json(path: str | Path, value: dict[str, Any]) -> None:
+    """Write JSON, atomically."""
+    with schemas.atomic(path) as temporary:
+        temporary.write_text(provenance.to_json(value) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Within the block SIGTERM, by which SLURM stops a job, is SystemExit: what is open is closed, copies go.
+
+    Only the first counts, lest the next, which soon follows, break into the cleaning up. Python lets no
+    other than the main thread set this: elsewhere nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    own = os.getpid()
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        if os.getpid() != own:
+            # a forked worker holds nothing of its own, and must not clean up what is its parent's
+            os._exit(TERMINATED)
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+@contextmanager
+def _counted(tries: Path) -> Iterator[None]:
+    """Keep in the file ``tries`` how often a job died within the block, or was short of memory there.
+
+    A job that fails otherwise, or that is stopped, has not died: then the count is as before.
+
+    Raises
+    ------
+    UserError
+        It died there ``TRIES`` times.
+    """
+    died = tries.stat().st_size if tries.exists() else 0
+    if died >= TRIES:
+        raise UserError(f"its job died or ran out of memory {died} times while at work on it")
+    tries.parent.mkdir(parents=True, exist_ok=True)
+    tries.write_text("." * (died + 1), encoding="utf-8")
+    try:
+        yield
+    except BaseException as error:
+        if not _short_of_memory(error):
+            with suppress(OSError):
+                os.truncate(tries, died)
+        raise
+
+
+def _short_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of the node or (as torch names it) of the GPU: at first no slide's fault."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def _of_disk(error: Exception, folder: str | Path) -> UserError | None:
+    """The sentence for an error of the disk: of the file that it names, if it is there, else ``folder``."""
+    if not isinstance(error, OSError):
+        return None
+    named = error.filename if isinstance(error.filename, str | Path) else ""
+    return disk_error(error, named if named and os.path.lexists(named) else folder)
+
+
+def _fault(error: Exception, folder: str) -> str:
+    """A fault of one member as a sentence; one of the disk concerns all members and is raised."""
+    told = _of_disk(error, folder)
+    if told:
+        raise told from error
+    if isinstance(error, UserError):
+        return str(error)
+    log.debug("%s", traceback.format_exc())
+    return f"{type(error).__name__}: {error}"
+
+
+def _state(snakemake: Any, path: Path) -> None:
+    recipe = provenance.recipe(snakemake.rule, dict(snakemake.params.items()), _flat(snakemake.input))
+    write_json(path, provenance.statement(recipe, _flat(snakemake.output)))
 
 
 def _flat(files: Any) -> list[str]:
     return [str(file) for file in files]
 
 
-def _start_logging(log: Path, rule: str) -> None:
+def _start_logging(path: Path, rule: str) -> None:
     terminal = logging.StreamHandler()
     terminal.setLevel(logging.INFO)
-    file = logging.FileHandler(log, mode="w", encoding="utf-8")
-    logger = logging.getLogger("myostage")
-    logger.setLevel(logging.DEBUG)
+    file = logging.FileHandler(path, mode="w", encoding="utf-8")
+    log.setLevel(logging.DEBUG)
     for handler, layout in ((terminal, f"{rule}: %(message)s"), (file, "%(asctime)s %(message)s")):
         handler.setFormatter(logging.Formatter(layout))
-        logger.addHandler(handler)
-    logger.propagate = False
+        log.addHandler(handler)
+    log.propagate = False

@@ -38,6 +38,14 @@ class Paths:
         """A file of one run: ``model.safetensors``, ``history.parquet``, ``predictions.parquet``."""
         return f"{self.root}/runs/{run}/{name}"
 
+    def statement(self, member: str, rule: str) -> str:
+        """What made the files of one slide (``slides/{slide}``) or run (``runs/{run}``) by one rule."""
+        return f"{self.root}/{member}/made/{rule}.json"
+
+    def receipt(self, rule: str, batch: str) -> str:
+        """What a job made for all slides or runs of its batch: there once all of them are."""
+        return f"{self.root}/made/{rule}/{batch}.json"
+
     def log(self, rule: str, name: str) -> str:
         return f"{self.root}/logs/{rule}/{name}.log"
 

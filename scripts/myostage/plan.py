@@ -4,7 +4,8 @@ Read whenever the Snakefile is: no torch, no slide is opened, no folder is liste
 """
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from myostage.config import RunSpec, Study, applied, left_out, runnable
 from myostage.errors import UserError
 from myostage.inputs import read_proportions, read_slide_proportions, read_training_images
 from myostage.paths import Paths
+
+RUN_FILES = ("model.safetensors", "history.parquet", "predictions.parquet", "outcome.parquet")
+_UNUSUAL = re.compile(r"[^A-Za-z0-9.-]+")
 
 
 def batches(members: Iterable[str], size: int, name: str) -> dict[str, list[str]]:
@@ -27,7 +31,7 @@ def run_batches(experiments: dict[str, list[RunSpec]], size: int) -> dict[str, l
     """Runs cut into jobs. A run that two experiments ask for belongs to the first.
 
     Runs of one job are of one experiment, so that another experiment changes no job that is there; the
-    baselines, which learn nothing, share one.
+    baselines, which learn nothing, share one. Names of jobs are made of letters, digits, ``.``, ``_``, ``-``.
     """
     seen: dict[str, RunSpec] = {}
     cut: dict[str, list[RunSpec]] = {}
@@ -35,12 +39,59 @@ def run_batches(experiments: dict[str, list[RunSpec]], size: int) -> dict[str, l
         own = {spec.id: spec for spec in specs if spec.id not in seen}
         seen.update(own)
         if specs[0].trained:
-            cut.update(
-                {name: [own[run] for run in ids] for name, ids in batches(own, size, f"{label}-").items()}
-            )
+            name = _plain(label, {known.rpartition("-")[0] for known in cut})
+            for job, ids in batches(own, size, f"{name}-").items():
+                cut[_UNUSUAL.sub("_", job)] = [own[run] for run in ids]
         elif own:
             cut.setdefault("baselines", []).extend(own.values())
     return cut
+
+
+def _plain(label: str, taken: Collection[str]) -> str:
+    """``label`` as a name that no command line or file system minds, other than those ``taken``."""
+    name = plain = _UNUSUAL.sub("_", label).strip("_")
+    number = 2
+    while name in taken:
+        name, number = f"{plain}_{number}", number + 1
+    return name
+
+
+def receipts(
+    paths: Paths,
+    slide_batches: Mapping[str, Sequence[str]],
+    slides: Iterable[str],
+    encoders: Iterable[str],
+    run_batches: Mapping[str, Sequence[RunSpec]],
+) -> dict[str, str]:
+    """The receipt that stands for each file which a job of several slides or runs makes.
+
+    Parameters
+    ----------
+    paths
+        Of the study.
+    slide_batches
+        Batch -> slides that start from an image.
+    slides
+        All slides.
+    encoders
+        Ids of the encoders.
+    run_batches
+        Batch -> runs.
+    """
+    found = {
+        paths.slide(slide, name): paths.receipt(rule, batch)
+        for batch, members in slide_batches.items()
+        for slide in members
+        for rule, name in (("tile", "tiles.parquet"), ("segment", "cells.parquet"), ("crop", "crops.parquet"))
+    }
+    encoders = list(encoders)
+    for slide in slides:
+        found |= {paths.tokens(slide, encoder): paths.receipt("tokens", encoder) for encoder in encoders}
+    for batch, specs in run_batches.items():
+        receipt = paths.receipt("train", batch) if specs[0].trained else paths.receipt("baselines", "all")
+        for spec in specs:
+            found |= {paths.run(spec.id, name): receipt for name in RUN_FILES}
+    return found
 
 
 def bags(experiments: Mapping[str, Sequence[RunSpec]]) -> list[tuple[str, int]]:

@@ -90,6 +90,7 @@ def checksum(path: Path) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that shape the numbers."""
     found = {"python": sys.version.split()[0]}
@@ -98,17 +99,19 @@ def versions() -> dict[str, str]:
     return found
 
 
-def statement(
-    rule: str, params: dict[str, Any], inputs: Iterable[str], outputs: Iterable[str]
-) -> dict[str, Any]:
-    """Everything that shaped the outputs of one job, ready for JSON."""
+def recipe(rule: str, params: dict[str, Any], inputs: Iterable[str]) -> dict[str, Any]:
+    """Everything that shapes the outputs of one job, ready for JSON: the same recipe, the same outputs."""
     return {
         "rule": rule,
         "specification": params,
         "inputs": {path: checksum(file) for path, file in _files(inputs)},
-        "outputs": sorted(outputs),
         "versions": versions(),
     }
+
+
+def statement(recipe: dict[str, Any], outputs: Iterable[str]) -> dict[str, Any]:
+    """What made the ``outputs``, which are there: their recipe, and their sizes in bytes."""
+    return recipe | {"outputs": {path: Path(path).stat().st_size for path in sorted(outputs)}}
 
 
 def _files(paths: Iterable[str]) -> Iterator[tuple[str, Path]]:

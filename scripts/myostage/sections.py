@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -297,7 +298,7 @@ class Encoder(Section):
             )
         return self
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Readable label and short hash of everything that shapes the tokens."""
         label = re.sub(r"[^A-Za-z0-9._-]+", "-", self.model or "vit") + ("-dino" if self.dino else "")
@@ -475,6 +476,11 @@ class Jobs(Section):
     slides_per_job: PositiveInt = key(1, "slides handled by one job, one after another")
     threads: PositiveInt = key(2, "threads of a job that computes")
     runs_per_job: PositiveInt = key(1, "training runs handled by one job, one after another")
+    scratch: str | None = key(
+        None,
+        "folder of the computing node that a training job copies its tokens to first, such as "
+        "`$SLURM_TMPDIR`; none: they are read where they are",
+    )
 
 
 class Look(Section):
@@ -556,7 +562,7 @@ class RunSpec(Section):
         taught = "prop" in self.losses or "ot" in self.losses
         return "simprop" in self.losses and not taught and self.training.head == "trained"
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Readable label and short hash of the specification."""
         label = "+".join(sorted(self.losses)) if self.method == "proportions" else self.method

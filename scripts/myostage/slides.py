@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 import openslide
 import pandas as pd
+import pyarrow.parquet as pq
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
@@ -503,6 +504,23 @@ def check_slides(
 def read_row(path: str | Path) -> Any:
     """What `check` found out about one slide: the row of a slides table that has one, as a named tuple."""
     return next(schemas.read(path, schemas.SLIDES).itertuples(index=False, name="SlideFacts"))
+
+
+def skip(path: str | Path, table: schemas.Table, reason: str) -> None:
+    """Write an empty table of a slide that is left out from here on, with the reason in its metadata."""
+    schemas.write(path, table.schema.empty_table(), table, {"skipped": reason})
+
+
+def skipped(path: str | Path) -> str:
+    """Why a slide was left out when its table was made; empty where it was not."""
+    metadata = pq.read_schema(path).metadata or {}
+    return str(metadata.get(b"skipped", b"").decode())
+
+
+def refuse_skipped(path: str | Path) -> None:
+    """UserError with the reason, where a slide was left out when its table was made."""
+    if reason := skipped(path):
+        raise UserError(reason)
 
 
 def placeholder() -> RGB:

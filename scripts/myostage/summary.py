@@ -97,6 +97,9 @@ def write(out: str | Path, facts: Facts) -> None:
         ("cost", "What does it cost?", _cost(facts)),
         ("rules", "How this page judges", [f'<p class="rules">{html.escape(rules(facts))}</p>']),
     ]
+    if facts.unused:
+        unused = _points(f"{slide}: {reason}" for slide, reason in facts.unused.items())
+        sections.insert(1, ("unused", "Slides left out", [unused]))
     if facts.figures:
         figures = [_figure(title, Path(path), Path(out).parent) for title, path in facts.figures]
         sections.append(("figures", "Figures", figures))

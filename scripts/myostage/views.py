@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from myostage import schemas
 from myostage.errors import UserError
+from myostage.slides import skipped
 
 MEASUREMENTS = (
     "area_um2",
@@ -191,11 +192,29 @@ def counts(
         for slide, path in cells.items()
     }
     kept = {slide: len(schemas.read(path, schemas.CROPS, ["cell"])) for slide, path in crops.items()}
+    for slide, reason in left_out(slides, crops).items():
+        out.loc[out["slide"] == slide, ["status", "reason"]] = ["skipped", reason]
     out["cells"] = [len(borders.get(slide, ())) for slide in out["slide"]]
     out["border"] = [int(sum(borders.get(slide, ()))) for slide in out["slide"]]
     out["crops"] = [kept.get(slide, 0) for slide in out["slide"]]
     out["dropped"] = out["cells"] - out["crops"]
     return out
+
+
+def left_out(slides: pd.DataFrame, crops: Mapping[str, str | Path]) -> dict[str, str]:
+    """Slides that no cell comes from because they cannot be used, and why.
+
+    Parameters
+    ----------
+    slides : DataFrame
+        The slides table: what could not be opened has the status skipped.
+    crops : mapping of slide to path
+        Its crops: what failed later says so there (:func:`slides.skip`).
+    """
+    unopened = slides[slides["status"] != "ok"]
+    reasons = {slide: reason for slide, path in crops.items() if (reason := skipped(path))}
+    reasons |= dict(zip(unopened["slide"], unopened["reason"], strict=True))
+    return {slide: reasons[slide] for slide in slides["slide"] if slide in reasons}
 
 
 def confusion(path: str | Path, experiment: str, stages: int) -> np.ndarray:
