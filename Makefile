@@ -5,16 +5,19 @@ CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 # jobs tagged `gpu` run one per GPU; without a GPU they share the cores
 GPUS ?= $(shell n=$$(nvidia-smi -L 2>/dev/null | wc -l); [ $$n -gt 0 ] && echo $$n || echo $(CORES))
 STUDY ?= config/demo.yaml
+# profiles/slurm: on a cluster
+PROFILE ?=
 
 BIN := .venv/bin
-SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) --resources gpu=$(GPUS) --configfile $(STUDY)
+HERE = --cores $(CORES) --resources gpu=$(GPUS)
+SNAKEMAKE = $(BIN)/snakemake $(if $(PROFILE),--workflow-profile $(PROFILE),$(HERE)) --configfile $(STUDY)
 TESTS ?= tests
 
-.PHONY: help install demo ablation study report test test-real lint format lock docs clean
+.PHONY: help install demo ablation study report cluster-check schedule test test-real lint format lock docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
-	@echo "STUDY=config/my.yaml names the study, CORES and GPUS what it may use."
+	@echo "STUDY=config/my.yaml names the study, CORES and GPUS what it may use, PROFILE=profiles/slurm a cluster."
 
 install: .venv/installed  ## everything of envs/lock.txt into .venv
 
@@ -40,8 +43,14 @@ study: install  ## the study of STUDY, from slides to figures, report and headli
 	@[ $(OUT)/report.zip -nt $(OUT)/metrics.parquet ] || $(MAKE) --no-print-directory report STUDY=$(STUDY)
 	@$(BIN)/python scripts/headline.py $(STUDY)
 
+cluster-check: install  ## does SLURM work: partitions, a CPU and a GPU job, shared disk, accounting, in plain words
+	@$(BIN)/python scripts/cluster_check.py
+
+schedule: install  ## how long STUDY takes on 8 GPUs, by runs per job, from the timings of the demo
+	@$(BIN)/python scripts/schedule.py $(STUDY)
+
 report: install  ## results/{study}/report.zip: figures and tables with captions
-	@$(SNAKEMAKE) --quiet all --report $(OUT)/report.zip
+	@$(BIN)/snakemake --cores 1 --configfile $(STUDY) --quiet all --report $(OUT)/report.zip
 
 test: install  ## the whole test suite
 	$(BIN)/python -m pytest -q -n $(CORES) --dist loadfile --no-loadscope-reorder -m "not studies" tests
@@ -52,7 +61,7 @@ test-real: install  ## the studies on real slides and fibres (MYOSTAGE_REAL_DATA
 lint: install  ## formatter, linters, type checker, notebooks without outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	cd scripts && ../$(BIN)/mypy myostage headline.py make_demo_*.py compose_bags.py draw_crops.py slide_proportions.py
+	cd scripts && ../$(BIN)/mypy myostage headline.py schedule.py cluster_check.py make_demo_*.py compose_bags.py draw_crops.py slide_proportions.py
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 	@! grep -lE '"execution_count": [0-9]|"output_type"' notebooks/*.ipynb || { echo "notebooks with outputs" >&2; exit 1; }
