@@ -1,5 +1,7 @@
 """What holds for all tests."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
 
@@ -9,5 +11,13 @@ settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first: several workers would else wait for it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_workflow.py")
+    """The longest files first: several workers would else wait for them at the end."""
+    items.sort(key=lambda item: _rank(item.path))
+
+
+def _rank(path: Path) -> int:
+    if path.name == "test_workflow.py":
+        return 0
+    if path.parent.name == "slurm":  # one file at a time has the cluster, and only the first is long
+        return 1 if path.name == "test_profile.py" else 3
+    return 2
