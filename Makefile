@@ -13,7 +13,7 @@ HERE = --cores $(CORES) --resources gpu=$(GPUS)
 SNAKEMAKE = $(BIN)/snakemake $(if $(PROFILE),--workflow-profile $(PROFILE),$(HERE)) --configfile $(STUDY)
 TESTS ?= tests
 
-.PHONY: help install demo ablation study report cluster-check schedule test test-real lint format lock docs clean
+.PHONY: help install demo ablation study report cluster-check schedule test test-slurm test-real lint format lock docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -53,7 +53,10 @@ report: install  ## results/{study}/report.zip: figures and tables with captions
 	@$(BIN)/snakemake --cores 1 --configfile $(STUDY) --quiet all --report $(OUT)/report.zip
 
 test: install  ## the whole test suite
-	$(BIN)/python -m pytest -q -n $(CORES) --dist loadfile --no-loadscope-reorder -m "not studies" tests
+	$(BIN)/python -m pytest -q -n $(CORES) --dist loadfile --no-loadscope-reorder -m "not studies and not long" tests
+
+test-slurm: install  ## the SLURM profile on a real SLURM of one node, the longest tests too (root; slurm-wlm, munge)
+	$(BIN)/python -m pytest -q -rs tests/slurm
 
 test-real: install  ## the studies on real slides and fibres (MYOSTAGE_REAL_DATA)
 	$(BIN)/python -m pytest -q -rs -m "real or studies" tests

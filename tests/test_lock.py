@@ -368,7 +368,7 @@ def test_orphans_without_a_lock_are_of_this_process(results: Path, monkeypatch: 
 def test_orphans_are_not_run_twice(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = write(results, user="alice", directory="/home/alice/study", pid=ended())
     found = (
-        f"the SLURM jobs 12, 13, 14 of a Snakemake that ended are still at work on {results}; wait for them"
+        f"SLURM is still at work on {results} for a Snakemake that ended (job 12, 13, 14); wait for its jobs"
     )
     with pytest.raises(UserError) as caught:
         lock.acquire(results)

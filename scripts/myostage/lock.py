@@ -136,8 +136,8 @@ def _take_over(path: Path) -> bool:
         if holder.user != _user():
             cancel = f"have {holder.user} call {cancel}"
         raise UserError(
-            f"the SLURM jobs {', '.join(jobs)} of a Snakemake that ended are still at work on {folder}; wait "
-            f"for them, or {cancel}, then start again"
+            f"SLURM is still at work on {folder} for a Snakemake that ended (job {', '.join(jobs)}); wait "
+            f"for its jobs, or {cancel}, then start again"
         )
     return _replace(path, text, holder)
 
