@@ -227,7 +227,7 @@ def test_snakemake_killed_goes_on_where_it_was(
     assert refused.ends() != 0
     assert f"scancel {job}" in refused.said() and "Traceback" not in refused.said()
     slurm.cancel(job)
-    slurm.wait(job, "CANCELLED")
+    slurm.wait(job, "CANCELLED", seconds=MINUTES)
     last = Snakemake(copied, *targets, *PROFILE)
     last.ends_well()
     assert "Rule: train" in last.said() and "Rule: baselines" not in last.said()
@@ -291,7 +291,7 @@ def test_harmed_in_every_way_it_ends_with_the_same_numbers(
     cancelled, expired = (froze(slurm, folder, run, marks[run]) for run in (first, second))
     slurm.expire(expired)
     slurm.cancel(cancelled)
-    slurm.wait(cancelled, "CANCELLED")
+    slurm.wait(cancelled, "CANCELLED", seconds=MINUTES)
     slurm.wait(expired, "TIMEOUT", seconds=90)
 
     # one killed without a warning, the other on a node that is lost and comes back
@@ -300,9 +300,9 @@ def test_harmed_in_every_way_it_ends_with_the_same_numbers(
     lost = froze(slurm, folder, second, marks[second])
     for pid in processes(slurm, killed):
         os.kill(pid, signal.SIGKILL)
-    slurm.wait(killed, "FAILED")
+    slurm.wait(killed, "FAILED", seconds=2 * MINUTES)
     slurm.node_down()
-    until(lambda: slurm.show(lost)["Restarts"] == "1", 30, "the lost job is queued again")
+    until(lambda: slurm.show(lost)["Restarts"] == "1", MINUTES, "the lost job is queued again")
     slurm.node_up()
 
     harmed.ends_well()
