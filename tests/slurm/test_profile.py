@@ -174,13 +174,21 @@ def newest(folder: Path, run: str) -> str:
     return max((path.name for path in folder.glob(f"results/tiny/runs/{run}/checkpoint/*.pt")), default="")
 
 
-def froze(slurm: Cluster, folder: Path, run: str, after: str = "") -> str:
-    """Stop the process of a training run once it has a checkpoint newer than ``after``; its job."""
-    until(lambda: newest(folder, run) > after, 5 * MINUTES, f"{run} trains")
-    job = training(slurm, folder)[batch(run)]
-    for pid in processes(slurm, job):
-        os.kill(pid, signal.SIGSTOP)
-    return job
+def froze(slurm: Cluster, folder: Path, *runs: str) -> list[str]:
+    """Stop the process of each run as soon as it has a checkpoint newer than now; their jobs."""
+    marks = {run: newest(folder, run) for run in runs}
+    jobs: dict[str, str] = {}
+
+    def all_stopped() -> bool:
+        for run in runs:
+            if run not in jobs and newest(folder, run) > marks[run]:
+                jobs[run] = training(slurm, folder)[batch(run)]
+                for pid in processes(slurm, jobs[run]):
+                    os.kill(pid, signal.SIGSTOP)
+        return len(jobs) == len(runs)
+
+    until(all_stopped, 5 * MINUTES, f"{' and '.join(runs)} train")
+    return [jobs[run] for run in runs]
 
 
 def equal(one: Path, other: Path) -> None:
@@ -213,7 +221,7 @@ def test_snakemake_killed_goes_on_where_it_was(
     run = sorted(path.name for path in (here / "results/tiny/runs").glob("prop*"))[0]
     targets = [f"results/tiny/made/{name}.json" for name in (f"train/{batch(run)}", "baselines/all")]
     killed = Snakemake(copied, *targets, *PROFILE)
-    job = froze(slurm, copied, run)
+    (job,) = froze(slurm, copied, run)
     until(lambda: "(Rule: baselines)" in killed.said(), 3 * MINUTES, "the baselines are done")
 
     # a second one, from another working directory: refused
@@ -280,24 +288,21 @@ def test_harmed_in_every_way_it_ends_with_the_same_numbers(
     first, second = sorted(path.name for path in (here / "results/tiny/runs").glob("prop*"))
 
     # preempted: both go back into the queue, by SLURM itself
-    preempted = [froze(slurm, folder, run) for run in (first, second)]
+    preempted = froze(slurm, folder, first, second)
     assert sorted(device(slurm, job) for job in preempted) == ["0", "1"]
     urgent = slurm.submit("sleep 2", "--partition=urgent", "--gpus=2")
     slurm.wait(urgent, "COMPLETED", seconds=3 * MINUTES)
     assert [slurm.show(job)["Restarts"] for job in preempted] == ["1", "1"]
 
     # one cancelled, the other beyond its time limit
-    marks = {run: newest(folder, run) for run in (first, second)}
-    cancelled, expired = (froze(slurm, folder, run, marks[run]) for run in (first, second))
+    cancelled, expired = froze(slurm, folder, first, second)
     slurm.expire(expired)
     slurm.cancel(cancelled)
     slurm.wait(cancelled, "CANCELLED", seconds=MINUTES)
     slurm.wait(expired, "TIMEOUT", seconds=90)
 
     # one killed without a warning, the other on a node that is lost and comes back
-    marks = {run: newest(folder, run) for run in (first, second)}
-    killed = froze(slurm, folder, first, marks[first])
-    lost = froze(slurm, folder, second, marks[second])
+    killed, lost = froze(slurm, folder, first, second)
     for pid in processes(slurm, killed):
         os.kill(pid, signal.SIGKILL)
     slurm.wait(killed, "FAILED", seconds=2 * MINUTES)
