@@ -4,6 +4,7 @@ Reading this costs no import of torch, opens no slide and lists no folder.
 """
 
 import sys
+from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -45,8 +46,8 @@ PATHS = Paths.of(STUDY.results, STUDY.study)
 CORES = None if workflow.resource_settings.nodes else workflow.resource_settings.cores
 IMAGED = list(SLIDES) if STUDY.input == "slides" else []
 LABELLED = [name for name, slide in SLIDES.items() if slide.labelled]
-SLIDE_BATCHES = plan.batches(IMAGED, STUDY.jobs.slides_per_job, "slides")
 EMBED_BATCHES = plan.batches(SLIDES, STUDY.jobs.slides_per_job, "slides")
+SLIDE_BATCHES = EMBED_BATCHES if IMAGED else {}
 RUN_BATCHES = plan.run_batches(EXPERIMENTS, STUDY.jobs.runs_per_job)
 RECEIPTS = plan.receipts(PATHS, SLIDE_BATCHES, list(SLIDES), ENCODERS, RUN_BATCHES)
 MAIN = {label: EXPERIMENTS[label] for label in STRUCTURE["main"]}
@@ -68,9 +69,12 @@ wildcard_constraints:
     encoder="[^/]+",
 
 
+digest = cache(code_digest)
+
+
 def code(*names):
     """What re-runs a job when its script, or a library module that it reaches, means something else."""
-    return lambda wildcards: "+".join(code_digest(SCRIPTS / name) for name in names)
+    return lambda wildcards: "+".join(digest(SCRIPTS / name) for name in names)
 
 
 def needs(rule, gpu=False, times=1):

@@ -188,7 +188,7 @@ for figure, (notebook, category, files, more) in DRAWN.items():
         name:
             f"look_{figure}"
         input:
-            behind(files),
+            lambda wildcards, files=files: behind(files),
             notebook=f"{workflow.basedir}/notebooks/{notebook}.ipynb",
         output:
             png=report(

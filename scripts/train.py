@@ -1,5 +1,7 @@
 """Train the runs of one batch and predict their held-out slides."""
 
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +45,15 @@ def work(smk: Any) -> None:
         jobs.Member(run, f"runs/{run}", inputs, [paths.run(run, name) for name in plan.RUN_FILES])
         for run in smk.params.runs
     ]
-    with scratch.on_scratch(files, study.jobs.scratch if first.trained else None) as tokens:
-        jobs.each(smk, members, lambda run: train(tokens, run))
+    with ExitStack() as stack:
+
+        @cache
+        def tokens() -> dict[str, Path]:
+            return stack.enter_context(
+                scratch.on_scratch(files, study.jobs.scratch if first.trained else None)
+            )
+
+        jobs.each(smk, members, lambda run: train(tokens(), run), ready=tokens)
 
 
 jobs.run(snakemake, work)

@@ -349,19 +349,9 @@ def queue(squeue: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.usefixtures("queue")
 def test_orphans_are_jobs_of_that_user_and_directory(results: Path) -> None:
-    write(results, user="alice", directory="/home/alice/study")
-    assert lock.orphans(results) == ["12", "13", "14"]
-    write(results, user="alice", directory="/home/alice/study2")
-    assert lock.orphans(results) == ["16"]
-    write(results, user="bob", directory="/home/alice/study")
-    assert lock.orphans(results) == []
-
-
-@pytest.mark.usefixtures("queue")
-def test_orphans_without_a_lock_are_of_this_process(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "_user", lambda: "alice")
-    monkeypatch.setattr(lock.Path, "cwd", lambda: Path("/home/alice/study"))
-    assert lock.orphans(results) == ["12", "13", "14"]
+    assert lock.orphans(write(results, user="alice", directory="/home/alice/study")) == ["12", "13", "14"]
+    assert lock.orphans(write(results, user="alice", directory="/home/alice/study2")) == ["16"]
+    assert lock.orphans(write(results, user="bob", directory="/home/alice/study")) == []
 
 
 @pytest.mark.usefixtures("queue")
@@ -387,8 +377,7 @@ def test_a_squeue_that_gives_no_answer_names_no_orphans(
     monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/bin:/usr/bin")
     monkeypatch.setattr(lock, "SQUEUE_SECONDS", 0.5)
     squeue(body)
-    write(results, pid=ended())
-    assert lock.orphans(results) == []
+    assert lock.orphans(write(results, pid=ended())) == []
     lock.acquire(results)
     assert holder_of(results) == os.getpid()
 
@@ -398,4 +387,4 @@ def test_settings_of_squeue_in_the_environment_do_not_count(
 ) -> None:
     monkeypatch.setenv("SQUEUE_STATES", "PENDING")
     squeue(f"""[ "$SQUEUE_STATES" ] || echo '12|RUNNING|{RUN}|{Path.cwd()}|rule_train'""")
-    assert lock.orphans(results) == ["12"]
+    assert lock.orphans(lock._this_process()) == ["12"]

@@ -487,13 +487,13 @@ def expand(study: Study) -> dict[str, list[RunSpec]]:
     UserError
         An experiment whose method, losses, overrides or grid do not fit together.
     """
-    known = _EXPANDED.get(id(study))
-    if known is None or known[0] is not study:
-        known = _EXPANDED[id(study)] = (study, _expand(study))
-    return dict(known[1])
+    if id(study) not in _EXPANDED:
+        _EXPANDED[id(study)] = (study, _expand(study))
+    return dict(_EXPANDED[id(study)][1])
 
 
-# A study of thousands of runs is expanded once, and asked for often. Studies never change.
+# A study of thousands of runs is expanded once, and asked for often. Studies never change, and those that are
+# here stay, so that no other gets their id.
 _EXPANDED: dict[int, tuple[Study, dict[str, list[RunSpec]]]] = {}
 
 

@@ -88,16 +88,6 @@ def release(folder: str | Path) -> None:
         log.warning("the lock %s could not be removed (%s); delete the file", path, error.strerror)
 
 
-def orphans(folder: str | Path) -> list[str]:
-    """Ids of SLURM jobs, queued or running, of the Snakemake that the lock of the ``folder`` names.
-
-    They are told by its user and working directory; without a lock, by this process's. None where SLURM is
-    absent or does not answer. Jobs of another Snakemake of that user in that directory cannot be told apart.
-    """
-    text = _read(Path(folder) / NAME)
-    return _jobs((_parse(text) if text else None) or _this_process())
-
-
 def _create(path: Path) -> bool:
     """Whether there was no lock, and now there is ours."""
     try:
@@ -125,13 +115,13 @@ def _take_over(path: Path) -> bool:
     if not _is_gone(holder):
         elsewhere = holder.host != socket.gethostname()
         unsure = ", which cannot be told from here" if elsewhere else ""
-        jobs = _jobs(holder) if elsewhere else []
+        jobs = orphans(holder) if elsewhere else []
         cancel = f"cancel its SLURM jobs (`scancel {' '.join(jobs)}`) and " if jobs else ""
         raise UserError(
             f"{holder} works on {folder}: wait for it, or, if it is gone for good{unsure}, {cancel}"
             f"delete the file {path}"
         )
-    if jobs := _jobs(holder):
+    if jobs := orphans(holder):
         cancel = f"`scancel {' '.join(jobs)}`"
         if holder.user != _user():
             cancel = f"have {holder.user} call {cancel}"
@@ -276,7 +266,12 @@ def _state(pid: int) -> tuple[str, str]:
         return "", ""
 
 
-def _jobs(holder: Holder) -> list[str]:
+def orphans(holder: Holder) -> list[str]:
+    """Ids of SLURM jobs, queued or running, of a Snakemake, told by its user and working directory.
+
+    None where SLURM is absent or does not answer. Jobs of another Snakemake of that user in that directory
+    cannot be told apart.
+    """
     command = ["squeue", f"--user={holder.user}", "--noheader", "--format=%i|%T|%j|%Z|%k"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SQUEUE_")}
     if not shutil.which("squeue"):

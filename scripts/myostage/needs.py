@@ -1,9 +1,8 @@
 """What a job asks a cluster for: memory and time by rule, size of input and attempt, from a table.
 
-It is read whenever the Snakefile is, so nothing here imports more than the standard library.
+It is read whenever the Snakefile is.
 """
 
-import csv
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from myostage.errors import UserError
+from myostage.inputs import read_tsv
 from myostage.receipts import gigabytes
 
 Resource = Callable[[Any, Iterable[str], int], int]
@@ -41,25 +41,15 @@ def read_needs(path: str | Path) -> dict[str, Need]:
     Raises
     ------
     UserError
-        It is missing, a column is, a rule is there twice, or a value is no positive number.
+        It is no such table (:func:`myostage.inputs.read_tsv`), a rule is there twice, or a value is no
+        positive number.
     """
     names = [field.name for field in fields(Need)]
-    try:
-        lines = [
-            line for line in Path(path).read_text(encoding="utf-8").splitlines() if not line.startswith("#")
-        ]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise UserError(f"{path}: cannot be read ({reason}); take it from the repository again") from None
-    rows = csv.DictReader(lines, delimiter="\t")
-    missing = {"rule", *names} - set(rows.fieldnames or ())
-    if missing:
-        raise UserError(f"{path}: column {', '.join(sorted(missing))} is missing; separate columns by tabs")
     needs: dict[str, Need] = _Needs(path)
-    for row in rows:
+    for row in read_tsv(str(path), ["rule", *names], []):
         try:
             values = [float(row[name]) for name in names]
-        except (TypeError, ValueError):
+        except ValueError:
             values = [math.nan]
         if row["rule"] in needs:
             raise UserError(f"{path}: rule {row['rule']} is there more than once; keep one row")

@@ -3,16 +3,16 @@
 import errno
 import logging
 import os
-import re
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from myostage.disk import disk_error
 from myostage.errors import UserError
+from myostage.sections import UnsetVariable, expand_path
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,6 @@ RESERVE_SHARE = 0.05
 RESERVE_BYTES = 1e9
 # With these the copies are given up, not the job: the shared files are still there.
 NO_COPIES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-_VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
 
 
 @contextmanager
@@ -76,20 +75,19 @@ def on_scratch(files: Mapping[str, Path], folder: str | None) -> Iterator[dict[s
 
 
 def _on_this_node(folder: str) -> Path:
-    for plain, braced in _VARIABLE.findall(folder):
-        if not os.environ.get(plain or braced):
-            raise UserError(
-                f"jobs.scratch is {folder}, but the variable {plain or braced} is not set on the node "
-                f"{os.uname().nodename}; name a folder that every node has, or leave jobs.scratch out"
-            )
-    path = Path(os.path.expandvars(folder))
-    with suppress(RuntimeError, OSError):  # no such home; a folder above that may not be entered
-        path = path.expanduser()
-        if path.is_dir():
-            return path
+    path = folder
+    try:
+        path = expand_path(folder)
+        if Path(path).is_dir():
+            return Path(path)
+        fault = f"{path} is no folder of the node"
+    except UnsetVariable as unset:
+        fault = f"the variable {', '.join(unset.names)} is not set on the node"
+    except (RuntimeError, OSError):  # no such home; a folder above that may not be entered
+        fault = f"{path} is no folder of the node"
     raise UserError(
-        f"jobs.scratch is {folder}, but {path} is no folder of the node {os.uname().nodename}; name a folder "
-        "that every node has, or leave jobs.scratch out"
+        f"jobs.scratch is {folder}, but {fault} {os.uname().nodename}; name a folder that every node has, or "
+        "leave jobs.scratch out"
     )
 
 

@@ -39,9 +39,9 @@ class UnsetVariable(ValueError):
 
 
 def expand_path(text: str) -> str:
-    """``text`` with ``$VARIABLE``, ``${VARIABLE}``, ``~`` replaced; UnsetVariable if one is unset."""
+    """``text`` with ``$VARIABLE``, ``${VARIABLE}``, ``~`` replaced; UnsetVariable if one is not set."""
     named = [plain or braced for plain, braced in re.findall(r"\$(?:(\w+)|\{(\w+)\})", text)]
-    unset = [name for name in named if name not in os.environ]
+    unset = [name for name in named if not os.environ.get(name)]
     if unset:
         raise UnsetVariable(text, unset)
     text = os.path.expandvars(text)

@@ -85,7 +85,11 @@ class Snakemake:
 def through(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Snakemake]:
     """The study through the profile up to training, begun before the other tests, since it mostly waits."""
     folder = tmp_path_factory.mktemp("through")
-    lay_out(folder, content())
+    small = content()
+    # this copy trains from scratch, the one that it is compared with does not
+    scratch = tmp_path_factory.mktemp("scratch")
+    small["jobs"]["scratch"] = str(scratch)
+    lay_out(folder, small)
     targets = ["results/tiny/precheck/slide_12.json", "results/tiny/segmentation_quality.parquet"]
     started = Snakemake(folder, *targets, f"results/tiny/made/tokens/{encoder()}.json", *PROFILE)
     yield started
@@ -269,7 +273,7 @@ def test_a_full_and_a_read_only_disk_are_told(slurm: Cluster, copied: Path, smal
     full = Snakemake(copied, target, *PROFILE, "--retries=0")
     assert full.ends() != 0
     logs = full.said() + "".join(log.read_text() for log in copied.glob(".snakemake/slurm_logs/**/*.log"))
-    assert "full" in logs and "Traceback" not in full.said()
+    assert "the disk of results/tiny is full" in logs and "Traceback" not in full.said()
     assert (moved / "slides/d0a/crops.parquet").exists()
 
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
@@ -311,12 +315,15 @@ def test_harmed_in_every_way_it_ends_with_the_same_numbers(
     slurm.node_up()
 
     harmed.ends_well()
+    assert "Submitted array job" in harmed.said()
     equal(folder, here)
+    logs = [*folder.glob(".snakemake/slurm_logs/**/*.log"), *folder.glob("results/tiny/logs/train/*.log")]
+    told = "".join(log.read_text() for log in logs)
     for run in (first, second):
         assert not list((folder / f"results/tiny/runs/{run}/checkpoint").glob("*"))
-        # it went on, and did not start anew
-        log = (folder / f"results/tiny/logs/train/{batch(run)}.log").read_text()
-        assert "resumed at step" in log or "is there already" in log
+        # it went on, from its copy of the tokens, and did not start anew
+        assert f"{run}: resumed at step" in told
+    assert "copied 4 files" in told
 
 
 def test_killed_for_memory_it_gets_more(greedy: Snakemake) -> None:
