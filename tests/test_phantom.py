@@ -13,13 +13,16 @@ import openslide
 import pytest
 import tifffile
 from scipy import stats
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import Delaunay
 from shapely.geometry import Polygon
 from shapely.strtree import STRtree
 from skimage.draw import polygon as rasterise
 
 from myostage.config import Phantom, load_study, read_proportions, read_slides
 from myostage.errors import UserError
-from myostage.phantom import draw_slide
+from myostage.phantom import Region, draw_slide
 from myostage.phantom_muscle import MATURITY, stage_maturity
 
 STAGES = ("damaged", "small_myotube", "large_myotube", "recovered", "intact")
@@ -174,6 +177,133 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         draw(tmp_path, "short", (0.5, 0.5))
     with pytest.raises(UserError, match="width_um"):
         draw(tmp_path, "tiny", MIXED, Phantom(width_um=40.0, height_um=40.0))
+    assert not list(tmp_path.iterdir())
+
+
+# --- injured region ---------------------------------------------------------------------------------------
+
+COARSE = Phantom(mpp=4.0)  # quickly painted: layout alone matters
+HURT = (0.2, 0.3, 0.5, 0.0, 0.0)
+
+
+def regional(folder: Path, slide: str, region: Region, **differs: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Centres (um) and stages of a slide with an injured region."""
+    keys = {"shares": HURT, "phantom": COARSE, "stages": STAGES} | differs
+    draw(folder, slide, slide=slide, region=region, **keys)
+    outlines, names = truth(folder / f"{slide}.geojson")
+    centres = keys["phantom"].mpp * np.array([outline.centroid.coords[0] for outline in outlines])
+    return centres, np.array([keys["stages"].index(name) for name in names])
+
+
+def agreement(centres: np.ndarray, kinds: np.ndarray) -> float:
+    """Share of the five nearest cells that are of a cell's own kind, over all cells."""
+    distance = np.hypot(*(centres[:, None] - centres[None]).transpose(2, 0, 1))
+    return float(np.mean(kinds[np.argsort(distance, 1)[:, 1:6]] == kinds[:, None]))
+
+
+def pieces(centres: np.ndarray, member: np.ndarray) -> int:
+    """Connected parts of the cells that are members, over Delaunay's triangulation of all cells."""
+    corners = Delaunay(centres).simplices
+    edges = np.concatenate([corners[:, :2], corners[:, 1:], corners[:, ::2]])
+    a, b = edges[member[edges].all(1)].T
+    part = connected_components(coo_array((np.ones(len(a)), (a, b)), shape=(len(member),) * 2))[1]
+    return len(np.unique(part[member]))
+
+
+@pytest.fixture(scope="module")
+def injured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
+    """Centres and stages of two slides with each border, half of the cells injured."""
+    folder = tmp_path_factory.mktemp("region")
+    return {
+        border: [regional(folder, slide, Region(border, 0.5, (4,))) for slide in ("s1", "s2")]
+        for border in ("sharp", "diffuse")
+    }
+
+
+def test_a_sharp_region_is_one_piece_and_a_diffuse_one_interleaves(injured: dict[str, Any]) -> None:
+    for centres, stage in injured["sharp"]:
+        assert pieces(centres, stage < 4) == 1
+        assert agreement(centres, stage < 4) > 0.85  # scattered at random: .5
+    for centres, stage in injured["diffuse"]:
+        assert pieces(centres, stage < 4) > 1
+        assert 0.58 < agreement(centres, stage < 4) < 0.82
+
+
+def test_injury_falls_gradually_across_a_diffuse_border(injured: dict[str, Any]) -> None:
+    thirds = []
+    for centres, stage in injured["diffuse"]:
+        hurt = stage < 4
+        from_core = np.hypot(*(centres - centres[hurt].mean(0)).T)
+        thirds.append([part.mean() for part in np.array_split(hurt[np.argsort(from_core)], 3)])
+    inner, middle, outer = np.mean(thirds, axis=0)
+    assert inner > 0.75 and 0.3 < middle < 0.7 and 0.02 < outer < 0.3
+
+
+@pytest.mark.parametrize("border", ["sharp", "diffuse"])
+def test_stages_within_the_region_lie_mixed(injured: dict[str, Any], border: str) -> None:
+    inside = [(centres[stage < 4], stage[stage < 4]) for centres, stage in injured[border]]
+    # .2, .3, .5 scattered at random agree in .38; ordered, in more than .6
+    assert np.mean([agreement(centres, stage) for centres, stage in inside]) < 0.48
+
+
+@pytest.mark.parametrize(
+    ("stages", "shares", "region", "expected"),
+    [
+        (STAGES, HURT, Region("sharp", 0.3, (4,)), (0.06, 0.09, 0.15, 0.0, 0.7)),
+        (STAGES, HURT, Region("diffuse", 0.4, (3, 4)), (0.08, 0.12, 0.2, 0.3, 0.3)),
+        (STAGES, (0.1, 0.1, 0.2, 0.45, 0.15), Region("diffuse", 0.4, (3, 4)), (0.1, 0.1, 0.2, 0.45, 0.15)),
+        (tuple("abcde"), (0.1, 0.6, 0.3, 0.0, 0.0), Region("sharp", 0.75, (0,)), (0.25, 0.5, 0.25, 0.0, 0.0)),
+    ],
+    ids=["no healthy stage", "two of them", "as the proportions", "the first is healthy"],
+)
+def test_the_share_says_how_many_cells_are_injured(
+    tmp_path: Path, stages: tuple[str, ...], shares: tuple[float, ...], region: Region, expected: Any
+) -> None:
+    counts = np.zeros(5)
+    for slide in ("s1", "s2"):
+        centres, stage = regional(tmp_path, slide, region, shares=shares, stages=stages)
+        assert region.border == "diffuse" or pieces(centres, ~np.isin(stage, region.healthy)) == 1
+        counts += np.bincount(stage, minlength=5)
+    expected = np.array(expected)
+    assert counts[expected == 0].sum() == 0 and counts.sum() > 400
+    drawn = expected > 0
+    assert stats.chisquare(counts[drawn], counts.sum() * expected[drawn]).pvalue > 1e-3
+
+
+def test_share_0_is_healthy_and_share_1_is_not(tmp_path: Path) -> None:
+    # a group of healthy slides holds no injured stage, and needs none
+    for share, shares, kinds in ((0.0, HURT, {4}), (1.0, HURT, {0, 1, 2}), (0.0, (0, 0, 0, 0, 1), {4})):
+        region = Region("diffuse", share, (4,))
+        _, stage = regional(tmp_path, "s", region, shares=shares, phantom=SMALL)
+        assert set(stage) == kinds
+
+
+def test_a_region_is_drawn_again_byte_for_byte(tmp_path: Path) -> None:
+    region = Region("diffuse", 0.5, (4,))
+    for name in ("first", "second"):
+        draw(tmp_path, name, MIXED, region=region)
+    draw(tmp_path, "sharp", MIXED, region=Region("sharp", 0.5, (4,)))
+    for suffix in ("tif", "geojson"):
+        first, second, sharp = (
+            (tmp_path / f"{name}.{suffix}").read_bytes() for name in ("first", "second", "sharp")
+        )
+        assert first == second != sharp
+
+
+def test_without_a_region_the_layout_is_what_it_was_before_there_were_any(folder: Path) -> None:
+    _, names = truth(folder / "mixed.geojson")
+    assert len(names) == 72
+    assert [STAGES.index(name) for name in names[:15]] == [1, 4, 0, 2, 1, 0, 1, 2, 1, 2, 1, 3, 4, 3, 4]
+
+
+def test_regions_that_cannot_be_are_named(tmp_path: Path) -> None:
+    for share in (-0.1, 1.5, float("nan")):
+        with pytest.raises(UserError, match="from 0 to 1"):
+            draw(tmp_path, "share", HURT, region=Region("sharp", share, (4,)))
+    with pytest.raises(UserError, match="no injured stage"):
+        draw(tmp_path, "healthy", (0, 0, 0, 0, 1), region=Region("sharp", 0.5, (4,)))
+    with pytest.raises(UserError, match="muscle only"):
+        draw(tmp_path, "round", EVEN, ROUND, region=Region("sharp", 0.5, (5,)))
     assert not list(tmp_path.iterdir())
 
 

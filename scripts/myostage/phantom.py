@@ -11,9 +11,9 @@ from myostage.config import Phantom
 from myostage.drawing import Reals, rng_of, write_outlines, write_tiff
 from myostage.errors import UserError
 from myostage.phantom_cells import draw_cells
-from myostage.phantom_muscle import draw_muscle
+from myostage.phantom_muscle import Region, draw_muscle
 
-TISSUES = {"muscle": draw_muscle, "round_cells": draw_cells}
+__all__ = ["Region", "draw_slide"]
 
 
 def draw_slide(
@@ -25,6 +25,7 @@ def draw_slide(
     proportions: Reals,
     animal: str,
     slide: str,
+    region: Region | None = None,
 ) -> int:
     """Draw one slide and write it as a pyramidal TIFF with its truth beside it.
 
@@ -46,6 +47,10 @@ def draw_slide(
         Expected share of each stage among the cells; the counts are one multinomial draw.
     animal, slide : str
         Names.
+    region : Region, optional
+        An injured region: ``region.share`` of the cells are then expected to be of stages that are not
+        healthy, the others of healthy ones, and ``proportions`` divide either part among its stages (evenly
+        among the healthy ones where they hold none).
 
     Returns
     -------
@@ -55,16 +60,46 @@ def draw_slide(
     Raises
     ------
     UserError
-        Stages that the tissue has no look for, proportions that do not match them, or a slide too small.
+        Stages that the tissue has no look for, proportions that do not match them, a slide too small,
+        a region with a share outside 0 to 1 or without an injured stage, or one outside muscle.
     """
-    shares = np.asarray(proportions, dtype=np.float64)
+    shares: Reals = np.asarray(proportions, dtype=np.float64)
     if shares.shape != (len(stages),) or not (shares >= 0).all() or not 0 < shares.sum() < np.inf:
         raise UserError(
             f"phantom slide {slide!r}: proportions {shares.tolist()} do not fit the {len(stages)} stages "
             f"{', '.join(stages)}; give one share, 0 or more, per stage."
         )
     rng, of_animal = rng_of(phantom.seed, "slide", slide), rng_of(phantom.seed, "animal", animal)
-    drawn = TISSUES[phantom.tissue](phantom, stages, shares / shares.sum(), slide, of_animal, rng)
+    shares = shares / shares.sum()
+    if region:
+        shares = _with_region(shares, region, slide)
+    if phantom.tissue == "muscle":
+        drawn = draw_muscle(phantom, stages, shares, slide, of_animal, rng, region)
+    elif region:
+        raise UserError(
+            f"phantom slide {slide!r}: an injured region is drawn in muscle only; set "
+            "`phantom.tissue: muscle`, or leave the region out."
+        )
+    else:
+        drawn = draw_cells(phantom, stages, shares, slide, of_animal, rng)
     write_tiff(Path(path_tiff), drawn.image, phantom.mpp)
     write_outlines(Path(path_geojson), drawn, stages, phantom.mpp)
     return len(drawn.stage)
+
+
+def _with_region(shares: Reals, region: Region, slide: str) -> Reals:
+    """Expected share of each stage, [K] with sum 1: ``region.share`` of cells injured, the others healthy."""
+    if not 0 <= region.share <= 1:
+        raise UserError(
+            f"phantom slide {slide!r}: a share of {region.share:g} of its cells cannot be injured; "
+            "give a score from 0 to 1."
+        )
+    healthy = np.isin(np.arange(len(shares)), region.healthy)
+    injured = np.where(healthy, 0, shares)
+    if region.share > 0 and not injured.any():
+        raise UserError(
+            f"phantom slide {slide!r}: {region.share:g} of its cells are to be injured, but the proportions "
+            "of its group hold no injured stage; give it the score 0, or correct the proportions."
+        )
+    whole = np.where(healthy, shares if shares[healthy].any() else 1, 0)
+    return (1 - region.share) * whole / whole.sum() + region.share * injured / max(injured.sum(), 1e-12)

@@ -9,7 +9,7 @@ regeneration (central nuclei and basophilia first, eosin and girth later).
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,8 @@ class Drawing:
     outline_noise: float = 0.07
     injury_um: float = 140.0  # scale on which the injury varies
     injury_mixing: float = 0.08  # fibres out of their place, in ranks
+    border_noise_um: float = 30.0  # a region's border strays this far from a circle; more would tear it apart
+    border_width_um: float = 45.0  # on this way through a diffuse border the odds of injury fall by e
     seam_um: float = 7.0  # half the width of the connective tissue between two bundles
     relaxations: int = 12
     slack: float = 1.15  # a fibre may grow beyond its typical radius when it has the space
@@ -78,6 +80,26 @@ class Drawing:
 
 DRAWING = Drawing()
 SCANNER = Scanner()
+
+
+@dataclass(frozen=True)
+class Region:
+    """The injured region of a slide, whose other cells are healthy.
+
+    Attributes
+    ----------
+    border : "sharp" or "diffuse"
+        A line with all injured cells on one side, or a zone in which injured and healthy cells mix: the
+        chance to be injured is logistic in the distance.
+    share : float
+        Expected share of the slide's cells that are injured, 0 to 1: the slide's score.
+    healthy : tuple of int
+        Positions of the stages of uninjured cells.
+    """
+
+    border: Literal["sharp", "diffuse"]
+    share: float
+    healthy: tuple[int, ...]
 
 
 class Fibres(NamedTuple):
@@ -117,8 +139,11 @@ def draw_muscle(
     slide: str,
     of_animal: np.random.Generator,
     rng: np.random.Generator,
+    region: Region | None = None,
 ) -> Drawn:
     """A section of muscle; ``shares`` [K] sum to 1, ``of_animal`` is the randomness that its slides share.
+
+    With a ``region``, cells of its healthy stages lie outside it and all others inside, both in no order.
 
     Raises
     ------
@@ -128,13 +153,19 @@ def draw_muscle(
     scale = stage_maturity(stages)
     size = float(np.exp(DRAWING.animal_size * of_animal.standard_normal()))
     stain = np.exp(DRAWING.animal_stain * of_animal.standard_normal(2))
-    fibres, tissue = _lay_out(phantom, scale, shares, size, slide, rng)
+    fibres, tissue = _lay_out(phantom, scale, shares, size, slide, rng, region)
     image = _paint(phantom, fibres, tissue, stain, rng)
     return Drawn(image, fibres.x, fibres.y, fibres.radius, fibres.stage)
 
 
 def _lay_out(
-    phantom: Phantom, scale: Reals, shares: Reals, size: float, slide: str, rng: np.random.Generator
+    phantom: Phantom,
+    scale: Reals,
+    shares: Reals,
+    size: float,
+    slide: str,
+    rng: np.random.Generator,
+    region: Region | None,
 ) -> tuple[Fibres, Floats]:
     """Place the fibres; return them and the depth inside the tissue on the layout grid (negative outside)."""
     grid = DRAWING.grid_um
@@ -146,12 +177,22 @@ def _lay_out(
     injury = smooth_noise(shape, DRAWING.injury_um / 2 / grid, rng)
     centre = rng.uniform(0.3, 0.7, 2) * (phantom.height_um, phantom.width_um)
     reach = 0.5 * np.hypot(phantom.height_um, phantom.width_um)
-    recovery = 2.5 * np.hypot(y - centre[0], x - centre[1]) / reach + 0.5 * injury
+    from_centre = np.hypot(y - centre[0], x - centre[1])
+    recovery = 2.5 * from_centre / reach + 0.5 * injury
+    if region:
+        recovery = from_centre + DRAWING.border_noise_um * injury  # rises by about 1 per um across the border
+        if region.border == "diffuse":
+            # Cut at one height, a field with logistic noise is crossed by logistic chance.
+            recovery += rng.logistic(0, DRAWING.border_width_um, shape)
 
     # A stage needs area in the ratio of its fibres' number times their size.
-    order = np.argsort(scale)
+    healthy = np.isin(np.arange(len(scale)), region.healthy if region else ())
+    order = np.lexsort((scale, healthy))
     girth = [np.interp(scale, range(5), LOOKS[name]) for name in ("diameter_um", "gap_um")]
     area = DRAWING.packing * (size * girth[0] + girth[1]) ** 2
+    if region:  # stages on one side of the border lie mixed, as dense as their mean needs
+        for side in (healthy, ~healthy):
+            area[side] = shares[side] @ area[side] / max(shares[side].sum(), 1e-12)
     inside = np.flatnonzero(room)
     needed = np.cumsum((shares * area)[order])
     rank = (np.argsort(np.argsort(recovery.flat[inside])) + 0.5) / max(len(inside), 1)
@@ -167,8 +208,13 @@ def _lay_out(
     sites = _relax(here, density, count, rng)
 
     nearest = cKDTree(here).query(sites)[1]
-    out_of_place = rank[nearest] + DRAWING.injury_mixing * rng.standard_normal(count)
+    mixing = 0.0 if region else DRAWING.injury_mixing
+    out_of_place = rank[nearest] + mixing * rng.standard_normal(count)
     drawn = np.repeat(order, rng.multinomial(count, shares[order]))
+    if region:
+        injured = np.count_nonzero(~healthy[drawn])
+        rng.shuffle(drawn[:injured])
+        rng.shuffle(drawn[injured:])
     stage = np.empty(count, np.int64)
     stage[np.argsort(out_of_place)] = drawn
 
