@@ -13,7 +13,7 @@ HERE = --cores $(CORES) --resources gpu=$(GPUS)
 SNAKEMAKE = $(BIN)/snakemake $(if $(PROFILE),--workflow-profile $(PROFILE),$(HERE)) --configfile $(STUDY)
 TESTS ?= tests
 
-.PHONY: help install demo ablation study report cluster-check schedule test test-slurm test-real lint format lock docs clean
+.PHONY: help install demo ablation neighbours study report cluster-check schedule test test-slurm test-real lint format lock docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ demo: study  ## the demo study: slides with known truth, some minutes on two cor
 
 ablation: STUDY := config/demo_ablation.yaml
 ablation: study  ## every loss, baseline, sweep and design choice on the demo's slides, within an hour on two cores
+
+neighbours: STUDY := config/demo_neighbours.yaml
+neighbours: study  ## smooth attention, spatial regularisation, ordinal regression: drawn slides, 20 minutes on two cores
 
 study: install  ## the study of STUDY, from slides to figures, report and headline
 	@$(SNAKEMAKE)
@@ -64,7 +67,7 @@ test-real: install  ## the studies on real slides and fibres (MYOSTAGE_REAL_DATA
 lint: install  ## formatter, linters, type checker, notebooks without outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	cd scripts && ../$(BIN)/mypy myostage headline.py schedule.py cluster_check.py make_demo_*.py compose_bags.py draw_crops.py slide_proportions.py
+	cd scripts && ../$(BIN)/mypy myostage headline.py schedule.py cluster_check.py make_demo_*.py compose_bags.py draw_crops.py slide_proportions.py features_table.py
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 	@! grep -lE '"execution_count": [0-9]|"output_type"' notebooks/*.ipynb || { echo "notebooks with outputs" >&2; exit 1; }

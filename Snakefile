@@ -3,6 +3,7 @@
 snakemake                                           the demo study
 snakemake paper --configfile config/paper.yaml      another study: everything
 snakemake ablations --configfile ...                only its comparisons and their figures
+snakemake neighbours --configfile ...                only labels of slides and what cells' neighbours add
 snakemake figures                                   only what the figures need
 snakemake report                                    the page that answers in sentences
 """
@@ -27,12 +28,14 @@ include: "rules/check.smk"
 include: "rules/tile.smk"
 include: "rules/segment.smk"
 include: "rules/crop.smk"
+include: "rules/features.smk"
 include: "rules/dino.smk"
 include: "rules/embed.smk"
 include: "rules/split.smk"
 include: "rules/train.smk"
 include: "rules/predict.smk"
 include: "rules/evaluate.smk"
+include: "rules/neighbours.smk"
 include: "rules/geometry.smk"
 include: "rules/look.smk"
 include: "rules/summary.smk"
@@ -71,6 +74,12 @@ rule ablations:
     input:
         TABLES,
         ABLATION_FIGURES,
+
+
+rule neighbours:
+    """Smooth attention, spatial regularisation and ordinal regression: tables, figures, the page of answers."""
+    input:
+        neighbours,
 
 
 rule figures:

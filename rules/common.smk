@@ -22,20 +22,23 @@ from myostage.needs import read_needs, scaled
 from myostage.paths import Paths
 from myostage.provenance import code_digest
 from myostage.site import read_site
-from myostage.structure import structure
+from myostage.structure import slide_structure, structure
 
 try:
     # a job on a node need not look at every slide again
     STUDY = studies.load_study(config, files=workflow.is_main_process)
     SLIDES = {row.slide: row for row in studies.read_slides(STUDY)}
     LEFT_OUT = studies.left_out(STUDY)
-    EXPERIMENTS = studies.runnable(STUDY)
+    RUNNABLE = studies.runnable(STUDY)
     ENCODERS = studies.encoders(STUDY)
     PROPORTIONS = plan.proportions(STUDY)
     SLIDE_PROPORTIONS = plan.slide_proportions(STUDY)
     SHOWN = plan.shown(STUDY)
     STAGING = plan.staging_runs(STUDY)
+    EXPERIMENTS = plan.of_cells(RUNNABLE)
+    SLIDE_EXPERIMENTS = plan.of_slides(RUNNABLE)
     STRUCTURE = structure(STUDY, EXPERIMENTS, LEFT_OUT)
+    SLIDE_STRUCTURE = slide_structure(STUDY, SLIDE_EXPERIMENTS)
     SITE = read_site(Path(workflow.basedir))
     NEEDS = read_needs(f"{workflow.basedir}/config/resources.tsv")
 except UserError as error:
@@ -45,23 +48,26 @@ PATHS = Paths.of(STUDY.results, STUDY.study)
 # none where a cluster hands them out, which `jobs` tells
 CORES = None if workflow.resource_settings.nodes else workflow.resource_settings.cores
 IMAGED = list(SLIDES) if STUDY.input == "slides" else []
-LABELLED = [name for name, slide in SLIDES.items() if slide.labelled]
+# of ready-made features every instance may have a label
+LABELLED = [name for name, slide in SLIDES.items() if slide.labelled or STUDY.input == "features"]
+# where cells, or what stands for them, lie
+PLACES = {"slides": "cells.parquet", "crops": "", "features": "positions.parquet"}[STUDY.input]
 EMBED_BATCHES = plan.batches(SLIDES, STUDY.jobs.slides_per_job, "slides")
 SLIDE_BATCHES = EMBED_BATCHES if IMAGED else {}
-RUN_BATCHES = plan.run_batches(EXPERIMENTS, STUDY.jobs.runs_per_job)
-RECEIPTS = plan.receipts(PATHS, SLIDE_BATCHES, list(SLIDES), ENCODERS, RUN_BATCHES)
+RUN_BATCHES = plan.run_batches(RUNNABLE, STUDY.jobs.runs_per_job)
+RECEIPTS = plan.receipts(PATHS, STUDY.input, EMBED_BATCHES, list(SLIDES), ENCODERS, RUN_BATCHES)
 MAIN = {label: EXPERIMENTS[label] for label in STRUCTURE["main"]}
 AGAINST, CEILINGS = STRUCTURE["against"], STRUCTURE["ceilings"]
 # where no cell is labelled, only proportions are measured, and `group_majority` repeats the given ones
 BASELINES = [
     label for label in STRUCTURE["baselines"] if LABELLED or EXPERIMENTS[label][0].method != "group_majority"
 ]
-RUNS = [spec.id for specs in RUN_BATCHES.values() for spec in specs]
+RUNS = [spec.id for specs in RUN_BATCHES.values() for spec in specs if spec.method != "slide"]
 
 if workflow.is_main_process:
     for label, reason in LEFT_OUT.items():
         logger.warning(f"{label} is left out: {reason}")
-    logger.info(estimate(STUDY, len(SLIDES), EXPERIMENTS, RUN_BATCHES, CORES).sentence)
+    logger.info(estimate(STUDY, len(SLIDES), RUNNABLE, RUN_BATCHES, CORES).sentence)
 
 
 wildcard_constraints:

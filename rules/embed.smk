@@ -36,7 +36,10 @@ rule embed:
 
 rule tokens:
     input:
-        lambda wildcards: [PATHS.receipt(f"embed/{wildcards.encoder}", batch) for batch in EMBED_BATCHES],
+        lambda wildcards: [
+            PATHS.receipt(f"embed/{wildcards.encoder}" if STUDY.input != "features" else "features", batch)
+            for batch in EMBED_BATCHES
+        ],
     output:
         PATHS.receipt("tokens", "{encoder}"),
     log:

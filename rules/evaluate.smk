@@ -45,6 +45,7 @@ if EXPERIMENTS:
             imaged=IMAGED,
             proportions=PROPORTIONS,
             stages=STUDY.stages,
+            slide_level=bool(STRUCTURE["regression"]),
             code=code("evaluate.py"),
         message:
             f"Evaluating {len(RUNS)} runs of {len(EXPERIMENTS)} experiments"

@@ -11,14 +11,14 @@ LABEL_FILES = {slide: PATHS.slide(slide, "labels.parquet") for slide in LABELLED
 BY = {"stages": list(STUDY.stages), "experiment": STUDY.apply.experiment if STUDY.apply else SHOWN}
 
 # figure -> notebook, category in the report, files that it reads by the notebook's parameter, further parameters
-DRAWN = {
-    "gallery": (
+DRAWN = {}
+if STAGING:
+    DRAWN["gallery"] = (
         "gallery",
         "Stages",
         {"predictions": STAGED_FILES, "crops": CROP_FILES, "labels": LABEL_FILES},
         {"per_stage": STUDY.look.gallery, **BY},
-    ),
-}
+    )
 if IMAGED:
     DRAWN["counts"] = (
         "counts",
@@ -26,6 +26,7 @@ if IMAGED:
         {"slides": PATHS.study("slides.parquet"), "cells": CELL_FILES, "crops": CROP_FILES},
         {},
     )
+if IMAGED and STAGING:
     DRAWN["sizes"] = (
         "sizes",
         "Cells",
@@ -176,10 +177,138 @@ if EXPERIMENTS and LABELLED:
             BY,
         )
 
+
+def part_figure(part, metric, columns, table, experiments, against):
+    """The table and figure of one part of the neighbours."""
+    return (
+        "slide_metrics",
+        "Neighbours",
+        {name: PATHS.study(f"{table}{name}.parquet") for name in ("metrics", "comparisons", "runs")},
+        {
+            "experiments": experiments,
+            "columns": columns,
+            "metric": metric,
+            "against": {one: other for one, other in against.items() if one in experiments},
+            "alpha": STUDY.compare.alpha,
+            "study": f"{STUDY.study}, {part}",
+        },
+    )
+
+
+COLUMNS = [
+    "bag_auroc",
+    "instance_auroc",
+    "instance_f1",
+    "bag_f1",
+    "bag_accuracy",
+    "bag_kappa",
+    "bag_mae",
+    "energy",
+]
+for part, labels in SLIDE_STRUCTURE["parts"].items():
+    DRAWN[f"{part}_table"] = part_figure(
+        part,
+        STUDY.compare.slide_metric,
+        COLUMNS,
+        "slides_",
+        labels,
+        # each against what it changes something of, and else against the reference of its label
+        {name: other for name, other in SLIDE_STRUCTURE["references"].items() if name != other}
+        | SLIDE_STRUCTURE["against"],
+    )
+if STRUCTURE["regression"] and LABELLED:
+    DRAWN["regression_table"] = part_figure(
+        "ordinal regression",
+        "stage_mae",
+        ["stage_mae", "stage_spearman", "stage_w1", "stage_tail_mae", "accuracy", "mae"],
+        "",
+        [*MAIN, *STRUCTURE["regression"]],
+        {name: STRUCTURE["reference"] for name in EXPERIMENTS if name != STRUCTURE["reference"]}
+        | STRUCTURE["against"],
+    )
+SMOOTHED = {
+    name: point
+    for name, point in SLIDE_STRUCTURE["points"].items()
+    if ATTENDED and SLIDE_STRUCTURE["references"][name] == ATTENDED[0]
+}
+if SMOOTHED and LABELLED:
+    DRAWN["placement"] = (
+        "placement",
+        "Neighbours",
+        {name: PATHS.study(f"slides_{name}.parquet") for name in ("metrics", "comparisons")},
+        {
+            "metric": "instance_auroc",
+            "points": SMOOTHED,
+            "reference": ATTENDED[0],
+            "alpha": STUDY.compare.alpha,
+        },
+    )
+if ATTENTION_TABLES:
+    DRAWN["spectrum"] = ("spectrum", "Neighbours", {"spectrum": ATTENTION_TABLES[0]}, {})
+    DRAWN["borders"] = (
+        "borders",
+        "Neighbours",
+        {"borders": ATTENTION_TABLES[1]},
+        {"without": ATTENDED[0], "experiments": ATTENDED[1:]},
+    )
+    SEEN = plan.seen(STUDY, LABELLED, SLIDES)
+    DRAWN["attention_maps"] = (
+        "attention_maps",
+        "Neighbours",
+        {
+            "cells": {slide: PATHS.slide(slide, PLACES) for slide in SEEN},
+            "labels": {slide: PATHS.slide(slide, "labels.parquet") for slide in SEEN},
+            "attention": {
+                name: of_runs(plan.ATTENTION, [spec.id for spec in SLIDE_EXPERIMENTS[name]])
+                for name in ATTENDED
+            },
+        },
+        {
+            "healthy": HEALTHY,
+            "outlined": bool(IMAGED),
+            "mpp": STUDY.tiling.mpp,
+            "unit": "µm" if IMAGED else "sides of a tile",
+        },
+    )
+CONTROLLED = SLIDE_STRUCTURE["controls"]
+if CONTROLLED:
+    DRAWN["control"] = (
+        "control",
+        "Neighbours",
+        {
+            "histories": {
+                name: of_runs("history.parquet", [spec.id for spec in SLIDE_EXPERIMENTS[name]])
+                for name in [*CONTROLLED, *CONTROLLED.values()]
+            },
+            "comparisons": PATHS.study("slides_comparisons.parquet"),
+        },
+        {"pairs": CONTROLLED, "alpha": STUDY.compare.alpha},
+    )
+CONFLICTING = [name for name, losses in STRUCTURE["losses"].items() if {"supcr", "cell"} <= losses.keys()]
+if CONFLICTING:
+    DRAWN["conflict"] = (
+        "conflict",
+        "Neighbours",
+        {
+            "histories": {
+                name: of_runs("history.parquet", [spec.id for spec in EXPERIMENTS[name]])
+                for name in CONFLICTING
+            }
+        },
+        {},
+    )
+if ALGEBRA_TABLES:
+    DRAWN["algebra"] = ("algebra", "Neighbours", {"algebra": ALGEBRA_TABLES[0]}, {})
+
 FIGURES = [PATHS.study(f"figures/{figure}.png") for figure in DRAWN]
+NEIGHBOUR_FIGURES = [
+    PATHS.study(f"figures/{figure}.png")
+    for figure, (_, category, _, _) in DRAWN.items()
+    if category == "Neighbours"
+]
 ABLATION_FIGURES = [PATHS.study(f"figures/{figure}.png") for figure in ABLATIONS]
 # notebooks that write their numbers as a table for the web and for LaTeX too
-TABULAR = ("metrics", "forest", "cost")
+TABULAR = ("metrics", "forest", "cost", "slide_metrics")
 
 
 for figure, (notebook, category, files, more) in DRAWN.items():

@@ -27,6 +27,8 @@ if STUDY.phantom:
                 slides=slides,
                 animals=[SLIDES[slide].animal for slide in slides],
                 proportions=[PROPORTIONS[SLIDES[slide].group] for slide in slides],
+                regions=[(SLIDES[slide].border, SLIDES[slide].values["score"]) for slide in slides],
+                healthy=STUDY.healthy.stages if STUDY.healthy else (),
                 stages=STUDY.stages,
                 phantom=STUDY.phantom.model_dump(),
                 code=code("phantom.py"),

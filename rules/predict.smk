@@ -1,6 +1,7 @@
 """A stage for every cell.
 
-in:   held-out predictions of the shown experiment, or the models of another study (`apply`)
+in:   held-out predictions of the shown experiment, or the models of another study (`apply`) and, where these
+      smooth over neighbours, where cells lie
 out:  stages.parquet of every slide; for slides also cells.csv and cells.geojson (QuPath)
 """
 
@@ -12,6 +13,7 @@ if STUDY.apply:
         input:
             models=plan.applied_models(STUDY),
             tokens=lambda wildcards: behind(tokens_of(STAGING[0])),
+            cells=lambda wildcards: behind(of_slides(PLACES, SLIDES)) if STAGING[0].spatial else [],
         output:
             predictions=PREDICTED,
         log:
@@ -26,6 +28,7 @@ if STUDY.apply:
         params:
             slides=list(SLIDES),
             encoder=STAGING[0].encoder.id,
+            places=PLACES if STAGING[0].spatial else "",
             code=code("predict.py"),
         message:
             f"Staging {len(SLIDES)} slides with {STUDY.apply.experiment} of {STUDY.apply.study}"
@@ -36,33 +39,42 @@ else:
     PREDICTED = of_runs("predictions.parquet", [spec.id for spec in STAGING])
 
 
-rule stage:
-    input:
-        predictions=lambda wildcards: behind(PREDICTED),
-        splits=PATHS.study("splits.parquet"),
-    output:
-        stages=of_slides("stages.parquet", SLIDES),
-    log:
-        PATHS.log("stage", "all"),
-    benchmark:
-        PATHS.benchmark("stage", "all")
-    conda:
-        "../envs/myostage.yaml"
-    threads: 1
-    resources:
-        **needs("stage"),
-    params:
-        slides=list(SLIDES),
-        predictions=PREDICTED,
-        stages=STUDY.stages,
-        code=code("stage.py"),
-    message:
-        "Staging every cell"
-    script:
-        "../scripts/stage.py"
+# a study of ready-made features or of labels of slides alone stages no cell
+STAGED = []
+
+if STAGING:
+
+    STAGED += of_slides("stages.parquet", SLIDES)
+
+    rule stage:
+        input:
+            predictions=lambda wildcards: behind(PREDICTED),
+            splits=PATHS.study("splits.parquet"),
+        output:
+            stages=of_slides("stages.parquet", SLIDES),
+        log:
+            PATHS.log("stage", "all"),
+        benchmark:
+            PATHS.benchmark("stage", "all")
+        conda:
+            "../envs/myostage.yaml"
+        threads: 1
+        resources:
+            **needs("stage"),
+        params:
+            slides=list(SLIDES),
+            predictions=PREDICTED,
+            stages=STUDY.stages,
+            code=code("stage.py"),
+        message:
+            "Staging every cell"
+        script:
+            "../scripts/stage.py"
 
 
-if IMAGED:
+if STAGING and IMAGED:
+
+    STAGED += [file for name in ("cells.geojson", "cells.csv") for file in of_slides(name, IMAGED)]
 
     rule export:
         input:
@@ -90,8 +102,3 @@ if IMAGED:
             f"Writing the cells of {len(IMAGED)} slides for QuPath and as CSV"
         script:
             "../scripts/export.py"
-
-
-STAGED = of_slides("stages.parquet", SLIDES) + [
-    file for name in ("cells.geojson", "cells.csv") for file in of_slides(name, IMAGED)
-]

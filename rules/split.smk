@@ -1,14 +1,16 @@
 """Folds.
 
-in:   crops of every slide
+in:   crops of every slide, or ready-made features
 out:  splits.parquet: folds grouped by animal, stratified by group
       precheck/{source}_{size}.json: every fold teaches every stage and fills such bags, known before a run trains
 """
 
+COUNTED = "positions.parquet" if STUDY.input == "features" else "crops.parquet"
+
 
 rule split:
     input:
-        crops=lambda wildcards: behind(of_slides("crops.parquet", SLIDES)),
+        cells=lambda wildcards: behind(of_slides(COUNTED, SLIDES)),
     output:
         PATHS.study("splits.parquet"),
     log:
@@ -22,6 +24,7 @@ rule split:
         **needs("split"),
     params:
         slides=[(name, slide.group, slide.animal) for name, slide in SLIDES.items()],
+        counted=COUNTED,
         folds=STUDY.folds,
         code=code("split.py"),
     message:

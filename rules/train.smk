@@ -1,8 +1,9 @@
 """Training runs and baselines.
 
-in:   tokens, folds; weights of an encoder fine-tuned here; cell labels for the supervised ceiling only
-out:  model, history, held-out predictions and outcome (how it ended, what it cost) of every run; the majority
-      baselines are runs that learn nothing, and need no GPU
+in:   tokens, folds; where cells lie, for what is spatial; weights of an encoder fine-tuned here; cell labels for
+      the supervised ceiling only
+out:  model, history, held-out predictions and outcome (how it ended, what it cost) of every run, and attention
+      of models of slide labels; the majority baselines are runs that learn nothing, and need no GPU
 
 A killed job goes on with the run it was at, from its checkpoint. A run that diverges is marked failed and stops no
 other.
@@ -21,10 +22,16 @@ rule train:
             if RUN_BATCHES[wildcards.batch][0].method == "supervised"
             else []
         ),
+        cells=lambda wildcards: (
+            behind(of_slides(PLACES, SLIDES))
+            if any(spec.spatial for spec in RUN_BATCHES[wildcards.batch])
+            else []
+        ),
         encoder=lambda wildcards: TUNED.get(RUN_BATCHES[wildcards.batch][0].encoder.id, []),
         splits=PATHS.study("splits.parquet"),
         precheck=lambda wildcards: [
-            PATHS.precheck(*bag) for bag in plan.bags({"": RUN_BATCHES[wildcards.batch]})
+            PATHS.precheck(*bag)
+            for bag in plan.bags({spec.id: [spec] for spec in RUN_BATCHES[wildcards.batch]})
         ],
     output:
         PATHS.receipt("train", "{batch}"),
@@ -44,8 +51,13 @@ rule train:
         stages=STUDY.stages,
         proportions=PROPORTIONS,
         slide_proportions=lambda wildcards: (
-            SLIDE_PROPORTIONS if RUN_BATCHES[wildcards.batch][0].training.proportions == "slide" else {}
+            SLIDE_PROPORTIONS
+            if any(spec.training.proportions == "slide" for spec in RUN_BATCHES[wildcards.batch])
+            else {}
         ),
+        scores=lambda wildcards: plan.scores(STUDY, RUN_BATCHES[wildcards.batch]),
+        classes=lambda wildcards: plan.classes(STUDY, RUN_BATCHES[wildcards.batch]),
+        places=PLACES,
         code=code("train.py"),
     message:
         "Training runs ({wildcards.batch})"
@@ -58,8 +70,6 @@ if BASELINE_RUNS:
     rule baselines:
         input:
             tokens=lambda wildcards: behind(of_slides("crops.parquet", SLIDES)),
-            labels=[],
-            encoder=[],
             splits=PATHS.study("splits.parquet"),
         output:
             PATHS.receipt("baselines", "all"),
@@ -78,7 +88,6 @@ if BASELINE_RUNS:
             labelled=LABELLED,
             stages=STUDY.stages,
             proportions=PROPORTIONS,
-            slide_proportions={},
             code=code("train.py"),
         message:
             f"Predicting {len(BASELINE_RUNS)} baselines"

@@ -32,6 +32,7 @@ def work(smk: Any) -> None:
         scores_out=Path(smk.output.scores),
         confusion_out=Path(smk.output.confusion),
         runs_out=Path(smk.output.runs),
+        slide_level=smk.params.slide_level,
     )
 
 

@@ -9,10 +9,12 @@ from myostage import config, jobs, phantom
 
 def work(smk: Any) -> None:
     drawing = config.Phantom(**smk.params.phantom)
-    for slide, animal, proportions, path, truth in zip(
+    healthy = [list(smk.params.stages).index(stage) for stage in smk.params.healthy]
+    for slide, animal, proportions, (border, score), path, truth in zip(
         smk.params.slides,
         smk.params.animals,
         smk.params.proportions,
+        smk.params.regions,
         smk.output.slides,
         smk.output.annotations,
         strict=True,
@@ -25,6 +27,7 @@ def work(smk: Any) -> None:
             proportions=np.array(proportions),
             animal=animal,
             slide=slide,
+            region=phantom.Region(border, float(score), tuple(healthy)) if border else None,
         )
 
 

@@ -9,8 +9,9 @@ from myostage import jobs, runs
 def work(smk: Any) -> None:
     paths = jobs.paths(smk)
     tokens = {slide: Path(paths.tokens(slide, smk.params.encoder)) for slide in smk.params.slides}
+    places = {slide: Path(paths.slide(slide, smk.params.places)) for slide in tokens if smk.params.places}
     for model, out in zip(smk.input.models, smk.output.predictions, strict=True):
-        runs.predict_run(Path(model), tokens, Path(out), threads=smk.threads)
+        runs.predict_run(Path(model), tokens, Path(out), cells=places, threads=smk.threads)
 
 
 jobs.run(snakemake, work)

@@ -10,8 +10,8 @@ from myostage import bags, jobs
 def work(smk: Any) -> None:
     slides = pd.DataFrame(smk.params.slides, columns=["slide", "group", "animal"])
     paths = jobs.paths(smk)
-    crops = {slide: paths.slide(slide, "crops.parquet") for slide in slides["slide"]}
-    bags.split_slides(slides, crops, smk.params.folds, smk.output[0])
+    cells = {slide: paths.slide(slide, smk.params.counted) for slide in slides["slide"]}
+    bags.split_slides(slides, cells, smk.params.folds, smk.output[0])
 
 
 jobs.run(snakemake, work)

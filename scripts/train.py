@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from myostage import config, jobs, plan, runs, scratch
+from myostage import config, jobs, plan, runs, scratch, slide_runs
 
 
 def work(smk: Any) -> None:
@@ -22,27 +22,40 @@ def work(smk: Any) -> None:
     labels = {slide: Path(paths.slide(slide, "labels.parquet")) for slide in smk.params.labelled}
     # the receipt of the tokens stands for them
     inputs = [str(file) for file in smk.input]
+    tuned = smk.input.get("encoder")
 
     def train(tokens: dict[str, Path], run: str) -> None:
+        spec = specs[run]
+        shared: dict[str, Any] = {
+            "splits": Path(smk.input.splits),
+            "tokens": tokens,
+            "cells": {slide: Path(paths.slide(slide, smk.params.places)) for slide in tokens if spec.spatial},
+            "encoder_weights": Path(tuned) if tuned else None,
+            "model_out": Path(paths.run(run, "model.safetensors")),
+            "history_out": Path(paths.run(run, "history.parquet")),
+            "predictions_out": Path(paths.run(run, "predictions.parquet")),
+            "outcome_out": Path(paths.run(run, "outcome.parquet")),
+            "checkpoint_dir": Path(paths.run(run, "checkpoint")),
+            "threads": smk.threads,
+        }
+        if spec.mil:
+            attention = Path(paths.run(run, plan.ATTENTION))
+            slide_runs.train_slide_run(
+                spec, classes=smk.params.classes[spec.mil.label], attention_out=attention, **shared
+            )
+            return
         runs.train_run(
-            specs[run],
+            spec,
             stages=smk.params.stages,
             proportions=plan.as_arrays(smk.params.proportions),
-            slide_proportions=plan.as_arrays(smk.params.slide_proportions),
-            splits=Path(smk.input.splits),
-            tokens=tokens,
+            slide_proportions=plan.as_arrays(smk.params.get("slide_proportions", {})),
+            scores=smk.params.get("scores", {}).get(spec.training.score),
             labels=labels if first.method == "supervised" else {},
-            encoder_weights=Path(smk.input.encoder) if smk.input.encoder else None,
-            model_out=Path(paths.run(run, "model.safetensors")),
-            history_out=Path(paths.run(run, "history.parquet")),
-            predictions_out=Path(paths.run(run, "predictions.parquet")),
-            outcome_out=Path(paths.run(run, "outcome.parquet")),
-            checkpoint_dir=Path(paths.run(run, "checkpoint")),
-            threads=smk.threads,
+            **shared,
         )
 
     members = [
-        jobs.Member(run, f"runs/{run}", inputs, [paths.run(run, name) for name in plan.RUN_FILES])
+        jobs.Member(run, f"runs/{run}", inputs, [paths.run(run, name) for name in plan.run_files(specs[run])])
         for run in smk.params.runs
     ]
     with ExitStack() as stack:

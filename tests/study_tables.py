@@ -215,7 +215,131 @@ def _histories(rng: np.random.Generator, made: Made) -> None:
             simprop = 0.5 * prop if experiment == "combined" else np.full(200, np.nan)
             frame = pd.DataFrame({"phase": 0, "step": step, "prop": prop, "simprop": simprop})
             frame["loss"] = prop + np.nan_to_num(simprop)
-            frame[["vat", "ot", "cell"]] = np.nan
             frame["learning_rate"] = 1e-3 * (1 + np.cos(step / 64)) / 2
             frame["gradient_norm"] = 2 * prop
+            frame = frame.reindex(columns=schemas.HISTORY.schema.names)
             schemas.write(made.root / f"{experiment}-{run}.parquet", frame, schemas.HISTORY)
+
+
+# What uses neighbours. Attention without Sm, with it, and both models of the reconstruction control.
+SETTINGS = {"spectral_norm": True, "operator": "sm"}
+POINTS = {
+    **{
+        f"{placement}[alpha={alpha}]": {"placement": placement, "alpha": alpha, "steps": 10, **SETTINGS}
+        for placement in ("early", "mid", "late")
+        for alpha in (0.1, 0.5, 0.9, "trainable")
+    },
+    **{
+        f"late[T={steps}]": {"placement": "late", "alpha": 0.5, "steps": steps, **SETTINGS}
+        for steps in (1, 4, 40)
+    },
+}
+SMOOTHED = ("abmil", "late[alpha=0.5]")
+
+
+def add_neighbours(made: Made) -> None:
+    """Write the tables of what uses neighbours beside those of the study."""
+    rng = np.random.default_rng(4)
+    _neighbour_metrics(rng, made)
+    _attention(rng, made)
+    _spectrum(rng, made)
+    _borders(made)
+    _algebra(rng, made)
+    for experiment, (loss, cosine) in {
+        "srmil": (0.3, np.nan),
+        "srmil-permuted": (0.42, np.nan),
+        "whole": (np.nan, -0.2),
+        "halves": (np.nan, 0.02),
+    }.items():
+        for run in range(3):
+            step = np.arange(200)
+            frame = pd.DataFrame({"phase": 0, "step": step, "loss": 1.0})
+            frame["spatial_reconstruction"] = loss + np.exp(-step / 40) + rng.normal(0, 0.02)
+            angle = cosine + 0.1 * rng.normal() + 0.2 * rng.normal(size=len(step))
+            frame["conflict"] = np.where(step % 5 == 0, angle, np.nan)
+            frame = frame.reindex(columns=schemas.HISTORY.schema.names)
+            schemas.write(made.root / f"{experiment}-{run}.parquet", frame, schemas.HISTORY)
+
+
+def _neighbour_metrics(rng: np.random.Generator, made: Made) -> None:
+    at = {"abmil": 0.7, "srmil": 0.74, "srmil-permuted": 0.73}
+    at |= {name: 0.78 + rng.normal(0, 0.02) for name in POINTS}
+    rows, compared = [], []
+    for name, value in at.items():
+        control = {"abmil": "", "srmil": "srmil-permuted"}.get(name, "abmil")
+        for metric, shift in {
+            "bag_auroc": 0.1,
+            "bag_f1": 0.05,
+            "instance_auroc": 0.0,
+            "energy": -0.4,
+        }.items():
+            whole = {"run": "", "fold": -1, "seed": -1, "slides": 8, "cells": 200}
+            numbers = {"value": value + shift, "low": value + shift - 0.06, "high": value + shift + 0.05}
+            rows.append({"experiment": name, "metric": metric} | whole | numbers)
+            if control:
+                gap = value - at[control]
+                numbers = {"difference": gap, "low": gap - 0.05, "high": gap + 0.05}
+                test = {"pairs": 9, "slides": 8, "effect_size": 1.0, "p": 0.01, "minimum_detectable": 0.04}
+                test["p_holm"] = 0.02 if abs(gap) > 0.05 else 0.6
+                keys = {"experiment": name, "reference": control, "family": "against", "metric": metric}
+                compared.append(keys | numbers | test)
+    schemas.write(made.study("slide_metrics"), pd.DataFrame(rows), schemas.METRICS)
+    schemas.write(made.study("slide_comparisons"), pd.DataFrame(compared), schemas.COMPARISONS)
+
+
+def _attention(rng: np.random.Generator, made: Made) -> None:
+    """Two runs of both models; each holds out every slide."""
+    for noise, name in zip((2.0, 0.6), SMOOTHED, strict=True):
+        for run in range(2):
+            parts = []
+            for slide, path in made.of("stages").items():
+                staged = schemas.read(path, schemas.predictions_table(len(STAGES)), ["cell", "stage"])
+                logit = (staged["stage"] < 3) + noise * rng.normal(size=len(staged))
+                weight = np.exp(logit) / np.exp(logit).sum()
+                parts.append(staged[["cell"]].assign(slide=slide, logit=logit, weight=weight))
+            schemas.write(made.root / f"{name}-attention-{run}.parquet", pd.concat(parts), schemas.ATTENTION)
+
+
+def _spectrum(rng: np.random.Generator, made: Made) -> None:
+    edges = np.linspace(0, 2, 9)
+    rows = []
+    for name, tilt in zip(SMOOTHED, (0.4, 1.2), strict=True):
+        for slide in made.groups:
+            own = tilt + rng.normal(0, 0.15)
+            for signal, more in (("raw", 0.0), ("smoothed", 2.0)):
+                power = np.exp(-(own + more) * edges[:-1])
+                frame = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "share": power / power.sum()})
+                numbers = {"energy": 1.5 - 0.4 * more, "instance_auroc": 0.6 + 0.15 * own}
+                rows.append(frame.assign(experiment=name, signal=signal, slide=slide, **numbers))
+    frame = pd.concat(rows, ignore_index=True)
+    frame.loc[frame["slide"].str.startswith("d0"), "instance_auroc"] = np.nan
+    schemas.write(made.study("spectrum"), frame, schemas.SPECTRUM)
+
+
+def _borders(made: Made) -> None:
+    """With Sm worse within 20 um of a sharp border and better elsewhere."""
+    edges = np.array([-80.0, -40, -20, 0, 20, 40, 80])
+    rows = []
+    for border, depth in (("sharp", 0.3), ("diffuse", 0.05), ("all", 0.2)):
+        near = np.array([0, 0, 1, 1, 0, 0])
+        for name, right, dip in zip(SMOOTHED, (0.7, 0.85), (0.0, depth), strict=True):
+            frame = pd.DataFrame({"low_um": edges[:-1], "high_um": edges[1:], "correct": right - dip * near})
+            frame["correct_low"], frame["correct_high"] = frame["correct"] - 0.05, frame["correct"] + 0.05
+            rows.append(frame.assign(experiment=name, border=border, cells=80, slides=6))
+    schemas.write(made.study("borders"), pd.concat(rows), schemas.BORDERS)
+
+
+def _algebra(rng: np.random.Generator, made: Made) -> None:
+    rows = []
+    for name, gain in (("mse", 0.0), ("cell", 0.3)):
+        for fold in range(3):
+            for seed in range(2):
+                for slide in range(4):
+                    others = rng.uniform(0.3, 0.6)
+                    own = others + gain + rng.normal(0, 0.05)
+                    rank = 1 if gain and rng.random() < 0.8 else rng.integers(1, 5)
+                    key = {"experiment": name, "fold": fold, "seed": seed, "slide": f"s{fold}{slide}"}
+                    rows.append(
+                        key | {"own": own, "others": others, "rank": rank, "rank_p": 4, "candidates": 4}
+                    )
+    schemas.write(made.study("algebra"), pd.DataFrame(rows), schemas.ALGEBRA)

@@ -1,8 +1,9 @@
 """The study file: what it accepts, what it refuses and in which words, and the runs it asks for."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from myostage import config, reference
+from myostage import config, inputs, reference, sections
 from myostage.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -102,6 +103,57 @@ def test_slides_without_group_are_staged_with_another_studys_models(
     assert all(row.group == "" and not row.labelled for row in config.read_slides(study))
     assert (other.study, len(specs)) == ("fibres", 3)
     assert set(config.encoders(study)) == {spec.encoder.id for spec in specs}
+
+
+def test_the_demo_of_neighbours_has_every_control_and_point_of_its_grids(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    study = config.load_study("config/demo_neighbours.yaml", files=False)
+    experiments = config.expand(study)
+    alphas = ("0.1", "0.5", "0.9", "trainable")
+    places = ("early", "mid", "late")
+    assert {f"smap[placement={place},alpha={alpha}]" for place in places for alpha in alphas} <= set(
+        experiments
+    )
+    controls = {config.control_of(label) for label in experiments} & set(experiments)
+    rebuilding = {
+        label for label, specs in experiments.items() if "spatial_reconstruction" in specs[0].losses
+    }
+    assert len(rebuilding) == 2 * len(controls) > 0 and controls < rebuilding
+    rows = config.read_slides(study)
+    assert {row.border for row in rows} == {"", "sharp", "diffuse"}
+    assert {row.group for row in rows if not row.border} == {"d0"}
+    assert {specs[0].mil.model for specs in experiments.values() if specs[0].mil} == set(
+        get_args(sections.MilModel)
+    )
+
+
+@pytest.mark.parametrize("name", ["camelyon16", "panda", "rsna"])
+def test_public_benchmarks_load_once_their_table_is_written(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    variable = f"{name.upper()}_MIL"
+    text = yaml.safe_load((ROOT / f"config/{name}.yaml").read_text())
+    healthy, other = text["stages"]
+    lines = ["slide\tpath\tgroup\tanimal\tsplit"]
+    for number in range(10):
+        (tmp_path / f"bag{number}.npy").write_bytes(b"features")
+        kind = (healthy, other)[number % 2]
+        lines.append(f"bag{number}\t${variable}/bag{number}.npy\t{kind}\tbag{number}\ttrain")
+    (tmp_path / "slides.tsv").write_text("\n".join(lines) + "\n")
+    text["slides"] = str(tmp_path / "slides.tsv")
+    monkeypatch.delenv(variable, raising=False)
+    assert f"environment variable {variable}, which is not set" in refusal(text)
+    monkeypatch.setenv(variable, str(tmp_path))
+    study = config.load_study(text)
+    (encoder,) = config.encoders(study).values()
+    assert (encoder.model, encoder.weights) == (f"{name}/{text['features']['features']}", "none")
+    experiments = config.expand(study)
+    assert all(specs[0].method == "slide" and specs[0].spatial for specs in experiments.values())
+    assert "srmil[coordinates=permuted]" in experiments
+    assert {len(specs) for specs in experiments.values()} == {15}
 
 
 def test_the_readme_is_what_the_code_says() -> None:
@@ -303,10 +355,13 @@ def test_crops_make_virtual_slides(study: dict[str, Any], tmp_path: Path) -> Non
         ("experiments.0.vary", {"sigma": [0.1, "1e-1"]}, ["makes combined[sigma=0.1] twice"]),
         ("experiments.0.vary", {"sigma": []}, ["experiments[combined].vary.sigma", "at least 1"]),
         ("experiments.0.losses", {}, ["experiments[combined] learns from proportions and has no losses"]),
-        ("experiments.0.losses", {"cell": 1}, ["cell needs labels", "method: supervised"]),
+        ("experiments.0.losses", {"cross_entropy": 1}, ["cross_entropy needs labels", "method: supervised"]),
+        ("experiments.0.losses", {"prop": 1, "cell": 1}, ["[combined]: cell needs to know uninjured tissue"]),
+        ("experiments.0.losses", {"spatial_reconstruction": 1}, ["teaches no stage", "add prop: 1 or"]),
+        ("experiments.0.losses", {"prop": 1, "slide": 1}, ["slide needs labels", "slide (of slides)"]),
         ("experiments.0.training", {"unfreeze": "none"}, ["simprop", "nothing to learn"]),
         ("experiments.0.method", "majority", ["learns nothing (majority) and takes no losses"]),
-        ("experiments.0.method", "supervised", ["only loss is cell", "simprop, prop"]),
+        ("experiments.0.method", "supervised", ["only loss is cross_entropy", "simprop, prop"]),
         ("experiments", [], ["no experiments", "apply"]),
         ("experiments", [{"name": "a", "method": "majority"}] * 2, ["experiments name a 2 times"]),
         ("look.experiment", "combine", ["look.experiment is combine", "did you mean combined?"]),
@@ -336,9 +391,318 @@ def test_a_fault_in_the_study_file_is_named(
         assert word in said, said
 
 
+# --- neighbours, labels of slides, scores
+
+
+@pytest.fixture
+def neighbours(study: dict[str, Any]) -> dict[str, Any]:
+    """The sound study with uninjured tissue, two labels of slides, and models of the first."""
+    return study | {
+        "healthy": {"groups": ["d0"], "stages": ["intact"]},
+        "slide_labels": {
+            "injured": {"kind": "binary", "classes": {"uninjured": ["d0"], "injured": ["d3", "d7"]}},
+            "day": {"kind": "multiclass", "classes": {"d0": ["d0"], "d3": ["d3"], "d7": ["d7"]}},
+        },
+        "experiments": [*study["experiments"], {"name": "smap", "method": "slide"}],
+    }
+
+
+SMAP = {"name": "smap", "method": "slide"}
+PROP = {"name": "prop", "losses": {"prop": 1}}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("slide_labels", {}, ["experiments of method slide need `slide_labels`; add it"]),
+        ("healthy", None, ["experiments of method slide need `healthy`; add it"]),
+        ("healthy.stages", ["intakt"], ["healthy.stages names intakt, which is no", "did you mean intact?"]),
+        ("healthy.stages", STAGES, ["healthy.stages names every stage"]),
+        ("healthy.groups", ["d9"], ["healthy.groups names d9, which no slide of", "did you mean"]),
+        ("slide_labels.injured.classes", {"a": ["d0", "d3", "d7"], "b": ["d9"]}, ["of one class only (a)"]),
+        ("slide_labels.injured.classes", {"a": ["d8"], "b": ["d9"]}, ["slides of one class only (none)"]),
+        ("slide_labels.injured.classes", {"a": ["d0"], "b": ["d0"]}, ["injured", "classes name d0 twice"]),
+        ("slide_labels.day.kind", "binary", ["slide_labels.day", "kind is binary and there are 3 classes"]),
+        ("slide_labels.injured.column", "treated", ["slides.tsv", "column treated is missing"]),
+        ("experiments.1.mil", {"label": "dya"}, ["mil.label is dya, none of slide_labels", "mean day?"]),
+        ("experiments.1.mil", {"model": "abmil", "label": "day"}, ["abmil gives one logit and day is multi"]),
+        ("experiments.1.mil", {"alpha": 1}, ["experiments[smap].mil.alpha"]),
+        ("experiments.1.mil", {"modle": "abmil"}, ["experiments[smap].mil.modle", "did you mean model?"]),
+        ("experiments.1.losses", {"slide": 1, "slide_masked": 1}, ["slide_masked is a term of srmil alone"]),
+        ("experiments.1.losses", {"slide": 1, "prop": 1}, ["[smap] learns labels of slides from slide, p"]),
+        ("experiments.1.losses", {"slide_masked": 1}, ["[smap] learns labels of slides from slide_masked"]),
+        ("experiments.0.mil", {"model": "abmil"}, ["[combined].mil is of models of slide", "method: slide"]),
+        ("experiments.0.graph", {"neighbours": 4}, ["experiments[combined].graph changes nothing"]),
+        ("experiments.0.vary", {"graph.neighbours": [4]}, ["experiments[combined].graph changes nothing"]),
+        ("experiments.0.vary", {"mil.alpha": [0.1]}, ["unknown key experiments[combined].vary.mil.alpha"]),
+        ("experiments.1.vary", {"mil.alhpa": [0.1]}, ["[smap].vary.mil.alhpa", "did you mean mil.alpha?"]),
+        ("experiments.1.vary", {"graph.neighbors": [4]}, ["did you mean graph.neighbours?"]),
+        ("experiments.1", SMAP | {"mil": {"alpha": 0.1}, "vary": {"mil.alpha": [0.5]}},
+         ["experiments[smap] sets mil.alpha by itself and in vary"]),
+        ("experiments.1", SMAP | {"graph": {"neighbours": 4}, "vary": {"graph.neighbours": [5]}},
+         ["experiments[smap] sets graph.neighbours by itself and in vary"]),
+        ("experiments.0", PROP | {"losses": {"cell": 1}}, ["experiments[prop]: cell teaches no stage"]),
+        ("experiments.0", PROP | {"losses": {"prop": 1, "supcr": 1}, "training": {"unfreeze": "none"}},
+         ["supcr trains the encoder", "unfreeze attention or block"]),
+        ("experiments.0", {"name": "most", "method": "majority", "graph": {"neighbours": 4}},
+         ["experiments[most] learns nothing (majority) and takes no graph"]),
+        ("graph", {"by": "radius"}, ["graph: by: radius needs radius_um"]),
+        ("look.attention", ["smpa"], ["look.attention is smpa, none of", "did you mean smap?"]),
+        ("compare.slides", "smpa", ["compare.slides is smpa, none of", "did you mean smap?"]),
+    ],
+)  # fmt: skip
+def test_a_fault_in_what_looks_at_neighbours_is_named(
+    neighbours: dict[str, Any], key: str, value: Any, words: list[str]
+) -> None:
+    put(neighbours, key, value)
+    said = refusal(neighbours)
+    assert "\n" not in said
+    for word in words:
+        assert word in said, said
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (("low", "2", "3"), ["slide s0: column area is 'low', not a number"]),
+        (("1", "", "3"), ["slide s1: column area is empty"]),
+        (("1", "nan", "3"), ["slide s1: column area is nan, not a finite number"]),
+        (("2", "2", "2.0"), ["column area is 2 for every slide, which is no score"]),
+    ],
+)
+def test_a_score_that_is_none_is_named(
+    study: dict[str, Any], values: tuple[str, ...], words: list[str]
+) -> None:
+    study["experiments"].append({"name": "scored", "losses": {"mse": 1}, "training": {"score": "area"}})
+    assert "column area is missing" in refusal(study)
+    add_column(study, "area", values)
+    said = refusal(study)
+    for word in words:
+        assert word in said, said
+
+
+def add_column(study: dict[str, Any], name: str, values: Sequence[str]) -> None:
+    """A column of the slide table, with a value for every slide."""
+    path = Path(study["slides"])
+    header, *lines = path.read_text().splitlines()
+    rows = [f"{line}\t{value}" for line, value in zip(lines, values, strict=True)]
+    path.write_text("\n".join([f"{header}\t{name}", *rows]) + "\n")
+
+
+def test_scores_run_from_the_first_stage_to_the_last(study: dict[str, Any]) -> None:
+    study["experiments"] = [
+        {"name": "scored", "losses": {"mse": 1}, "vary": {"score": ["area", "expected_stage"]}}
+    ]
+    add_column(study, "area", ("10", "-10", "0"))
+    loaded = config.load_study(study)
+    rows = config.read_slides(loaded)
+    assert inputs.slide_scores(loaded, "area", rows) == {"s0": 2.0, "s1": 0.0, "s2": 1.0}
+    assert set(config.expand(loaded)) == {"scored[score=area]", "scored[score=expected_stage]"}
+    # A slide that nothing is learnt from needs no score.
+    edit(study, "slides", "\td3\tm1", "\t\t")
+    edit(study, "slides", "s1.geojson\t-10", "s1.geojson\t")
+    study["folds"] = 2
+    loaded = config.load_study(study)
+    assert inputs.slide_scores(loaded, "area", config.read_slides(loaded)) == {"s0": 2.0, "s2": 0.0}
+
+
+def test_a_label_of_slides_may_be_any_column(neighbours: dict[str, Any]) -> None:
+    add_column(neighbours, "treated", ("yes", "no", "unknown"))
+    assert "column treated is unknown" in refusal(neighbours)
+    put(
+        neighbours,
+        "slide_labels.treatment",
+        {"kind": "binary", "column": "treated", "classes": {"none": ["no"], "some": ["yes"]}},
+    )
+    loaded = config.load_study(neighbours)
+    found = {
+        name: inputs.slide_classes(loaded, label, config.read_slides(loaded))
+        for name, label in loaded.slide_labels.items()
+    }
+    assert found == {
+        "injured": {"s0": 0, "s1": 1, "s2": 1},
+        "day": {"s0": 0, "s1": 1, "s2": 2},
+        "treatment": {"s0": 1, "s1": 0},
+    }
+    edit(neighbours, "slides", "\td3\tm1", "\t\t")
+    neighbours["folds"] = 2
+    loaded = config.load_study(neighbours)
+    assert inputs.slide_classes(loaded, loaded.slide_labels["day"], config.read_slides(loaded)) == {
+        "s0": 0,
+        "s2": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        SMAP,
+        PROP | {"losses": {"prop": 1, "spatial_reconstruction": 1}},
+        PROP | {"training": {"smooth": "logits"}},
+    ],
+    ids=["slide", "reconstruction", "smooth"],
+)
+def test_ready_made_crops_have_no_neighbours(neighbours: dict[str, Any], experiment: dict[str, Any]) -> None:
+    neighbours["experiments"] = [experiment]
+    neighbours |= {"input": "crops", "crops": neighbours.pop("slides")}
+    said = refusal(neighbours)
+    assert f"experiments[{experiment['name']}] needs to know where cells lie, which ready-made crops" in said
+
+
+def test_ready_made_features_train_no_encoder(neighbours: dict[str, Any]) -> None:
+    neighbours |= {"input": "features", "features": {"dataset": "rsna", "root": "."}}
+    assert "combined would train an encoder, of which ready-made features have none" in refusal(neighbours)
+    neighbours["experiments"] = [SMAP]
+    neighbours["phantom"] = {}
+    assert "phantom draws slides and input is features" in refusal(neighbours)
+    del neighbours["phantom"]
+    neighbours["apply"] = {"study": "none.yaml", "experiment": "prop"}
+    assert "apply stages cells, and ready-made features have no crops to stage" in refusal(neighbours)
+    del neighbours["apply"]
+    assert list(config.expand(config.load_study(neighbours))) == ["smap"]
+    del neighbours["proportions"]
+    assert config.read_proportions(config.load_study(neighbours)) == {}
+    for key, words in (("features", "`features` is missing"), ("slides", "`slides` is missing")):
+        assert words in refusal({name: value for name, value in neighbours.items() if name != key})
+    neighbours["input"] = "slides"
+    assert "input is slides and `features` is named too" in refusal(neighbours)
+
+
+def test_a_border_needs_a_score_and_what_lies_outside(neighbours: dict[str, Any]) -> None:
+    edit(neighbours, "slides", ".svs", ".tif")
+    neighbours["phantom"] = {}
+    add_column(neighbours, "border", ("", "sharp", "blurred"))
+    add_column(neighbours, "score", ("", "", ".5"))
+    said = refusal(neighbours)
+    assert "row 3, column score: is empty" in said
+    assert "row 4, column border: is blurred; it is sharp, diffuse or empty" in said
+    edit(neighbours, "slides", "blurred", "diffuse")
+    edit(neighbours, "slides", "sharp\t", "sharp\t.2")
+    assert [row.border for row in config.read_slides(config.load_study(neighbours))] == [
+        "",
+        "sharp",
+        "diffuse",
+    ]
+    neighbours["experiments"] = [PROP]
+    del neighbours["healthy"]
+    said = refusal(neighbours)
+    assert "slide s1 has a border, and the study says not which stages lie outside the region" in said
+    assert "slide s0" not in said
+
+
+def test_labels_of_grids_show_what_is_varied(neighbours: dict[str, Any]) -> None:
+    neighbours["experiments"] = [
+        SMAP | {"vary": {"mil.placement": ["early", "late"], "mil.alpha": [0.5, "trainable"]}},
+        SMAP | {"name": "near", "vary": {"graph.neighbours": [4, 6], "learning_rate": ["1e-3"]}},
+        SMAP | {"name": "plain", "mil": {"spectral_norm": False}, "vary": {"mil.label": ["injured", "day"]}},
+    ]
+    experiments = config.expand(config.load_study(neighbours))
+    assert list(experiments) == [
+        "smap[placement=early,alpha=0.5]",
+        "smap[placement=early,alpha=trainable]",
+        "smap[placement=late,alpha=0.5]",
+        "smap[placement=late,alpha=trainable]",
+        "near[neighbours=4,learning_rate=0.001]",
+        "near[neighbours=6,learning_rate=0.001]",
+        "plain[label=injured]",
+        "plain[label=day]",
+    ]
+    spec = experiments["smap[placement=late,alpha=trainable]"][0]
+    assert spec.mil is not None and (spec.mil.placement, spec.mil.alpha) == ("late", "trainable")
+    assert spec.mil.label == "injured" and spec.losses == {"slide": 1.0} and spec.id.startswith("smap-f0-s0-")
+    near = experiments["near[neighbours=4,learning_rate=0.001]"][0]
+    assert near.graph is not None and near.graph.neighbours == 4
+    day = experiments["plain[label=day]"][0]
+    assert day.label == config.load_study(neighbours).slide_labels["day"]
+    assert len({spec.id for specs in experiments.values() for spec in specs}) == 8 * 6
+
+
+def test_what_is_rebuilt_from_neighbours_has_a_control_with_permuted_places(
+    neighbours: dict[str, Any],
+) -> None:
+    rebuilding = {"losses": {"prop": 1, "spatial_reconstruction": 1}}
+    srmil = {"method": "slide", "mil": {"model": "srmil"}}
+    permuted = {"graph": {"coordinates": "permuted"}}
+    neighbours["experiments"] = [
+        {"name": "rebuilt"} | rebuilding,
+        {"name": "srmil"} | srmil | {"vary": {"mask_ratio": [0.3, 0.7]}},
+        {"name": "plain"} | srmil | {"losses": {"slide": 1}},
+        {"name": "dealt"} | srmil | permuted,
+        {"name": "both"} | srmil | {"vary": {"graph.coordinates": ["true", "permuted"]}},
+    ]
+    experiments = config.expand(config.load_study(neighbours))
+    assert list(experiments) == [
+        "rebuilt",
+        "rebuilt[coordinates=permuted]",
+        "srmil[mask_ratio=0.3]",
+        "srmil[mask_ratio=0.3,coordinates=permuted]",
+        "srmil[mask_ratio=0.7]",
+        "srmil[mask_ratio=0.7,coordinates=permuted]",
+        "plain",
+        "dealt",
+        "both[coordinates=true]",
+        "both[coordinates=permuted]",
+    ]
+    for label in ("rebuilt", "srmil[mask_ratio=0.7]"):
+        for one, control in zip(experiments[label], experiments[config.control_of(label)], strict=True):
+            assert one.graph is not None and one.graph.coordinates == "true"
+            changed = {"graph": one.graph.model_copy(update={"coordinates": "permuted"})}
+            assert control.model_dump() == one.model_copy(update=changed).model_dump()
+            assert control.id != one.id
+    assert experiments["srmil[mask_ratio=0.7]"][0].losses == sections.SRMIL_LOSSES
+    ids = [[spec.id for spec in experiments[label]] for label in ("dealt", "both[coordinates=permuted]")]
+    assert ids[0] == ids[1]
+    neighbours["graph"] = {"coordinates": "permuted"}
+    assert not [label for label in config.expand(config.load_study(neighbours)) if "rebuilt[" in label]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "key", "value", "same"),
+    [
+        (SMAP, "graph.neighbours", 4, False),
+        (SMAP, "mil.alpha", 0.2, False),
+        (SMAP, "slide_labels.injured.classes.injured", ["d3"], False),
+        (SMAP, "slide_labels.day.kind", "ordinal", True),  # the label of another experiment
+        (SMAP, "healthy.groups", ["d0", "d3"], True),  # measured against, not learnt from
+        (PROP | {"training": {"smooth": "logits"}}, "graph.neighbours", 4, False),
+        (PROP | {"losses": {"mse": 1, "cell": 1}}, "healthy.groups", ["d0", "d3"], False),
+        (PROP | {"losses": {"mse": 1}}, "healthy.groups", ["d0", "d3"], True),
+        (PROP, "graph.neighbours", 4, True),
+        (PROP, "mil.alpha", 0.2, True),
+        (PROP, "slide_labels", {}, True),
+        (PROP, "healthy", None, True),
+    ],
+)
+def test_a_runs_id_changes_with_neighbours_where_it_sees_them(
+    neighbours: dict[str, Any], experiment: dict[str, Any], key: str, value: Any, same: bool
+) -> None:
+    neighbours["experiments"] = [experiment]
+    before = set(config.runs(config.load_study(neighbours)))
+    put(neighbours, key, value)
+    after = set(config.runs(config.load_study(neighbours)))
+    assert (before == after) is same
+    assert same or not before & after
+
+
+def test_models_of_slide_labels_and_spatial_runs_are_not_applied_blindly(
+    neighbours: dict[str, Any], tmp_path: Path
+) -> None:
+    neighbours["experiments"].append(PROP | {"training": {"smooth": "logits"}})
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(neighbours))
+    new = {"study": "new", "experiments": [], "apply": {"study": str(other), "experiment": "smap"}}
+    said = refusal(neighbours | new)
+    assert "apply.experiment smap stages no cell (it learns labels of slides)" in said
+    new["apply"] = {"study": str(other), "experiment": "prop"}
+    assert config.applied(config.load_study(neighbours | new))[1][0].spatial
+    crops = {"input": "crops", "crops": neighbours["slides"], "slides": None}
+    with pytest.raises(UserError, match=r"apply\.experiment prop needs to know where cells lie"):
+        config.applied(config.Study(**(neighbours | new | crops)))
+
+
 def test_a_supervised_ceiling_needs_labels(study: dict[str, Any], tmp_path: Path) -> None:
     study["experiments"].append({"name": "ceiling", "method": "supervised"})
-    assert config.expand(config.load_study(study))["ceiling"][0].losses == {"cell": 1.0}
+    assert config.expand(config.load_study(study))["ceiling"][0].losses == {"cross_entropy": 1.0}
     for number in range(3):
         edit(study, "slides", f"{tmp_path}/s{number}.geojson", "")
     assert "ceiling learns from labels and no row with a group has annotations" in refusal(study)

@@ -134,8 +134,11 @@ def test_they_are_the_gradients_of_training(bench: Bench, settings: dict[str, An
     model = train.StageModel(suffix_of(spec.encoder), spec.training.hidden, len(STAGES))
     draw = gradients._two_bags(spec, bench.splits, bench.tokens, PROPORTIONS, 8)
     for loss in ("simprop", "prop"):
-        phase = train._Phase(0, {loss: 1.0}, frozen=False)
-        objective = train._Objective(phase, model, spec.training, [0, 1, 2], torch.device("cpu"))
+        module = torch.nn.ModuleDict({"stages": model})
+        source: Any = None  # its scores are of no concern here
+        objective = train._Objective(
+            0, {loss: 1.0}, module, False, spec, tuple(STAGES), source, torch.device("cpu")
+        )
         model.zero_grad()
         objective.terms(draw)[loss].backward()
         norms = {

@@ -239,7 +239,7 @@ def test_prop_sees_proportions_and_no_cell() -> None:
 
 def test_cell_term_by_hand() -> None:
     logits = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]])
-    assert float(losses.cell(logits, torch.tensor([1, 0]))) == pytest.approx(
+    assert float(losses.cross_entropy(logits, torch.tensor([1, 0]))) == pytest.approx(
         (math.log(4 / 3) + math.log(2)) / 2
     )
 
@@ -445,7 +445,7 @@ def test_ot_by_hand() -> None:
     assert float(losses.ot(torch.zeros(6, 5), D5, entropy=0.1)) == pytest.approx(math.log(5), rel=1e-6)
     logits = normal(6, 3)
     found = losses.ot(logits, [0, 1, 0], entropy=0.1)
-    assert float(found) == pytest.approx(float(losses.cell(logits, torch.ones(6))), rel=1e-12)
+    assert float(found) == pytest.approx(float(losses.cross_entropy(logits, torch.ones(6))), rel=1e-12)
 
 
 def test_ot_does_not_see_the_order_of_cells() -> None:

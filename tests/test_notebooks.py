@@ -17,14 +17,16 @@ from myostage import schemas
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SLIDE = "d7_a1"
-TABLED = ("metrics", "forest", "cost")
+TABLED = ("metrics", "forest", "cost", "slide_metrics")
 # drawn by test_plots_embedding.py
 OF_EMBEDDINGS = ("gradients", "biology", "similarity", "embedding")
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> study_tables.Made:
-    return study_tables.make(tmp_path_factory.mktemp("study"), cells=25)
+    made = study_tables.make(tmp_path_factory.mktemp("study"), cells=25)
+    study_tables.add_neighbours(made)
+    return made
 
 
 def _code(notebook: str) -> list[str]:
@@ -39,17 +41,56 @@ def _parameters(made: study_tables.Made, out: Path) -> dict[str, dict[str, Any]]
     staged = common | {"stages": list(study_tables.STAGES)}
     of = {name: made.of(name) for name in ("cells", "crops", "labels", "stages")}
     runs = {
-        name: [str(made.root / f"{name}-{run}.parquet") for run in range(3)] for name in ("combined", "prop")
+        name: [str(made.root / f"{name}-{run}.parquet") for run in range(3)]
+        for name in ("combined", "prop", "whole", "halves", "srmil", "srmil-permuted")
     }
     of_slide = {"slide": SLIDE, "cells": of["cells"][SLIDE], "predictions": of["stages"][SLIDE]}
+    compared = {"comparisons": made.study("slide_comparisons")}
+    measured = common | compared | {"metrics": made.study("slide_metrics")}
+    drawn = (SLIDE, "d3_a2")
     return {
+        "algebra": common | {"algebra": made.study("algebra")},
+        "attention_maps": common
+        | {
+            "cells": {slide: of["cells"][slide] for slide in drawn},
+            "labels": {slide: of["labels"][slide] for slide in drawn},
+            "attention": {
+                name: [str(made.root / f"{name}-attention-{run}.parquet") for run in range(2)]
+                for name in study_tables.SMOOTHED
+            },
+            "healthy": [3, 4],
+            "mpp": study_tables.MPP,
+        },
+        "borders": common
+        | {
+            "borders": made.study("borders"),
+            "without": study_tables.SMOOTHED[0],
+            "experiments": list(study_tables.SMOOTHED[1:]),
+        },
+        "conflict": common | {"histories": {name: runs[name] for name in ("whole", "halves", "prop")}},
+        "control": common
+        | compared
+        | {
+            "histories": {name: runs[name] for name in ("srmil", "srmil-permuted")},
+            "pairs": {"srmil": "srmil-permuted"},
+        },
+        "placement": measured | {"points": study_tables.POINTS, "reference": "abmil"},
+        "slide_metrics": measured
+        | {
+            "runs": made.study("runs"),
+            "experiments": ["abmil", *study_tables.POINTS, "broken"],
+            "columns": ["bag_auroc", "bag_f1", "instance_auroc", "energy"],
+            "against": dict.fromkeys(study_tables.POINTS, "abmil"),
+            "study": "demo",
+        },
+        "spectrum": common | {"spectrum": made.study("spectrum")},
         "composition": staged
         | {"scores": made.study("scores"), "given": study_tables.GIVEN, "experiment": "combined"},
         "confusions": staged
         | {"confusion": made.study("confusion"), "experiments": ["combined", "majority"]},
         "cost": common | {"runs": made.study("runs"), "experiments": ["combined", "broken"], "study": "demo"},
         "counts": common | {"slides": made.study("slides"), "cells": of["cells"], "crops": of["crops"]},
-        "curves": common | {"histories": runs},
+        "curves": common | {"histories": {name: runs[name] for name in ("combined", "prop")}},
         "forest": common
         | {
             "comparisons": made.study("comparisons"),

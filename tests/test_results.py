@@ -8,7 +8,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import stats
 
 from myostage import comparisons, metrics, results, schemas, staging, tallies
 from myostage.config import Compare, Encoder, RunSpec, Training
@@ -427,6 +430,112 @@ def test_outcome_of_another_run_is_refused(study: StudyFiles) -> None:
     path = write_outcome(study.folder / "foreign.outcome.parquet", "foreign", failed=False)
     with pytest.raises(UserError, match=f"not the outcome of run {spec(0, 0).id}"):
         study.evaluate(outcomes={run.id: path for run, _ in study.runs})
+
+
+def expected_stages(study: StudyFiles, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Predicted and true expected stage of the slides with labels, in the order of their names."""
+    slides = sorted(study.truth)
+    true = [study.truth[s][study.truth[s] >= 0].mean() for s in slides]
+    return np.array([(study.held_out(seed, s) @ np.arange(K)).mean() for s in slides]), np.array(true)
+
+
+def scipy_stage_metrics(predicted: NDArray[np.float64], true: NDArray[np.float64]) -> list[float]:
+    constant = len(set(predicted)) == 1 or len(set(true)) == 1
+    rho = np.nan if constant else stats.spearmanr(predicted, true).statistic
+    return [float(np.abs(predicted - true).mean()), rho, stats.wasserstein_distance(predicted, true)]
+
+
+def test_expected_stages_of_slides_are_measured_when_asked_for_alone(study: StudyFiles) -> None:
+    plain, found = study.evaluate(), study.evaluate(slide_level=True)
+    for name in ("metrics", "comparisons"):
+        added = found[name]["metric"].isin(metrics.STAGE_NAMES)
+        assert added.any() or name == "comparisons"
+        pd.testing.assert_frame_equal(plain[name], found[name][~added].reset_index(drop=True))
+    by_seed = [scipy_stage_metrics(*expected_stages(study, seed)) for seed in SEEDS]
+    for name, of_seeds in zip(metrics.STAGE_NAMES, zip(*by_seed, strict=True), strict=False):
+        row = value(found["metrics"], name)
+        assert row["value"] == pytest.approx(np.mean(of_seeds), abs=1e-8)
+        assert (row["slides"], row["cells"]) == (4, 30 + 7 + 50 + 5)
+    unlabelled = study.evaluate(slide_level=True, labels={})["metrics"]
+    assert set(unlabelled["metric"]) == {"kl", "l1"}
+
+
+def test_the_tail_is_the_rarest_third_of_all_slides(study: StudyFiles) -> None:
+    true = expected_stages(study, 0)[1]
+    width = true.std(ddof=1) * true.size ** (-1 / 5)
+    density = [np.exp(-np.square((true - at) / width) / 2).sum() for at in true]
+    rare = np.argsort(density)[:2]  # of four slides, rounded up
+    errors = [np.abs(np.subtract(*expected_stages(study, seed)))[rare].mean() for seed in SEEDS]
+    found = study.evaluate(slide_level=True)["metrics"]
+    assert value(found, "stage_tail_mae")["value"] == pytest.approx(np.mean(errors))
+    for run, _ in study.runs:
+        held = [place for place, slide in enumerate(sorted(study.truth)) if FOLD[slide] == run.fold]
+        chosen = [place for place in held if place in rare]
+        error = np.abs(np.subtract(*expected_stages(study, run.seed)))[chosen]
+        expected = error.mean() if chosen else np.nan
+        assert value(found, "stage_tail_mae", run.id)["value"] == pytest.approx(expected, nan_ok=True)
+
+
+def test_intervals_of_slide_metrics_are_those_of_the_slides_drawn(study: StudyFiles) -> None:
+    found = study.evaluate(slide_level=True)["metrics"]
+    times = np.random.default_rng(0).multinomial(4, np.full(4, 1 / 4), size=200)
+    by_seed = [expected_stages(study, seed) for seed in SEEDS]
+    replicates = [
+        np.mean([scipy_stage_metrics(*(np.repeat(v, row) for v in of_seed)) for of_seed in by_seed], axis=0)
+        for row in times
+    ]
+    low, high = np.nanquantile(np.array(replicates), (0.025, 0.975), axis=0)
+    for name, wanted in zip(metrics.STAGE_NAMES, zip(low, high, strict=True), strict=False):
+        assert value(found, name)[["low", "high"]].tolist() == pytest.approx(list(wanted), abs=1e-8)
+
+
+def test_slides_all_told_the_same_have_no_rank_and_slides_all_alike_no_tail(study: StudyFiles) -> None:
+    """The sums of equal probabilities differ in their last digits by the number of cells."""
+    found = study.evaluate(slide_level=True, experiments={"same": majority(study)})["metrics"]
+    assert np.isnan(value(found, "stage_spearman")["value"]) and value(found, "stage_mae")["value"] > 0
+    for path in study.labels.values():
+        schemas.write(path, schemas.read(path, schemas.LABELS).assign(stage=2), schemas.LABELS)
+    found = study.evaluate(slide_level=True)["metrics"]
+    assert np.isnan(value(found, "stage_tail_mae")["value"])
+    assert np.isnan(value(found, "stage_spearman")["value"]) and value(found, "stage_w1")["value"] > 0
+
+
+def test_slide_metrics_are_compared_and_missing_where_runs_failed(study: StudyFiles) -> None:
+    experiments = {"both": study.runs, "better": other_runs(study, 2.0, 0.4)}
+    table = study.evaluate(slide_level=True, experiments=experiments)
+    whole = table["metrics"].query("run == ''").set_index(["experiment", "metric"])["value"]
+    for name in metrics.STAGE_NAMES:
+        row = compared(table["comparisons"], "reference", "better", name)
+        assert row["difference"] == pytest.approx(whole["better", name] - whole["both", name])
+    row = compared(table["comparisons"], "reference", "better", "stage_mae")
+    assert (row["pairs"], row["slides"]) == (6, 4) and row["high"] < 0
+    failed = study.evaluate(slide_level=True, failed=((1, 0),))["metrics"]
+    assert np.isnan(value(failed, "stage_w1", spec(1, 0).id)["value"])
+    predicted, true = expected_stages(study, 1)
+    assert value(failed, "stage_mae")["value"] == pytest.approx(np.abs(predicted - true).mean())
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 25), distinct=st.integers(1, 30))
+def test_weights_are_how_often_a_value_counts(seed: int, n: int, distinct: int) -> None:
+    """Values with ties, drawn several times or never, against scipy on the values written out."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.integers(0, distinct, (2, n)) / 7
+    times = np.concatenate([np.ones((1, n), int), rng.multinomial(n, np.full(n, 1 / n), size=3)])
+    rho, apart = metrics.spearman(x, y, times), metrics.wasserstein(x, y, times)
+    for row, found_rho, found_apart in zip(times, rho, apart, strict=True):
+        a, b = np.repeat(x, row), np.repeat(y, row)
+        constant = len(set(a)) == 1 or len(set(b)) == 1
+        expected = np.nan if constant else stats.spearmanr(a, b).statistic
+        assert found_rho == pytest.approx(expected, nan_ok=True, abs=1e-9)
+        assert found_apart == pytest.approx(stats.wasserstein_distance(a, b), abs=1e-12)
+
+
+def test_the_tail_of_few_or_equal_values() -> None:
+    assert metrics.tail([]).tolist() == [] and not metrics.tail([1.0]).any()
+    assert not metrics.tail([2.0, 2.0, 2.0]).any()
+    assert metrics.tail([0.0, 0.1, 0.05, 3.0]).sum() == 2 and metrics.tail([0.0, 0.1, 0.05, 3.0])[3]
+    assert metrics.tail([0.0, 0.1, 3.0]).tolist() == [False, False, True]
 
 
 def compared(frame: pd.DataFrame, family: str, experiment: str, metric: str) -> pd.Series:

@@ -14,9 +14,19 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from myostage import bags, encoder, losses, runs, schemas, tokens, train
+from myostage import bags, encoder, loop, losses, regression, runs, schemas, tokens, train
 from myostage.checkpoints import Checkpoints
-from myostage.config import NOT_IN_TOKENS, PRESETS, Architecture, Dino, Encoder, RunSpec, Training
+from myostage.config import (
+    NOT_IN_TOKENS,
+    PRESETS,
+    Architecture,
+    Dino,
+    Encoder,
+    Graph,
+    Healthy,
+    RunSpec,
+    Training,
+)
 from myostage.errors import UserError
 
 STAGES = ("early", "middle", "late")
@@ -32,15 +42,19 @@ PROPORTIONS = {
     "d14": np.array([0.0, 0.1, 0.9]),
 }
 COMBINED = {"simprop": 1.0, "prop": 1.0}
+REGRESSION = {"mse": 1.0, "dist": 0.5, "supcr": 0.25, "cell": 2.0}
+RECONSTRUCTION = {"prop": 1.0, "spatial_reconstruction": 1.0}
+HEALTHY = Healthy(groups=("d14",), stages=("late",))
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A study's tokens, labels and splits in a folder."""
+    """A study's tokens, places of cells, labels and splits in a folder."""
 
     folder: Path
     splits: Path
     tokens: dict[str, Path]
+    cells: dict[str, Path]
     labels: dict[str, Path]
     truth: dict[str, np.ndarray]
 
@@ -50,6 +64,7 @@ class Bench:
         options = {
             "labels": self.labels,
             "tokens": self.tokens,
+            "cells": self.cells,
             "proportions": PROPORTIONS,
             "made_by": "test",
         } | options
@@ -92,7 +107,7 @@ def write_tokens(
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     folder = tmp_path_factory.mktemp("runs")
     rng = np.random.default_rng(0)
-    rows, paths, labels, truth = [], {}, {}, {}
+    rows, paths, labels, truth, places = [], {}, {}, {}, {}
     for fold in (0, 1):
         for group, p in PROPORTIONS.items():
             slide = f"{group}_a{fold}"
@@ -108,15 +123,25 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         cells = np.append(np.arange(len(stages)) * 2, 1)
         table = pd.DataFrame({"cell": cells, "stage": np.append(stages, 0), "iou": 1.0})
         schemas.write(labels[slide], table, schemas.LABELS)
+        places[slide] = folder / f"{slide}-positions.parquet"
+        at = np.random.default_rng(len(places)).uniform(0, 200, (len(cells), 2))
+        table = pd.DataFrame({"cell": cells, "x_um": at[:, 0], "y_um": at[:, 1]})
+        schemas.write(places[slide], table.sample(frac=1, random_state=1), schemas.POSITIONS)
     splits = folder / "splits.parquet"
     frame = pd.DataFrame(rows, columns=["slide", "group", "animal", "cells", "fold"])
     schemas.write(splits, frame, schemas.SPLITS)
-    return Bench(folder, splits, paths, labels, truth)
+    return Bench(folder, splits, paths, places, labels, truth)
 
 
 def spec_of(
-    losses: Mapping[str, float], method: str = "proportions", encoder: Encoder = ENCODER, **training: Any
+    losses: Mapping[str, float],
+    method: str = "proportions",
+    encoder: Encoder = ENCODER,
+    graph: Graph | None = None,
+    seed: int = 3,
+    **training: Any,
 ) -> RunSpec:
+    """A run; with the loss `cell` also what is healthy, of anything spatial a ``graph``."""
     settings = {"steps": 24, "bag_size": 16, "checkpoint_every": 5, "bins": 6, "sigma": 0.1} | training
     return RunSpec.model_validate(
         {
@@ -124,9 +149,11 @@ def spec_of(
             "losses": losses,
             "training": Training(**settings).model_dump(),
             "encoder": encoder.model_dump(),
+            "graph": graph and graph.model_dump(),
+            "healthy": HEALTHY.model_dump() if "cell" in losses else None,
             "folds": 2,
             "fold": 0,
-            "seed": 3,
+            "seed": seed,
         }
     )
 
@@ -187,12 +214,27 @@ class Killed(BaseException):
         (spec_of({"simprop": 1.0}), 24 + 13, 24 + 10),  # in the head's own phase
         (spec_of({"simprop": 1.0}), 24 + 2, 24),  # before that phase has a checkpoint
         (spec_of({"prop": 1.0}, unfreeze="none"), 9, 5),
-        (spec_of({"cell": 1.0}, "supervised", bags="group"), 12, 10),
+        (spec_of({"cross_entropy": 1.0}, "supervised", bags="group"), 12, 10),
         (spec_of(COMBINED), 3, 0),  # before the first checkpoint
         (spec_of({"prop": 1.0, "vat": 1.0, "ot": 1.0}, mix="mixbag"), 17, 15),  # terms that draw
         (spec_of({"prop": 1.0, "vat": 1.0}, unfreeze="none"), 9, 5),
+        (spec_of(REGRESSION, queue=7), 17, 15),  # a queue that has gone round
+        (spec_of({"supcr": 1.0}, queue=7), 24 + 13, 24 + 10),
+        (spec_of(RECONSTRUCTION, graph=Graph(), smooth="logits"), 17, 15),
     ],
-    ids=["combined", "simprop-head", "simprop-end", "frozen", "supervised", "start", "drawn", "drawn-frozen"],
+    ids=[
+        "combined",
+        "simprop-head",
+        "simprop-end",
+        "frozen",
+        "supervised",
+        "start",
+        "drawn",
+        "drawn-frozen",
+        "regression",
+        "supcr-head",
+        "spatial",
+    ],
 )
 def test_a_killed_run_ends_with_the_same_numbers(
     bench: Bench,
@@ -266,20 +308,20 @@ def test_a_checkpoint_of_another_run_is_not_resumed(
 
 def test_the_fingerprint_follows_what_shapes_the_numbers() -> None:
     spec = spec_of(COMBINED)
-    known = train.fingerprint(spec, STAGES, "data")
-    assert train.fingerprint(spec_of(COMBINED, checkpoint_every=7, cache_mb=1), STAGES, "data") == known
+    known = loop.fingerprint(spec, STAGES, "data")
+    assert loop.fingerprint(spec_of(COMBINED, checkpoint_every=7, cache_mb=1), STAGES, "data") == known
     others = [
         (spec_of(COMBINED, sigma=0.2), STAGES, "data"),
         (spec, STAGES[::-1], "data"),
         (spec, STAGES, "other"),
     ]
-    assert known not in [train.fingerprint(*other) for other in others]
+    assert known not in [loop.fingerprint(*other) for other in others]
 
 
 @given(steps=st.integers(1, 400), warmup=st.floats(0, 0.99))
 def test_schedule_warms_up_and_falls(steps: int, warmup: float) -> None:
     training = Training(steps=steps, warmup=warmup)
-    factors = [train.schedule(step, training) for step in range(steps)]
+    factors = [loop.schedule(step, training) for step in range(steps)]
     rising = round(warmup * steps)
     assert all(0 < factor <= 1 for factor in factors)
     assert factors[:rising] == sorted(factors[:rising])
@@ -287,7 +329,7 @@ def test_schedule_warms_up_and_falls(steps: int, warmup: float) -> None:
     if rising < steps:
         assert factors[rising] == 1
     constant = Training(steps=steps, warmup=warmup, schedule="constant")
-    assert [train.schedule(step, constant) for step in range(steps)] == factors[:rising] + [1.0] * (
+    assert [loop.schedule(step, constant) for step in range(steps)] == factors[:rising] + [1.0] * (
         steps - rising
     )
 
@@ -296,7 +338,7 @@ def test_history_tells_every_step_and_the_rate_applied(bench: Bench) -> None:
     spec = spec_of({"simprop": 2.0, "prop": 0.5})
     told = history(bench.run(spec, "history"))
     assert told["step"].tolist() == list(range(24))
-    wanted = [spec.training.learning_rate * train.schedule(step, spec.training) for step in range(24)]
+    wanted = [spec.training.learning_rate * loop.schedule(step, spec.training) for step in range(24)]
     np.testing.assert_allclose(told["learning_rate"], wanted, rtol=1e-6)
     np.testing.assert_allclose(told["loss"], 2 * told["simprop"] + 0.5 * told["prop"], rtol=1e-5)
     assert told[["vat", "ot", "cell"]].isna().all(axis=None)
@@ -503,15 +545,15 @@ def test_embedded_draws_are_the_embeddings_of_the_drawn_tokens(bench: Bench) -> 
         torch.testing.assert_close(embed(drawn.inputs), held.inputs, rtol=1e-5, atol=1e-5)
 
 
-def source_of(bench: Bench, spec: RunSpec) -> runs.BagSource:
+def source_of(bench: Bench, spec: RunSpec, **options: Any) -> runs.BagSource:
     table = schemas.read(bench.splits, schemas.SPLITS)
     learnt = table[table["fold"] == 1]
     stores = {slide: runs.token_store(bench.tokens[slide]) for slide in learnt["slide"]}
-    return runs.BagSource(spec, stores, learnt, PROPORTIONS, torch.device("cpu"))
+    return runs.BagSource(spec, stores, learnt, PROPORTIONS, torch.device("cpu"), **options)
 
 
 def test_supervised_sees_the_labels_of_training_slides_only(bench: Bench) -> None:
-    spec = spec_of({"cell": 1.0}, "supervised", steps=60, learning_rate=5e-3)
+    spec = spec_of({"cross_entropy": 1.0}, "supervised", steps=60, learning_rate=5e-3)
     own = {slide: path for slide, path in bench.labels.items() if slide.endswith("_a1")}
     found = predictions(bench.run(spec, "supervised", labels=own))
     assert accuracy(found, bench, "d5_a0") > 0.9
@@ -602,7 +644,7 @@ def test_the_outcome_tells_what_a_run_cost(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", [spec_of(COMBINED), spec_of({"cell": 1.0}, "supervised")], ids=lambda s: s.method
+    "spec", [spec_of(COMBINED), spec_of({"cross_entropy": 1.0}, "supervised")], ids=lambda s: s.method
 )
 def test_labels_of_held_out_cells_change_no_model(bench: Bench, spec: RunSpec, tmp_path: Path) -> None:
     wrong = dict(bench.labels)
@@ -619,6 +661,353 @@ def test_labels_of_held_out_cells_change_no_model(bench: Bench, spec: RunSpec, t
 def test_simprop_with_nothing_to_train_is_refused() -> None:
     with pytest.raises(UserError, match="nothing would learn"):
         train.phases(spec_of({"simprop": 1.0}, unfreeze="none"))
+
+
+# --- ordinal regression on the bags' scores
+
+
+def test_terms_of_ordinal_regression_are_told_and_weighed(bench: Bench) -> None:
+    spec = spec_of(REGRESSION, queue=5, seed=6)
+    out = bench.run(spec, "regression")
+    told = history(out)
+    weighed = sum(weight * told[name].fillna(0) for name, weight in REGRESSION.items())
+    np.testing.assert_allclose(told["loss"], weighed, rtol=1e-5)
+    assert told[["mse", "dist", "supcr"]].notna().all(axis=None)
+    assert told[["prop", "simprop", "spatial_reconstruction"]].isna().all(axis=None)
+    # There is no z_W before a bag of a healthy group is drawn, or where the last five were of none.
+    source = source_of(bench, spec)
+    drawn = [source.draw(step).healthy for step in range(24)]
+    flat = [healthy for pair in drawn for healthy in pair]
+    known = [any(flat[max(0, 2 * step - 5) : 2 * step + 2]) for step in range(24)]
+    assert not known[0] and any(known)
+    assert told["cell"].notna().tolist() == known
+    measured = told["conflict"].notna()
+    assert measured.tolist() == [step % 10 == 0 and known[step] for step in range(24)]
+    assert measured.any() and told.loc[measured, "conflict"].between(-1, 1).all()
+    assert set(load_file(out / "model.safetensors")) == set(fresh(spec).state_dict()), "nothing but the model"
+
+
+def test_conflict_is_told_of_runs_with_both_terms_alone(bench: Bench) -> None:
+    losses = {name: weight for name, weight in REGRESSION.items() if name != "supcr"}
+    assert history(bench.run(spec_of(losses), "no-conflict"))["conflict"].isna().all()
+
+
+WITHOUT_CELL = {name: weight for name, weight in REGRESSION.items() if name != "cell"}
+
+
+@pytest.mark.parametrize(
+    ("terms", "settings"),
+    [
+        (REGRESSION, {"dist_labels": "quantiles"}),
+        (REGRESSION, {"supcr_similarity": "cosine", "embedding_parts": "halves", "perturbed": "hard"}),
+        (REGRESSION, {"queue": 0}),
+        (WITHOUT_CELL, {}),
+    ],
+    ids=["soft", "hard", "no-queue", "nothing-healthy"],
+)
+def test_terms_of_ordinal_regression_see_the_bags_and_those_in_the_queue(
+    bench: Bench, terms: dict[str, float], settings: dict[str, Any]
+) -> None:
+    settings = {"queue": 6, "supcr_temperature": 0.7} | settings
+    spec = spec_of(terms, steps=8, learning_rate=1e-12, encoder_learning_rate=1e-12, **settings)
+    training = spec.training
+    told = history(bench.run(spec, f"reference-{spec.id}"))
+    # Nothing moves at such rates, so that the model at the start gives every step's terms.
+    model, source = fresh(spec), source_of(bench, spec)
+    past: list[_SeenBag] = []
+    for step in range(8):
+        draw, row = source.draw(step), told.iloc[step]
+        with torch.no_grad():
+            embedding, logits = model(draw.inputs)
+        cells, share = embedding.double().numpy(), logits.double().softmax(1).numpy()
+        weights = (share.argmax(1) != 2).astype(float) if training.perturbed == "hard" else 1 - share[:, 2]
+        now = [
+            _SeenBag(
+                cells[own].mean(0),
+                weights[own] @ cells[own] / max(weights[own].sum(), 1e-12),
+                float((share[own] @ np.arange(K)).mean()),
+                float(p @ np.arange(K)),
+                healthy,
+            )
+            for own, p, healthy in zip(
+                (slice(None, 16), slice(16, None)), (draw.p_a, draw.p_b), draw.healthy, strict=True
+            )
+        ]
+        seen = [*now, *past]
+        wanted = {"mse": np.mean([(bag.score - bag.target) ** 2 for bag in now])}
+        labels = sorted(regression.pseudo_labels(source.scores, len(seen), training.dist_labels, 0, K - 1))
+        place = {i: at for at, i in enumerate(sorted(range(len(seen)), key=lambda i: seen[i].score))}
+        wanted["dist"] = np.mean([abs(seen[i].score - labels[place[i]]) for i in range(2)])
+        half = WIDTH // 2 if training.embedding_parts == "halves" else WIDTH
+        wanted["supcr"] = ranked([bag.whole[:half] for bag in seen], seen, training)
+        if spec.healthy:
+            wanted["supcr"] += ranked([bag.perturbed[:half] for bag in seen], seen, training)
+        reference = [bag.whole for bag in seen if bag.healthy]
+        if spec.healthy and reference:
+            z_w = np.mean(reference, axis=0)
+            wanted["cell"] = np.mean(
+                [np.square((bag.whole - z_w - bag.perturbed)[-half:]).mean() for bag in now]
+            )
+        found = row[list(REGRESSION)].dropna()
+        assert set(found.index) == set(wanted)
+        np.testing.assert_allclose(
+            found.to_numpy(float), [wanted[name] for name in found.index], rtol=1e-3, atol=1e-6
+        )
+        past = [*now[::-1], *past][: training.queue]
+    assert told["cell"].notna().any() == ("cell" in terms)
+
+
+@dataclass(frozen=True)
+class _SeenBag:
+    """z_I, z_P, expected stage, target, and whether its group is healthy."""
+
+    whole: np.ndarray
+    perturbed: np.ndarray
+    score: float
+    target: float
+    healthy: bool
+
+
+def ranked(vectors: list[np.ndarray], bags_seen: list[_SeenBag], training: Training) -> float:
+    """Rank-N-Contrast of the two bags of the step among all, term by term."""
+
+    def alike(i: int, j: int) -> float:
+        a, b = vectors[i], vectors[j]
+        if training.supcr_similarity == "cosine":
+            return float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12) / 0.7)
+        return -float(np.linalg.norm(a - b)) / 0.7
+
+    def apart(i: int, j: int) -> float:
+        return round(abs(bags_seen[i].target - bags_seen[j].target), 6)
+
+    found = []
+    for i in range(2):
+        others = [j for j in range(len(vectors)) if j != i]
+        for j in others:
+            competing = [k for k in others if apart(i, k) >= apart(i, j)]
+            found.append(np.log(np.sum(np.exp([alike(i, k) - alike(i, j) for k in competing]))))
+    return float(np.mean(found))
+
+
+def test_a_score_may_be_a_column_of_the_slide_table(bench: Bench) -> None:
+    scores = {"d3_a1": 0.0, "d5_a1": 2.0, "d14_a1": 0.5}
+    spec = spec_of({"mse": 1.0}, score="area", steps=2)
+    told = history(bench.run(spec, "scored", scores=scores))
+    source = source_of(bench, spec, scores=scores)
+    draw = source.draw(0)
+    with torch.no_grad():
+        stage = fresh(spec)(draw.inputs)[1].softmax(1).numpy() @ np.arange(K)
+    groups = {tuple(p): scores[f"{group}_a1"] for group, p in PROPORTIONS.items()}
+    targets = [groups[tuple(draw.p_a)], groups[tuple(draw.p_b)]]
+    assert targets == list(draw.scores)
+    wanted = np.mean(np.square([stage[:16].mean() - targets[0], stage[16:].mean() - targets[1]]))
+    assert told["mse"][0] == pytest.approx(wanted, rel=1e-4)
+    assert dict(zip(scores, sorted(source.scores), strict=True)).keys() == scores.keys()
+    assert sorted(source.scores) == sorted(scores.values())
+    # Of a bag with cells of several slides, each counts by its cells.
+    assert source._score({"d3_a1": 1, "d5_a1": 3}, PROPORTIONS["d3"]) == pytest.approx(1.5)
+    assert source.digest() != source_of(bench, spec, scores=scores | {"d3_a1": 0.1}).digest()
+
+
+def test_without_a_column_the_score_is_the_expected_stage(bench: Bench) -> None:
+    source = source_of(bench, spec_of({"mse": 1.0}))
+    expected = {group: p @ np.arange(K) for group, p in PROPORTIONS.items()}
+    assert sorted(source.scores) == pytest.approx(sorted(expected.values()))
+    for step in range(4):
+        draw = source.draw(step)
+        assert draw.scores == pytest.approx([draw.p_a @ np.arange(K), draw.p_b @ np.arange(K)])
+
+
+@pytest.mark.parametrize("losses", [{"mse": 1.0}, {"mse": 1.0, "dist": 1.0, "supcr": 1.0}], ids="+".join)
+def test_stages_are_ordered_by_scores_alone(bench: Bench, losses: dict[str, float]) -> None:
+    spec = spec_of(losses, steps=80, learning_rate=5e-3, encoder_learning_rate=1e-3)
+    found = predictions(bench.run(spec, f"scores-{'-'.join(losses)}", labels=None))
+    stage = {
+        slide: float((np.stack(rows) @ np.arange(K)).mean())
+        for slide, rows in found.groupby("slide")["probabilities"]
+    }
+    assert stage["d3_a0"] < stage["d5_a0"] < stage["d14_a0"]
+    assert stage["d14_a0"] - stage["d3_a0"] > 1
+
+
+# --- neighbours
+
+NEAR = Graph(neighbours=4)
+# No two cells are that near.
+NO_EDGES = Graph(by="radius", radius_um=1e-6)
+
+
+def places_of(bench: Bench, slide: str) -> np.ndarray:
+    table = schemas.read(bench.cells[slide], schemas.POSITIONS).set_index("cell")
+    return table.loc[range(0, 2 * CELLS, 2), ["x_um", "y_um"]].to_numpy(float)
+
+
+def smoothed(values: np.ndarray, at: np.ndarray, alpha: float, steps: int) -> np.ndarray:
+    """Sm in so many steps over the 4 nearest, by a dense matrix."""
+    away = np.linalg.norm(at[:, None] - at[None], axis=2)
+    near = np.argsort(away, axis=1)[:, 1:5]
+    joined = np.zeros((len(at), len(at)))
+    joined[np.repeat(np.arange(len(at)), 4), near.ravel()] = 1
+    joined = np.maximum(joined, joined.T)
+    root = np.sqrt(joined.sum(1))
+    matrix = joined / root[:, None] / root[None]
+    found = values
+    for _ in range(steps):
+        found = alpha * matrix @ found + (1 - alpha) * values
+    return found
+
+
+@pytest.mark.parametrize("what", ["logits", "embedding"])
+def test_smoothing_at_prediction_changes_what_is_predicted_and_not_the_model(bench: Bench, what: str) -> None:
+    plain = bench.run(spec_of({"prop": 1.0}, steps=12), "plain")
+    spec = spec_of(
+        {"prop": 1.0},
+        graph=NEAR,
+        steps=12,
+        smooth=what,
+        smooth_at="prediction",
+        smooth_alpha=0.7,
+        smooth_steps=3,
+    )
+    out = bench.run(spec, f"smooth-{what}")
+    assert same_model(plain, out)
+    pd.testing.assert_frame_equal(history(plain), history(out))
+    model = fresh(spec)
+    model.load_state_dict(load_file(out / "model.safetensors"))
+    found, without = predictions(out), predictions(plain)
+    assert (found["slide"] == without["slide"]).all() and (found["cell"] == without["cell"]).all()
+    np.testing.assert_array_equal(np.stack(found["embedding"]), np.stack(without["embedding"]))
+    for slide in ("d3_a0", "d5_a0", "other"):
+        with torch.no_grad():
+            embedding, logits = model(runs.token_store(bench.tokens[slide]).read())
+            at = places_of(bench, slide)
+            if what == "embedding":
+                logits = model.head(
+                    torch.from_numpy(smoothed(embedding.double().numpy(), at, 0.7, 3)).float()
+                )
+            else:
+                logits = torch.from_numpy(smoothed(logits.double().numpy(), at, 0.7, 3))
+        told = np.stack(found.loc[found["slide"] == slide, "probabilities"])
+        np.testing.assert_allclose(told, logits.softmax(1), atol=1e-4)
+        assert np.abs(told - np.stack(without.loc[without["slide"] == slide, "probabilities"])).max() > 0.01
+
+
+@pytest.mark.parametrize("what", ["logits", "embedding"])
+def test_smoothing_at_training_changes_the_model_and_not_what_it_predicts_by(
+    bench: Bench, what: str, tmp_path: Path
+) -> None:
+    specs = {
+        where: spec_of({"prop": 1.0}, graph=NEAR, steps=6, smooth=what, smooth_at=where)
+        for where in ("training", "both")
+    }
+    outs = {where: bench.run(spec, f"smooth-{what}-{where}") for where, spec in specs.items()}
+    plain = bench.run(spec_of({"prop": 1.0}, steps=6), "plain-6")
+    assert same_model(outs["training"], outs["both"])
+    assert not same_model(outs["training"], plain)
+    model = fresh(specs["both"])
+    model.load_state_dict(load_file(outs["training"] / "model.safetensors"))
+    with torch.no_grad():
+        wanted = model(runs.token_store(bench.tokens["d5_a0"]).read())[1].softmax(1).numpy()
+    told = {
+        where: np.stack(found.loc[found["slide"] == "d5_a0", "probabilities"])
+        for where, found in ((where, predictions(out)) for where, out in outs.items())
+    }
+    np.testing.assert_allclose(told["training"], wanted, atol=1e-5)
+    assert np.abs(told["both"] - wanted).max() > 1e-3
+    # A finished run is applied as it predicts, and asks for places where it smooths.
+    again = tmp_path / "again.parquet"
+    slides = {slide: bench.tokens[slide] for slide in predictions(outs["both"])["slide"].unique()}
+    model_file = outs["both"] / "model.safetensors"
+    runs.predict_run(model_file, slides, again, cells=bench.cells, device="cpu")
+    pd.testing.assert_frame_equal(
+        schemas.read(again, schemas.predictions_table(K)), predictions(outs["both"])
+    )
+    with pytest.raises(UserError, match="where the cells of slide d14_a0 lie is not known"):
+        runs.predict_run(model_file, {"d14_a0": bench.tokens["d14_a0"]}, again, device="cpu")
+
+
+@pytest.mark.parametrize("what", ["logits", "embedding"])
+def test_smoothing_without_neighbours_changes_nothing(bench: Bench, what: str) -> None:
+    plain = bench.run(spec_of({"prop": 1.0}, steps=6), "plain-6")
+    alone = bench.run(spec_of({"prop": 1.0}, graph=NO_EDGES, steps=6, smooth=what), f"alone-{what}")
+    a, b = (history(out)["loss"] for out in (plain, alone))
+    np.testing.assert_allclose(a, b, rtol=1e-4)
+    a, b = (np.stack(predictions(out)["probabilities"]) for out in (plain, alone))
+    np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_a_slide_smoothed_at_once_is_written_in_batches(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of({"prop": 1.0}, graph=NEAR, steps=2, smooth="logits", smooth_at="prediction")
+    whole = bench.run(spec, "one-batch")
+    monkeypatch.setattr(runs, "ROWS", 7)
+    pd.testing.assert_frame_equal(predictions(whole), predictions(bench.run(spec, "batches-of-7")))
+
+
+def test_hidden_cells_are_reconstructed_better_the_longer_it_is_learnt(bench: Bench) -> None:
+    spec = spec_of(RECONSTRUCTION, graph=NEAR, steps=60, learning_rate=5e-3, mask_ratio=0.3)
+    out = bench.run(spec, "reconstruction")
+    told = history(out)["spatial_reconstruction"]
+    assert told.between(0, 2).all() and told[-10:].mean() < told[:2].mean() - 0.2
+    assert set(load_file(out / "model.safetensors")) == set(fresh(spec).state_dict()), "nothing but the model"
+    assert not same_model(out, bench.run(spec_of({"prop": 1.0}, steps=60, learning_rate=5e-3), "prop-60"))
+
+
+def test_the_permuted_control_of_reconstruction_has_other_neighbours(bench: Bench) -> None:
+    graphs = [NEAR, NEAR.model_copy(update={"coordinates": "permuted"})]
+    specs = [spec_of(RECONSTRUCTION, graph=graph, steps=4) for graph in graphs]
+    places = {slide: places_of(bench, slide) for slide in ("d3_a1", "d5_a1", "d14_a1")}
+    true, permuted = (source_of(bench, spec, places=places) for spec in specs)
+    for step in range(3):
+        one, other = true.draw(step), permuted.draw(step)
+        assert torch.equal(one.inputs, other.inputs)
+        assert one.graph is not None and other.graph is not None
+        assert not torch.equal(one.graph.edges, other.graph.edges)
+        assert sorted(one.graph.degree.tolist()) == sorted(other.graph.degree.tolist())
+        assert (one.graph.degree >= 4).all()
+        bags_of = one.graph.edges >= 16
+        assert (bags_of[0] == bags_of[1]).all(), "no edge joins the two bags"
+    outs = [bench.run(spec, f"reconstruction-{spec.id}") for spec in specs]
+    assert history(outs[0])["prop"][0] == history(outs[1])["prop"][0]
+    assert not same_model(*outs)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        spec_of(RECONSTRUCTION, graph=NEAR),
+        spec_of({"prop": 1.0}, graph=NEAR, smooth="logits", smooth_at="training"),
+        spec_of({"prop": 1.0}, graph=NEAR, smooth="embedding", smooth_at="prediction", steps=1),
+    ],
+    ids=["reconstruction", "training", "prediction"],
+)
+def test_a_spatial_run_needs_to_know_where_cells_lie(bench: Bench, spec: RunSpec, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"where the cells of slide .* lie is not known, and the run is sp"):
+        bench.run(spec, tmp_path.name, cells={})
+    assert not (bench.folder / tmp_path.name / "predictions.parquet").exists()
+
+
+def test_runs_without_neighbours_need_no_places(bench: Bench) -> None:
+    known = bench.run(spec_of(COMBINED, steps=2), "with-places")
+    assert same_model(known, bench.run(spec_of(COMBINED, steps=2), "without-places", cells=None))
+
+
+@pytest.mark.parametrize(
+    ("spec", "loss"),
+    [
+        (spec_of(COMBINED), 21.603),
+        (spec_of({"simprop": 1.0}), 21.488),
+        (spec_of({"prop": 1.0, "vat": 0.25, "ot": 3.0}, mix="mixbag"), 78.119),
+        (spec_of({"prop": 1.0}, unfreeze="none"), 10.184),
+    ],
+    ids=["combined", "simprop", "drawn", "frozen"],
+)
+def test_runs_without_neighbours_have_the_numbers_they_always_had(
+    bench: Bench, spec: RunSpec, loss: float
+) -> None:
+    """Sums of the loss over all steps, as before anything knew of neighbours; they hold on any machine."""
+    assert history(bench.run(spec, f"always-{spec.id}"))["loss"].sum() == pytest.approx(loss, rel=1e-3)
 
 
 @pytest.fixture(autouse=True)

@@ -124,7 +124,7 @@ def test_receipts_stand_for_every_file_that_jobs_of_several_hand_on(study: dict[
     batches = plan.run_batches(config.expand(loaded), 4)
     paths, encoders = Paths.of("results", "trial"), list(config.encoders(loaded))
     slide_batches = plan.batches(["a", "b", "c"], 2, "slides")
-    found = plan.receipts(paths, slide_batches, ["a", "b", "c"], encoders, batches)
+    found = plan.receipts(paths, "slides", slide_batches, ["a", "b", "c"], encoders, batches)
     for batch, members in slide_batches.items():
         for slide in members:
             for rule, name in (("tile", "tiles"), ("segment", "cells"), ("crop", "crops")):
@@ -141,8 +141,19 @@ def test_receipts_stand_for_every_file_that_jobs_of_several_hand_on(study: dict[
 
 def test_crops_that_come_ready_made_have_no_receipt(study: dict[str, Any]) -> None:
     paths = Paths.of("results", "trial")
-    found = plan.receipts(paths, {}, ["a"], ["vit"], {})
+    found = plan.receipts(paths, "crops", {"a": ["a"]}, ["a"], ["vit"], {})
     assert found == {paths.tokens("a", "vit"): paths.receipt("tokens", "vit")}
+
+
+def test_features_that_come_ready_made_have_one() -> None:
+    paths = Paths.of("results", "trial")
+    found = plan.receipts(paths, "features", {"s": ["a"]}, ["a"], ["ready"], {})
+    made = paths.receipt("features", "s")
+    assert found == {
+        paths.slide("a", "positions.parquet"): made,
+        paths.slide("a", "labels.parquet"): made,
+        paths.tokens("a", "ready"): paths.receipt("tokens", "ready"),
+    }
 
 
 def test_rules_wait_for_the_receipts_of_what_jobs_of_several_make() -> None:

@@ -95,7 +95,7 @@ def assign_folds(slides: pd.DataFrame, folds: int) -> pd.Series:
 
 
 def split_slides(
-    slides: pd.DataFrame, crops: Mapping[str, str | Path], folds: int, out: str | Path
+    slides: pd.DataFrame, cells: Mapping[str, str | Path], folds: int, out: str | Path
 ) -> pd.DataFrame:
     """Write the table ``splits``: every slide's cells and fold.
 
@@ -103,15 +103,15 @@ def split_slides(
     ----------
     slides : DataFrame
         Columns slide, group, animal.
-    crops : mapping of slide to path
-        Table ``crops`` of every slide; only the number of rows is read.
+    cells : mapping of slide to path
+        Table ``crops`` (or ``positions``, of ready-made features) of every slide; only its rows are counted.
     folds : int
         Number of folds.
     out : str or Path
         Table ``splits`` to write.
     """
     splits = slides[["slide", "group", "animal"]].fillna("").reset_index(drop=True)
-    splits["cells"] = [_rows(crops[slide]) for slide in splits["slide"]]
+    splits["cells"] = [_rows(cells[slide]) for slide in splits["slide"]]
     for slide in splits.loc[splits["cells"] == 0, "slide"]:
         logger.warning("slide %s has no cells: nothing is learnt from it", slide)
     splits["fold"] = assign_folds(splits, folds)
@@ -140,7 +140,8 @@ def perturbed(proportions: Mapping[str, Floats], noise: float, seed: int) -> dic
 
 
 def _rows(path: str | Path) -> int:
-    with schemas.open_table(path, schemas.CROPS) as file:
+    table = schemas.POSITIONS if Path(path).stem == schemas.POSITIONS.name else schemas.CROPS
+    with schemas.open_table(path, table) as file:
         described: pq.FileMetaData = file.metadata
         return described.num_rows
 

@@ -13,7 +13,7 @@ import re
 import types
 import typing
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,12 +36,19 @@ from myostage.inputs import (
     read_slide_proportions,
     read_slides,
     read_training_images,
+    slide_classes,
+    slide_scores,
 )
 from myostage.sections import (
+    EXPECTED_STAGE,
     LEARNING,
     NOT_IN_RUN_ID,
     NOT_IN_TOKENS,
+    ONE_LOGIT,
     PRESETS,
+    REGRESSION_TERMS,
+    SLIDE_TERMS,
+    SRMIL_LOSSES,
     Apply,
     Architecture,
     CellposeTraining,
@@ -50,14 +57,19 @@ from myostage.sections import (
     Dino,
     Encoder,
     Experiment,
+    Features,
+    Graph,
+    Healthy,
     Jobs,
     Look,
     Method,
+    Mil,
     Name,
     Phantom,
     RunSpec,
     Section,
     Segmentation,
+    SlideLabel,
     Study,
     Term,
     Tiling,
@@ -80,15 +92,20 @@ __all__ = [
     "Dino",
     "Encoder",
     "Experiment",
+    "Features",
+    "Graph",
+    "Healthy",
     "ImageRow",
     "Jobs",
     "Look",
     "Method",
+    "Mil",
     "Name",
     "Phantom",
     "RunSpec",
     "Section",
     "Segmentation",
+    "SlideLabel",
     "SlideRow",
     "Study",
     "Term",
@@ -141,6 +158,7 @@ def load_study(
     rows = read_slides(study)
     _check_groups(study, where, rows, proportions)
     read_quoted(study)
+    _check_slide_level(study, rows, experiments)
     _check_look(study, where, rows, list(experiments))
     if study.apply is not None:
         applied(study)
@@ -247,18 +265,43 @@ def _valid_keys(section: type[Section], location: Sequence[int | str]) -> list[s
 def _check_sources(study: Study, where: str) -> None:
     """What must stand together: the input and its table, phantoms and slides, experiments and proportions."""
     problems = []
-    other = "crops" if study.input == "slides" else "slides"
-    if getattr(study, study.input) is None:
-        problems.append(f"input is {study.input} and the table `{study.input}` is missing; name it")
-    if getattr(study, other) is not None:
-        problems.append(f"input is {study.input} and the table `{other}` is named too; remove one")
-    if study.phantom is not None and study.input == "crops":
-        problems.append("phantom draws slides and input is crops; set input: slides or remove phantom")
+    needed = {"slides": ("slides",), "crops": ("crops",), "features": ("slides", "features")}[study.input]
+    for name in ("slides", "crops", "features"):
+        if name in needed and getattr(study, name) is None:
+            problems.append(f"input is {study.input} and `{name}` is missing; name it")
+        if name not in needed and getattr(study, name) is not None:
+            problems.append(f"input is {study.input} and `{name}` is named too; remove one")
+    if study.phantom is not None and study.input != "slides":
+        problems.append(
+            f"phantom draws slides and input is {study.input}; set input: slides or remove phantom"
+        )
+    if study.input == "features" and study.apply is not None:
+        problems.append("apply stages cells, and ready-made features have no crops to stage; remove it")
     if not study.experiments and study.apply is None:
         problems.append("no experiments; add some, or `apply` those of another study")
-    if study.proportions is None and (study.experiments or study.phantom):
-        reason = "experiments learn from" if study.experiments else "phantom draws by"
+    staging = [experiment.name for experiment in study.experiments if experiment.method != "slide"]
+    if study.proportions is None and (staging or study.phantom):
+        reason = "experiments learn from" if staging else "phantom draws by"
         problems.append(f"{reason} proportions and the table `proportions` is missing; name it")
+    if study.input == "features" and staging:
+        problems.append(
+            f"{', '.join(staging)} would train an encoder, of which ready-made features have none; use "
+            "method: slide"
+        )
+    if any(experiment.method == "slide" for experiment in study.experiments):
+        problems += [
+            f"experiments of method slide need `{name}`; add it"
+            for name in ("slide_labels", "healthy")
+            if not getattr(study, name)
+        ]
+    if study.healthy:
+        problems += [
+            f"healthy.stages names {stage}, which is no stage{nearest(stage, study.stages)}"
+            for stage in study.healthy.stages
+            if stage not in study.stages
+        ]
+        if set(study.healthy.stages) >= set(study.stages):
+            problems.append("healthy.stages names every stage, so that no cell is injured; leave some out")
     raise_all(where, problems)
 
 
@@ -282,7 +325,7 @@ def _check_names(study: Study, where: str) -> None:
 def _check_groups(
     study: Study, where: str, rows: Sequence[SlideRow], proportions: Mapping[str, np.ndarray]
 ) -> None:
-    table = getattr(study, study.input)
+    table = study.table
     problems = []
     supervised = [experiment.name for experiment in study.experiments if experiment.method == "supervised"]
     if supervised and not any(row.group and row.labelled for row in rows):
@@ -319,7 +362,23 @@ def _check_groups(
             for row in rows
             if not row.path.endswith((".tif", ".tiff"))
         ]
+    problems += [
+        f"slide {row.slide} has a border, and the study says not which stages lie outside the region; add "
+        "`healthy`"
+        for row in rows
+        if row.border and study.phantom is not None and study.healthy is None
+    ]
     raise_all(str(table), problems)
+    groups = set(used)
+    if study.healthy:
+        raise_all(
+            where,
+            [
+                f"healthy.groups names {group}, which no slide of {table} has{nearest(group, groups)}"
+                for group in study.healthy.groups
+                if group not in groups
+            ],
+        )
     animals = {row.animal for row in rows if row.group}
     if study.experiments and len(animals) < study.folds:
         raise UserError(
@@ -353,6 +412,18 @@ def _check_slide_proportions(study: Study, rows: Sequence[SlideRow]) -> None:
     )
 
 
+def _check_slide_level(
+    study: Study, rows: Sequence[SlideRow], experiments: Mapping[str, Sequence[RunSpec]]
+) -> None:
+    """Scores that runs learn from are numbers, and labels of slides tell at least two classes."""
+    specs = [listed[0] for listed in experiments.values()]
+    for name in dict.fromkeys(spec.training.score for spec in specs if REGRESSION_TERMS & spec.losses.keys()):
+        if name != EXPECTED_STAGE:
+            slide_scores(study, name, rows)
+    for label in dict.fromkeys(spec.label.model_dump_json() for spec in specs if spec.label):
+        slide_classes(study, SlideLabel.model_validate_json(label), rows)
+
+
 def _check_look(study: Study, where: str, rows: Sequence[SlideRow], labels: list[str]) -> None:
     labels = labels + ([study.apply.experiment] if study.apply else [])
     problems = []
@@ -365,13 +436,15 @@ def _check_look(study: Study, where: str, rows: Sequence[SlideRow], labels: list
         (f"experiments[{experiment.name}].against", experiment.against) for experiment in study.experiments
     ]
     named += [("look.compared", name) for name in study.look.compared]
+    named += [("look.attention", name) for name in study.look.attention]
+    named.append(("compare.slides", study.compare.slides))
     problems += [
         f"{key} is {name}, none of {', '.join(labels)}{nearest(name, labels)}"
         for key, name in named
         if name is not None and name not in labels
     ]
     slides = [row.slide for row in rows]
-    table = getattr(study, study.input)
+    table = study.table
     problems += [
         f"look.slides names {slide}, which is no slide of {table}{nearest(slide, slides)}"
         for slide in study.look.slides
@@ -519,7 +592,11 @@ def _points(study: Study, experiment: Experiment) -> dict[str, list[RunSpec]]:
     """Label -> runs of one experiment."""
     where = f"experiments[{experiment.name}]"
     if experiment.method not in LEARNING:
-        given = [name for name in ("losses", "training", "encoder", "vary") if getattr(experiment, name)]
+        given = [
+            name
+            for name in ("losses", "training", "encoder", "mil", "graph", "vary")
+            if getattr(experiment, name)
+        ]
         given += ["preset"] if experiment.preset != "none" else []
         if given:
             raise _Misfit(
@@ -547,66 +624,178 @@ def _points(study: Study, experiment: Experiment) -> dict[str, list[RunSpec]]:
     for one, other in (("model", "architecture"), ("architecture", "model")):
         if overrides.get(one) is not None and overrides.get(other) is None:
             base[other] = None
-    encoder = _override(Encoder, base, overrides, f"{where}.encoder")
+    encoder = ready_made(study) or _override(Encoder, base, overrides, f"{where}.encoder")
     labels = {}
     names = list(experiment.vary)
     for values in itertools.product(*experiment.vary.values()):
         point = dict(zip(names, values, strict=True))
-        weights = {
-            name.removeprefix("losses."): value for name, value in point.items() if name.startswith("losses.")
+        of = {
+            section: {
+                name.removeprefix(f"{section}."): value
+                for name, value in point.items()
+                if name.startswith(f"{section}.")
+            }
+            for section in ("losses", "mil", "graph")
         }
-        settings = {name: value for name, value in point.items() if not name.startswith("losses.")}
+        settings = {name: value for name, value in point.items() if "." not in name}
         training = _override(
             Training,
             study.training.model_dump(),
             {**preset["training"], **experiment.training, **settings},
             f"{where}.training",
         )
+        graph = _override(
+            Graph, study.graph.model_dump(), {**experiment.graph, **of["graph"]}, f"{where}.graph"
+        )
+        mil = None
+        if experiment.method == "slide":
+            mil = _override(Mil, study.mil.model_dump(), {**experiment.mil, **of["mil"]}, f"{where}.mil")
+            mil = mil.model_copy(update={"label": _label(study, mil, where)})
+        weights = experiment.losses or preset["losses"] or _implied(experiment.method, mil)
         losses = _override(
-            Experiment,
-            experiment.model_dump(),
-            {"losses": {**(experiment.losses or preset["losses"]), **weights}},
-            where,
+            Experiment, experiment.model_dump(), {"losses": {**weights, **of["losses"]}}, where
         ).losses
-        if experiment.method == "supervised":
-            losses = losses or {"cell": 1.0}
         _check_losses(experiment.method, losses, training, where)
         _check_order(study, training, where)
+        _check_spatial(study, experiment, losses, training, mil, where)
         # the validated values, so that 1e-1 and 0.1 make one label
-        validated = {**{f"losses.{term}": weight for term, weight in losses.items()}, **training.model_dump()}
-        shown = [f"{name}={_short(validated[name])}" for name in names]
-        label = f"{experiment.name}[{','.join(shown)}]" if shown else experiment.name
-        if label in labels:
-            raise _Misfit([f"{where}.vary makes {label} twice; remove the repeated value"])
-        labels[label] = [
-            RunSpec(
-                method=experiment.method,
-                losses=losses,
-                training=training,
-                encoder=encoder,
-                folds=study.folds,
-                fold=fold,
-                seed=seed,
-            )
-            for fold in range(study.folds)
-            for seed in study.seeds
+        validated = {
+            **training.model_dump(),
+            **{f"losses.{term}": weight for term, weight in losses.items()},
+            **{f"graph.{name}": value for name, value in graph.model_dump().items()},
+            **{f"mil.{name}": value for name, value in (mil.model_dump() if mil else {}).items()},
+        }
+        shown = [
+            f"{name.removeprefix('mil.').removeprefix('graph.')}={_short(validated[name])}" for name in names
         ]
+        spatial = mil is not None or training.smooth != "none" or "spatial_reconstruction" in losses
+        for control, wanted in _controls(graph, losses, {*experiment.graph, *of["graph"]}).items():
+            points = [*shown, *([control] if control else [])]
+            label = f"{experiment.name}[{','.join(points)}]" if points else experiment.name
+            if label in labels:
+                raise _Misfit([f"{where}.vary makes {label} twice; remove the repeated value"])
+            labels[label] = [
+                RunSpec(
+                    method=experiment.method,
+                    losses=losses,
+                    training=training,
+                    encoder=encoder,
+                    mil=mil,
+                    label=study.slide_labels[str(mil.label)] if mil else None,
+                    graph=wanted if spatial else None,
+                    healthy=study.healthy if losses.keys() & {"supcr", "cell"} else None,
+                    folds=study.folds,
+                    fold=fold,
+                    seed=seed,
+                )
+                for fold in range(study.folds)
+                for seed in study.seeds
+            ]
     return labels
+
+
+PERMUTED = "coordinates=permuted"
+
+
+def _controls(graph: Graph, losses: Mapping[Term, float], named: Collection[str]) -> dict[str, Graph]:
+    """The graph as it is; where cells are reconstructed from neighbours, the permuting control too."""
+    if "spatial_reconstruction" not in losses or "coordinates" in named or graph.coordinates == "permuted":
+        return {"": graph}
+    return {"": graph, PERMUTED: graph.model_copy(update={"coordinates": "permuted"})}
+
+
+def control_of(label: str) -> str:
+    """The label of the control that permutes the coordinates of experiment ``label``."""
+    return f"{label[:-1]},{PERMUTED}]" if label.endswith("]") else f"{label}[{PERMUTED}]"
+
+
+def _implied(method: Method, mil: Mil | None) -> Mapping[Term, float]:
+    """The losses of an experiment that names none."""
+    if method == "supervised":
+        return {"cross_entropy": 1.0}
+    if mil is None:
+        return {}
+    return SRMIL_LOSSES if mil.model == "srmil" else {"slide": 1.0}
+
+
+def _label(study: Study, mil: Mil, where: str) -> str:
+    """The name of the label that a model learns."""
+    name = mil.label or next(iter(study.slide_labels), None)
+    if name not in study.slide_labels:
+        known = ", ".join(study.slide_labels) or "there are none"
+        raise _Misfit(
+            [
+                f"{where}.mil.label is {name}, none of slide_labels "
+                f"({known}){nearest(str(name), study.slide_labels)}"
+            ]
+        )
+    return str(name)
+
+
+def ready_made(study: Study) -> Encoder | None:
+    """What stands for the encoder where features are ready-made, so that their tables say whose they are."""
+    if study.features is None:
+        return None
+    return Encoder(model=f"{study.features.dataset}/{study.features.features}", weights="none")
+
+
+def _check_spatial(
+    study: Study,
+    experiment: Experiment,
+    losses: Mapping[Term, float],
+    training: Training,
+    mil: Mil | None,
+    where: str,
+) -> None:
+    """What needs coordinates, uninjured tissue or several logits has them."""
+    problems = []
+    if study.input == "crops" and (mil or training.smooth != "none" or "spatial_reconstruction" in losses):
+        problems.append(
+            f"{where} needs to know where cells lie, which ready-made crops do not say; remove it"
+        )
+    if "supcr" in losses and training.queue == 0:
+        problems.append(
+            f"{where}: supcr ranks three bags or more, and a step has two; set training.queue above 0"
+        )
+    if "cell" in losses and study.healthy is None:
+        problems.append(f"{where}: cell needs to know uninjured tissue; add `healthy` to the study")
+    if experiment.mil and mil is None:
+        problems.append(f"{where}.mil is of models of slide labels; set method: slide, or remove it")
+    if mil is not None:
+        label = study.slide_labels[str(mil.label)]
+        if label.kind == "multiclass" and mil.model in ONE_LOGIT:
+            problems.append(
+                f"{where}: {mil.model} gives one logit and {mil.label} is multiclass; use "
+                "smap, smtap, "
+                "srmil, mean or max, or an ordinal label"
+            )
+        extra = sorted(losses.keys() - {"slide"})
+        if extra and mil.model != "srmil":
+            problems.append(f"{where}: {', '.join(extra)} is a term of srmil alone; remove it")
+    elif (experiment.graph or any(name.startswith("graph.") for name in experiment.vary)) and not (
+        training.smooth != "none" or "spatial_reconstruction" in losses
+    ):
+        problems.append(f"{where}.graph changes nothing, as nothing in it is spatial; remove it")
+    if problems:
+        raise _Misfit(problems)
 
 
 def _check_vary(experiment: Experiment, where: str) -> None:
     """Every key of the grid is one of `training` or a loss weight, and is not set beside the grid too."""
     terms = [f"losses.{term}" for term in typing.get_args(Term)]
-    valid = [*Training.model_fields, *terms]
+    valid = [*Training.model_fields, *terms, *(f"graph.{name}" for name in Graph.model_fields)]
+    valid += [f"mil.{name}" for name in Mil.model_fields] if experiment.method == "slide" else []
     problems = [
         f"unknown key {where}.vary.{name}{nearest(name, valid) or '; the keys are ' + ', '.join(valid)}"
         for name in experiment.vary
         if name not in valid
     ]
     problems += [
-        f"{where} sets {name} in training and in vary; keep one"
+        f"{where} sets {name} by itself and in vary; keep one"
         for name in experiment.vary
         if name in experiment.training
+        or name.removeprefix("mil.") in (experiment.mil if name.startswith("mil.") else ())
+        or name.removeprefix("graph.") in (experiment.graph if name.startswith("graph.") else ())
     ]
     if problems:
         raise _Misfit(problems)
@@ -633,26 +822,39 @@ def _override(section: type[S], base: Mapping[str, Any], override: Mapping[str, 
 def _check_losses(method: str, losses: Mapping[Term, float], training: Training, where: str) -> None:
     problems = []
     if method == "supervised":
-        if set(losses) != {"cell"}:
+        if set(losses) != {"cross_entropy"}:
             problems.append(
-                f"{where} is supervised, whose only loss is cell, and has {', '.join(losses)}; remove losses"
+                f"{where} is supervised, whose only loss is cross_entropy, and has {', '.join(losses)}; "
+                "remove losses"
+            )
+    elif method == "slide":
+        if "slide" not in losses or losses.keys() - SLIDE_TERMS:
+            problems.append(
+                f"{where} learns labels of slides from {', '.join(losses)}; its losses are slide, and with "
+                "srmil "
+                "slide_masked and spatial_reconstruction"
             )
     elif not losses:
         problems.append(
             f"{where} learns from proportions and has no losses; add losses: {{simprop: 1, prop: 1}}"
         )
-    elif "cell" in losses:
+    elif losses.keys() & {"cross_entropy", "slide", "slide_masked"}:
+        found = ", ".join(sorted(losses.keys() & {"cross_entropy", "slide", "slide_masked"}))
         problems.append(
-            f"{where} learns from proportions and cell needs labels; remove cell, or set method: supervised"
+            f"{where} learns from proportions and {found} needs labels; remove {found}, or set method: "
+            "supervised "
+            "(labels of cells) or slide (of slides)"
         )
     else:
-        if training.unfreeze == "none" and "simprop" in losses:
+        frozen = sorted(losses.keys() & {"simprop", "supcr", "cell", "spatial_reconstruction"})
+        if training.unfreeze == "none" and frozen:
             problems.append(
-                f"{where}: simprop trains the encoder, of which `unfreeze: none` leaves nothing to learn; "
-                "remove simprop, or unfreeze attention or block"
+                f"{where}: {', '.join(frozen)} trains the encoder, of which `unfreeze: none` leaves nothing "
+                "to learn; "
+                f"remove {', '.join(frozen)}, or unfreeze attention or block"
             )
-        if set(losses) == {"vat"}:
-            problems.append(f"{where}: vat asks for consistency alone and teaches no stage; add prop: 1")
+        if not losses.keys() - {"cell", "spatial_reconstruction", "vat"}:
+            problems.append(f"{where}: {', '.join(losses)} teaches no stage; add prop: 1 or mse: 1")
         if training.mix != "none" and "prop" not in losses:
             problems.append(f"{where}: mix: {training.mix} mixes bags for prop; add prop: 1")
         if training.proportions == "slide" and training.bags == "group":
@@ -716,6 +918,10 @@ def applied(study: Study) -> tuple[Study, list[RunSpec]]:
     problems = []
     if not specs[0].trained:
         problems.append(f"apply.experiment {name} has no model ({specs[0].method}); name one that learns")
+    if specs[0].method == "slide":
+        problems.append(f"apply.experiment {name} stages no cell (it learns labels of slides); name another")
+    if specs[0].spatial and study.input != "slides":
+        problems.append(f"apply.experiment {name} needs to know where cells lie; start from slides")
     if other.stages != study.stages:
         problems.append(
             f"stages are {', '.join(study.stages)} and {', '.join(other.stages)} in {where}; make them equal"

@@ -14,6 +14,8 @@ CPU_TOKENS, CPU_WIDTH = 5.1e-9, 1.1e-9
 CPU_BLOCK = 72 / 20e9
 # CPU seconds per pair of cells and bin.
 CPU_PAIR = 8e-9
+# CPU seconds of a step on one slide of about 400 cells, by the model of its label.
+SLIDE_SECONDS = {"smap": 4e-3, "smtap": 15e-3, "transformer_abmil": 10e-3, "transmil": 10e-3, "srmil": 40e-3}
 # CPU seconds that a job starts with (imports) and a run ends with (predictions, tables).
 JOB_SECONDS, RUN_SECONDS = 14.0, 1.5
 # A GPU is assumed, not measured, to be so many times one core, but no step to take less than this.
@@ -115,8 +117,10 @@ def estimate(
 
 
 def step_seconds(spec: RunSpec) -> float:
-    """CPU seconds of one optimiser step on two bags."""
+    """CPU seconds of one optimiser step on two bags, or on one slide of some hundred cells."""
     training = spec.training
+    if spec.mil:
+        return SLIDE_SECONDS.get(spec.mil.model, SLIDE_SECONDS["smap"])
     tokens, width = geometry(spec.encoder)
     cell = CPU_TOKENS * tokens * width + CPU_WIDTH * width**2
     cell += (spec.encoder.trained_blocks - 1) * CPU_BLOCK * tokens * width**2

@@ -10,12 +10,23 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
+from pydantic import Field
 
 from myostage.errors import UserError
-from myostage.sections import MPP_RANGE, NAME_PATTERN, Section, Study, UnsetVariable, expand_path, nearest
+from myostage.sections import (
+    EXPECTED_STAGE,
+    MPP_RANGE,
+    NAME_PATTERN,
+    Section,
+    SlideLabel,
+    Study,
+    UnsetVariable,
+    expand_path,
+    nearest,
+)
 
 SUM_TOLERANCE = 1e-3
 
@@ -47,6 +58,20 @@ SLIDE_COLUMNS = (
         "GeoJSON of outlines in level-0 px, stage in properties.classification.name; "
         "for evaluation only; drawn in a phantom study",
     ),
+    TableColumn(
+        "border",
+        False,
+        "sharp or diffuse: the border of the injured region that a phantom draws; empty: no region",
+    ),
+    TableColumn(
+        "score",
+        False,
+        "number that says how injured the slide is, for `training.score`; of a phantom with a region the "
+        "share of "
+        "its cells that lie there, 0 to 1",
+    ),
+    TableColumn("split", False, "split of a public benchmark; not used, folds are our own"),
+    TableColumn("any column", False, "that `training.score` or a label of `slide_labels` names"),
 )
 CROP_COLUMNS = (
     TableColumn("crop", True, "unique name"),
@@ -83,7 +108,8 @@ class CropRow(Section):
 class SlideRow(Section):
     """One row of the slide table, or what a crop study has in its place.
 
-    ``group`` is empty where the slide is staged only; ``crops`` is empty where the slide is one file.
+    ``group`` is empty where the slide is staged only; ``crops`` is empty where the slide is one file;
+    ``values`` are those of the columns that scores and labels of slides name.
     """
 
     slide: str
@@ -92,6 +118,8 @@ class SlideRow(Section):
     animal: str = ""
     mpp: float | None = None
     annotations: str | None = None
+    border: Literal["", "sharp", "diffuse"] = ""
+    values: Mapping[str, str] = Field(default_factory=dict)
     crops: tuple[CropRow, ...] = ()
 
     @property
@@ -198,6 +226,12 @@ def _path(text: str) -> str:
     if not text:
         raise ValueError("is empty; name a file")
     return expand_path(text)
+
+
+def _border(text: str) -> Literal["sharp", "diffuse"]:
+    if text not in ("sharp", "diffuse"):
+        raise ValueError(f"is {text}; it is sharp, diffuse or empty")
+    return cast(Literal["sharp", "diffuse"], text)
 
 
 def _name(text: str) -> str:
@@ -343,7 +377,10 @@ def read_slides(study: Study) -> list[SlideRow]:
             for slide, crops in crop_slides(study).items()
         ]
     assert study.slides is not None  # _check_sources
-    lines = read_tsv(study.slides, *_columns(SLIDE_COLUMNS))
+    own = named_columns(study)
+    known = [column for column in SLIDE_COLUMNS if " " not in column.name]
+    required, optional = _columns(known)
+    lines = read_tsv(study.slides, list(dict.fromkeys([*required, *own])), optional)
     values = _Values()
     rows = []
     for line in lines:
@@ -357,13 +394,77 @@ def read_slides(study: Study) -> list[SlideRow]:
                 animal=values.get(line, "animal", _name, slide, empty=not grouped),
                 mpp=values.get(line, "mpp", _mpp, empty=True),
                 annotations=values.get(line, "annotations", _path, empty=True),
+                border=values.get(line, "border", _border, "", empty=True),
+                values={name: line[name] for name in dict.fromkeys([*own, "score"])},
             )
         )
+        if line["border"]:
+            values.get(line, "score", _number)
     values.unique(lines, "slide", [row.slide for row in rows])
     values.unique(lines, "path", [row.path for row in rows])
     values.unique(lines, "annotations", [row.annotations for row in rows])
     raise_all(study.slides, values.problems)
     return rows
+
+
+def named_columns(study: Study) -> list[str]:
+    """Columns of the slide table that scores, labels of slides and phantoms with a region are read from."""
+    scores: list[Any] = [study.training.score]
+    for experiment in study.experiments:
+        scores += [experiment.training.get("score"), *experiment.vary.get("score", [])]
+    names = [str(score) for score in scores if score not in (None, EXPECTED_STAGE)]
+    names += [label.column for label in study.slide_labels.values()]
+    return [name for name in dict.fromkeys(names) if name != "group"]
+
+
+def slide_scores(study: Study, name: str, rows: Sequence[SlideRow]) -> dict[str, float]:
+    """Score of every slide with a group: the smallest value becomes the first stage, the largest the last.
+
+    Raises
+    ------
+    UserError
+        A value is no number, or all are equal.
+    """
+    problems, found = [], {}
+    for row in rows:
+        if row.group:
+            try:
+                found[row.slide] = _number(row.values[name])
+            except ValueError as error:
+                problems.append(f"slide {row.slide}: column {name} {error}")
+    low, high = min(found.values(), default=0.0), max(found.values(), default=0.0)
+    if not problems and low == high:
+        problems.append(
+            f"column {name} is {low:g} for every slide, which is no score; give them different ones"
+        )
+    raise_all(str(study.slides), problems)
+    return {slide: (value - low) / (high - low) * (len(study.stages) - 1) for slide, value in found.items()}
+
+
+def slide_classes(study: Study, label: SlideLabel, rows: Sequence[SlideRow]) -> dict[str, int]:
+    """Class of every slide under a label, 0..C-1; slides without a group or with another value have none.
+
+    Raises
+    ------
+    UserError
+        Fewer than two classes have a slide.
+    """
+    number = {value: place for place, values in enumerate(label.classes.values()) for value in values}
+    of = {
+        row.slide: row.group if label.column == "group" else row.values[label.column]
+        for row in rows
+        if row.group
+    }
+    found = {slide: number[value] for slide, value in of.items() if value in number}
+    if len(set(found.values())) < 2:
+        names = list(label.classes)
+        held = ", ".join(names[place] for place in sorted(set(found.values()))) or "none"
+        raise UserError(
+            f"{study.slides}: slides of one class only ({held}) by column {label.column}, so that "
+            f"{', '.join(names)} "
+            "cannot be told apart; add slides of another class, or correct slide_labels"
+        )
+    return found
 
 
 def read_crops(study: Study) -> list[CropRow]:

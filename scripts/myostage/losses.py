@@ -1,4 +1,4 @@
-"""Loss terms: L_SimProp between two bags, L_prop of one bag, those of the baselines, and the cell term.
+"""Loss terms: L_SimProp between two bags, L_prop of one bag, those of the baselines and of the ceiling.
 
 The baselines: MixBag's L_prop of a mixed bag, LLP-VAT's consistency, optimal-transport pseudo-labels. All are
 sums over bins or stages, so that one weight means one thing whatever b and K are, and means over cells;
@@ -396,7 +396,7 @@ def transport_plan(logits: Tensor, p: ArrayLike | Tensor, *, entropy: float) -> 
     return plan
 
 
-def cell(logits: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of cells [N, K] with their stages [N] (nats): the supervised ceiling only."""
     with torch.autocast(logits.device.type, enabled=False):
         return F.cross_entropy(_full(logits), labels.long())

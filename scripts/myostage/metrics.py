@@ -1,23 +1,32 @@
 """Ordinal metrics, and their intervals from resampled slides.
 
 Every metric of cells follows from the confusion matrix and the summed ranked probability score. Both add up
-over slides, so a bootstrap resamples K x K matrices and never touches a cell again.
+over slides, so a bootstrap resamples K x K matrices and never touches a cell again. What does not add up
+(AUROC, Spearman's rho, the Wasserstein distance) takes weights instead: how often each slide is drawn.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import gaussian_kde
 
 Floats = NDArray[np.float64]
 
 NAMES = ("accuracy", "rmse", "mae", "kappa", "macro_f1", "amae", "rps")
 COMPOSITION_NAMES = ("kl", "l1")
-HIGHER_IS_BETTER = ("accuracy", "kappa", "macro_f1")
+STAGE_NAMES = ("stage_mae", "stage_spearman", "stage_w1", "stage_tail_mae")
+HIGHER_IS_BETTER = (
+    *("accuracy", "kappa", "macro_f1", "stage_spearman"),
+    *("bag_auroc", "bag_accuracy", "bag_f1", "bag_kappa", "instance_auroc", "instance_f1"),
+)
 
 # A predicted share of exactly 0 would make the divergence infinite; float32 softmax underflows to it.
 SMALLEST_SHARE = 1e-12
+# The few-shot tail: this share of the slides, those of the rarest expected stages.
+TAIL_SHARE = 1 / 3
 
 
 def metrics(truth: ArrayLike, probabilities: ArrayLike, stages: int) -> dict[str, float]:
@@ -149,7 +158,7 @@ def bootstrap(
     repeats: int = 1000,
     seed: int = 0,
 ) -> tuple[Floats, Floats, Floats]:
-    """Value of a statistic and its 95 % percentile interval, slides drawn with replacement (Efron 1979).
+    """As :func:`resample`, of a statistic of counts that add up over slides.
 
     Parameters
     ----------
@@ -158,6 +167,37 @@ def bootstrap(
     statistic
         Maps counts summed over slides, [..., *shape of one slide's counts], to its values, [...] or [..., m].
         It is called once with the plain sum and once with all resampled sums.
+    repeats, seed
+        See :func:`resample`.
+
+    Returns
+    -------
+    value, low, high
+        See :func:`resample`.
+
+    Raises
+    ------
+    ValueError
+        No slides.
+    """
+    counts = np.asarray(per_slide, dtype=np.float64)
+    return resample(
+        counts.shape[0], lambda weights: statistic(np.tensordot(weights, counts, axes=1)), repeats, seed
+    )
+
+
+def resample(
+    slides: int, statistic: Callable[[Floats], ArrayLike], repeats: int = 1000, seed: int = 0
+) -> tuple[Floats, Floats, Floats]:
+    """Value of a statistic and its 95 % percentile interval, slides drawn with replacement (Efron 1979).
+
+    Parameters
+    ----------
+    slides
+        Number of slides n.
+    statistic
+        Maps how often each slide counts, [..., n], to its values, [...] or [..., m]. It is called once with
+        ones and once with all resamples.
     repeats
         Number of resamples.
     seed
@@ -175,20 +215,100 @@ def bootstrap(
     ValueError
         No slides.
     """
-    counts = np.asarray(per_slide, dtype=np.float64)
-    slides = counts.shape[0]
     if slides == 0:
         raise ValueError("there is nothing to resample without slides")
-    value = np.asarray(statistic(counts.sum(0)), dtype=np.float64)
+    value = np.asarray(statistic(np.ones(slides)), dtype=np.float64)
     if slides == 1:
         return value, np.full_like(value, np.nan), np.full_like(value, np.nan)
-    replicates = np.asarray(
-        statistic(np.tensordot(_drawn(slides, repeats, seed), counts, axes=1)), dtype=np.float64
-    )
+    replicates = np.asarray(statistic(_drawn(slides, repeats, seed)), dtype=np.float64)
     low, high = np.full_like(value, np.nan), np.full_like(value, np.nan)
     defined = ~np.isnan(replicates).all(0) & ~np.isnan(value)
-    low[defined], high[defined] = np.nanquantile(replicates[:, defined], (0.025, 0.975), axis=0)
+    if defined.any():
+        low[defined], high[defined] = np.nanquantile(replicates[:, defined], (0.025, 0.975), axis=0)
     return value, low, high
+
+
+def auroc(scores: ArrayLike, positive: ArrayLike, weights: ArrayLike) -> Floats:
+    """Area under the ROC curve: how often a positive scores above a negative, ties counting half.
+
+    Parameters
+    ----------
+    scores
+        [n]; the higher, the more likely positive.
+    positive
+        Whether each is positive, bool[n].
+    weights
+        How often each counts, [..., n].
+
+    Returns
+    -------
+    float64[...]
+        0 to 1; nan where only one of the two kinds counts.
+    """
+    times, sought = np.asarray(weights, dtype=np.float64), np.asarray(positive, dtype=bool)
+    of_positives = times * sought
+    positives = of_positives.sum(-1)
+    pairs = positives * (times.sum(-1) - positives)
+    # Mann and Whitney 1947: the positives' ranks, less what these would be without any negative
+    won = (of_positives * _midranks(scores, times)).sum(-1) - positives**2 / 2
+    return won / _or_missing(pairs)
+
+
+def spearman(x: ArrayLike, y: ArrayLike, weights: ArrayLike) -> Floats:
+    """Spearman's rank correlation of x and y [n] that count as often as ``weights`` [..., n] say.
+
+    Returns
+    -------
+    float64[...]
+        -1 to 1; nan where x or y is constant.
+    """
+    times = np.asarray(weights, dtype=np.float64)
+    total = _or_missing(times.sum(-1, keepdims=True))
+    a, b = (
+        ranks - (times * ranks).sum(-1, keepdims=True) / total
+        for ranks in (_midranks(x, times), _midranks(y, times))
+    )
+    spread = np.sqrt((times * a**2).sum(-1) * (times * b**2).sum(-1))
+    return (times * a * b).sum(-1) / _or_missing(spread)
+
+
+def wasserstein(x: ArrayLike, y: ArrayLike, weights: ArrayLike) -> Floats:
+    """Wasserstein-1 distance of the distributions of x and y [n], each counting as ``weights`` [..., n] say.
+
+    The integral of the absolute difference of the two cumulative distributions, in the unit of x and y.
+
+    Returns
+    -------
+    float64[...]
+        At least 0; nan where nothing counts.
+    """
+    times = np.asarray(weights, dtype=np.float64)
+    values = np.concatenate([np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)])
+    order = np.argsort(values, kind="stable")
+    steps = np.concatenate([times, -times], axis=-1)[..., order]
+    apart = np.abs(steps.cumsum(-1)[..., :-1]) @ np.diff(values[order])
+    return apart / _or_missing(times.sum(-1))
+
+
+def tail(values: ArrayLike) -> NDArray[np.bool_]:
+    """The rarest third, rounded up: where a Gaussian kernel density (Scott's rule) of all values is lowest.
+
+    Parameters
+    ----------
+    values
+        [n]
+
+    Returns
+    -------
+    bool[n]
+        False for all where all values are equal: none is rarer than another.
+    """
+    found = np.asarray(values, dtype=np.float64)
+    rare = np.zeros(found.size, dtype=bool)
+    if found.size and np.ptp(found) > 0:
+        density = gaussian_kde(found, bw_method="scott")(found)
+        rare[np.argsort(density, kind="stable")[: math.ceil(found.size * TAIL_SHARE)]] = True
+    return rare
 
 
 @lru_cache(maxsize=16)
@@ -203,3 +323,16 @@ def _drawn(slides: int, repeats: int, seed: int) -> Floats:
 def _mean_where(values: Floats, some: NDArray[np.bool_]) -> Floats:
     """Mean over the last axis of the values that count."""
     return np.where(some, values, 0.0).sum(-1) / some.sum(-1)
+
+
+def _midranks(values: ArrayLike, weights: Floats) -> Floats:
+    """Middle rank of every value [n], less 1/2, among values that count as ``weights`` [..., n] say."""
+    _, place, sizes = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+    order = np.argsort(place, kind="stable")
+    equal = np.add.reduceat(weights[..., order], sizes.cumsum() - sizes, axis=-1)  # [..., distinct values]
+    return (equal.cumsum(-1) - equal / 2)[..., place]
+
+
+def _or_missing(divisor: Floats) -> Floats:
+    """The divisor, nan where it is 0."""
+    return np.where(divisor > 0, divisor, np.nan)

@@ -6,15 +6,33 @@ Read whenever the Snakefile is: no torch, no slide is opened, no folder is liste
 import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from myostage.config import RunSpec, Study, applied, left_out, runnable
 from myostage.errors import UserError
-from myostage.inputs import read_proportions, read_slide_proportions, read_training_images
+from myostage.inputs import (
+    SlideRow,
+    read_proportions,
+    read_slide_proportions,
+    read_slides,
+    read_training_images,
+    slide_classes,
+    slide_scores,
+)
 from myostage.paths import Paths
+from myostage.sections import EXPECTED_STAGE, REGRESSION_TERMS
 
 RUN_FILES = ("model.safetensors", "history.parquet", "predictions.parquet", "outcome.parquet")
+# what a model of slide labels leaves beside them
+ATTENTION = "attention.parquet"
+# rule -> what it makes of each slide of its batch, by what the study starts from
+MADE_BY = {
+    "slides": (("tile", "tiles.parquet"), ("segment", "cells.parquet"), ("crop", "crops.parquet")),
+    "features": (("features", "positions.parquet"), ("features", "labels.parquet")),
+    "crops": (),
+}
 _UNUSUAL = re.compile(r"[^A-Za-z0-9.-]+")
 
 
@@ -30,20 +48,26 @@ def batches(members: Iterable[str], size: int, name: str) -> dict[str, list[str]
 def run_batches(experiments: dict[str, list[RunSpec]], size: int) -> dict[str, list[RunSpec]]:
     """Runs cut into jobs. A run that two experiments ask for belongs to the first.
 
-    Runs of one job are of one experiment, so that another experiment changes no job that is there; the
-    baselines, which learn nothing, share one. Names of jobs are made of letters, digits, ``.``, ``_``, ``-``.
+    Runs of one job are of one experiment and one point of its grid, so that another changes no job that is
+    there. The points of a grid of models of slide labels, which train in seconds, share jobs, and so do the
+    baselines, which learn nothing. Names of jobs are made of letters, digits, ``.``, ``_``, ``-``.
     """
-    seen: dict[str, RunSpec] = {}
-    cut: dict[str, list[RunSpec]] = {}
+    seen: set[str] = set()
+    named: dict[str, dict[str, RunSpec]] = {}
     for label, specs in experiments.items():
         own = {spec.id: spec for spec in specs if spec.id not in seen}
-        seen.update(own)
-        if specs[0].trained:
-            name = _plain(label, {known.rpartition("-")[0] for known in cut})
-            for job, ids in batches(own, size, f"{name}-").items():
+        seen |= own.keys()
+        spec = specs[0]
+        name = (label.partition("[")[0] if spec.method == "slide" else label) if spec.trained else ""
+        named.setdefault(name, {}).update(own)
+    cut: dict[str, list[RunSpec]] = {}
+    for name, own in named.items():
+        if name:
+            job_name = _plain(name, {known.rpartition("-")[0] for known in cut})
+            for job, ids in batches(own, size, f"{job_name}-").items():
                 cut[_UNUSUAL.sub("_", job)] = [own[run] for run in ids]
         elif own:
-            cut.setdefault("baselines", []).extend(own.values())
+            cut["baselines"] = list(own.values())
     return cut
 
 
@@ -58,6 +82,7 @@ def _plain(label: str, taken: Collection[str]) -> str:
 
 def receipts(
     paths: Paths,
+    start: str,
     slide_batches: Mapping[str, Sequence[str]],
     slides: Iterable[str],
     encoders: Iterable[str],
@@ -69,8 +94,10 @@ def receipts(
     ----------
     paths
         Of the study.
+    start
+        What the study starts from: slides, crops or features.
     slide_batches
-        Batch -> slides that start from an image.
+        Batch -> slides.
     slides
         All slides.
     encoders
@@ -82,7 +109,7 @@ def receipts(
         paths.slide(slide, name): paths.receipt(rule, batch)
         for batch, members in slide_batches.items()
         for slide in members
-        for rule, name in (("tile", "tiles.parquet"), ("segment", "cells.parquet"), ("crop", "crops.parquet"))
+        for rule, name in MADE_BY[start]
     }
     encoders = list(encoders)
     for slide in slides:
@@ -90,8 +117,57 @@ def receipts(
     for batch, specs in run_batches.items():
         receipt = paths.receipt("train", batch) if specs[0].trained else paths.receipt("baselines", "all")
         for spec in specs:
-            found |= {paths.run(spec.id, name): receipt for name in RUN_FILES}
+            found |= {paths.run(spec.id, name): receipt for name in run_files(spec)}
     return found
+
+
+def run_files(spec: RunSpec) -> tuple[str, ...]:
+    """What a run leaves."""
+    return (*RUN_FILES, ATTENTION) if spec.method == "slide" else RUN_FILES
+
+
+def of_cells(experiments: Mapping[str, list[RunSpec]]) -> dict[str, list[RunSpec]]:
+    """The experiments that stage cells."""
+    return {label: specs for label, specs in experiments.items() if specs[0].method != "slide"}
+
+
+def of_slides(experiments: Mapping[str, list[RunSpec]]) -> dict[str, list[RunSpec]]:
+    """The experiments that learn labels of slides."""
+    return {label: specs for label, specs in experiments.items() if specs[0].method == "slide"}
+
+
+def attended(study: Study, structure: Mapping[str, Any]) -> list[str]:
+    """The experiments whose attention is looked at: those named, or the reference and the first with Sm.
+
+    ``structure`` is that of :func:`myostage.structure.slide_structure`.
+    """
+    references, smoothed = structure["references"], list(structure["points"])
+    named = [label for label in study.look.attention if label in references]
+    first = next(iter(references.values()), None)
+    like = [label for label in smoothed if references[label] == first and label != first]
+    return named or [label for label in [first, *like[:1]] if label is not None]
+
+
+def seen(study: Study, labelled: Sequence[str], slides: Mapping[str, SlideRow], most: int = 3) -> list[str]:
+    """The slides whose attention is drawn: those named, or injured ones, of each kind of border."""
+    healthy = study.healthy.groups if study.healthy else ()
+    injured = [name for name in labelled if slides[name].group not in healthy]
+    of_kind = {slides[name].border: name for name in reversed(injured) if slides[name].border}
+    chosen = [name for name in study.look.slides if name in labelled] or list(of_kind.values())
+    return (chosen or injured)[:most]
+
+
+def scores(study: Study, specs: Sequence[RunSpec]) -> dict[str, dict[str, float]]:
+    """Column -> score of every slide, in stages, of the columns that runs learn from."""
+    learning = [spec.training.score for spec in specs if spec.losses.keys() & REGRESSION_TERMS]
+    names = sorted(set(learning) - {EXPECTED_STAGE})
+    return {name: slide_scores(study, name, read_slides(study)) for name in names}
+
+
+def classes(study: Study, specs: Sequence[RunSpec]) -> dict[str, dict[str, int]]:
+    """Label of slides -> class of every slide, of the labels that runs learn."""
+    labels = {str(spec.mil.label): spec.label for spec in specs if spec.mil and spec.label}
+    return {name: slide_classes(study, label, read_slides(study)) for name, label in sorted(labels.items())}
 
 
 def bags(experiments: Mapping[str, Sequence[RunSpec]]) -> list[tuple[str, int]]:
@@ -149,7 +225,7 @@ def shown(study: Study) -> str | None:
                 f"study {study.study}: {key} {name} is left out because {without[name]}; mend that, or name "
                 "another experiment"
             )
-    experiments = runnable(study)
+    experiments = of_cells(runnable(study))
     named = study.look.experiment
     return named if named in experiments else next(iter(experiments), None)
 

@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import Any
 
 LIBRARY = Path(__file__).parent
-PACKAGES = ("cellpose", "lightly", "numpy", "pandas", "pyarrow", "snakemake", "timm", "torch", "torchvision")
+PACKAGES = (
+    "cellpose",
+    "lightly",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "snakemake",
+    "timm",
+    "torch",
+    "torchmil",
+    "torchvision",
+)
 WHOLE_CHECKSUM_BYTES = 64 * 2**20
 
 

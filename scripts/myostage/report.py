@@ -23,6 +23,18 @@ METRICS: dict[str, tuple[str, str, bool]] = {
     "rps": ("RPS", "", False),
     "kl": ("KL to the given proportions", "nats", False),
     "l1": ("L1 to the given proportions", "", False),
+    "stage_mae": ("MAE of a slide's expected stage", "stages", False),
+    "stage_spearman": ("Spearman's rho of slides' expected stages", "", True),
+    "stage_w1": ("Wasserstein-1 of slides' expected stages", "stages", False),
+    "stage_tail_mae": ("MAE of the rarest third of slides", "stages", False),
+    "bag_auroc": ("slide AUROC", "", True),
+    "bag_accuracy": ("slide accuracy", "", True),
+    "bag_f1": ("slide F1", "", True),
+    "bag_kappa": ("slide quadratic kappa", "", True),
+    "bag_mae": ("slide MAE", "classes", False),
+    "instance_auroc": ("cell AUROC of the attention", "", True),
+    "instance_f1": ("cell F1 of the attention", "", True),
+    "energy": ("Dirichlet energy of the attention", "per edge", False),
 }
 # column of RUNS -> (how it is written, unit)
 COSTS: dict[str, tuple[str, str]] = {
@@ -196,6 +208,7 @@ def table(
     runs: pd.DataFrame | None = None,
     metric: str = "accuracy",
     left_out: Mapping[str, str] | None = None,
+    columns: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """One row per experiment, one column per metric, ``value [low, high]`` in each, then how many it is of.
 
@@ -212,10 +225,19 @@ def table(
     metric : str
     left_out : mapping of experiment to reason, optional
         Experiments that could not be run.
+    columns : sequence of str, optional
+        Metrics and their order, of which those that were measured are shown; by default all.
+
+    Raises
+    ------
+    ValueError
+        A column that is no metric.
     """
+    if unknown := sorted(set(columns or ()) - METRICS.keys()):
+        raise ValueError(f"{', '.join(unknown)}: no metric; there are {', '.join(METRICS)}")
     rows = pooled(metrics)
     order = list(experiments) if experiments is not None else list(dict.fromkeys(rows["experiment"]))
-    names = [name for name in METRICS if name in set(rows["metric"])]
+    names = [name for name in (METRICS if columns is None else columns) if name in set(rows["metric"])]
     out = pd.DataFrame(index=pd.Index(order, name="experiment"))
     for name in names:
         measured = by_experiment(metrics, name)
@@ -231,7 +253,8 @@ def table(
             out.loc[experiment, label(names[0])] = absent[experiment]
     if comparisons is not None:
         out = out.join(_to_reference(comparisons, metric, order))
-    most = rows.groupby("experiment")[["slides", "cells"]].max().reindex(order).fillna(0).astype(int)
+    shown = rows[rows["metric"].isin(names)].groupby("experiment")[["slides", "cells"]]
+    most = shown.max().reindex(order).fillna(0).astype(int)
     out["slides"], out["cells"] = most["slides"], most["cells"].map("{:,}".format)
     out["runs"] = _runs(metrics, order, runs)
     return out

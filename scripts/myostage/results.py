@@ -4,26 +4,30 @@ A run that failed has no predictions: its rows are missing values, and its exper
 make of it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from myostage import schemas
-from myostage.comparisons import Key, difference, holm, paired_differences, paired_seeds, paired_test
+from myostage.comparisons import Key, holm, paired_differences, paired_seeds, paired_test
 from myostage.config import Compare, RunSpec
 from myostage.errors import UserError
 from myostage.metrics import (
     COMPOSITION_NAMES,
     HIGHER_IS_BETTER,
     NAMES,
-    bootstrap,
+    STAGE_NAMES,
     composition_metrics,
+    resample,
+    spearman,
     summarise,
+    tail,
+    wasserstein,
 )
 from myostage.tallies import STAGED_ONLY, PerCell, Split, Tally, held_out, read_splits, tally_run
 
@@ -31,24 +35,45 @@ Floats = NDArray[np.float64]
 Runs = Sequence[tuple[RunSpec, Path]]
 Seeds = Sequence[Mapping[str, Tally]]
 """The held-out slides of every seed, all folds together."""
+Statistic = Callable[[Floats, Floats], Floats]
+"""How often each slide counts [..., slides], and values [slides, seeds, n], to metrics [..., seeds, m]."""
+Found = TypeVar("Found")
+"""What is left of a slide under one run."""
 
 ALL = -1  # fold and seed of the rows about a whole experiment
+
+# Slides told the same mean stage differ in its last digits, by how many cells they have; ranks must not.
+STAGE_DECIMALS = 9
 
 _TABLES = (schemas.METRICS, schemas.COMPARISONS, schemas.SCORES, schemas.CONFUSION, schemas.RUNS)
 
 
 @dataclass(frozen=True)
 class Measure:
-    """Metrics of some slides: their additive counts, and what maps the sum of these to the metrics."""
+    """Metrics of some slides: a few values of each, and what maps these to the metrics."""
 
     names: tuple[str, ...]
-    statistic: Callable[[Floats], Floats]  # [..., seeds, n] -> [..., m]
-    counts: Floats  # [slides, seeds, n]
+    statistic: Statistic
+    slides: tuple[str, ...]
+    values: Floats  # [slides, seeds, n]
     cells: int
 
-    def of_seeds(self, seeds: Sequence[int]) -> Floats:
-        """Counts of the seeds at these places, [slides, len(seeds), n]."""
-        return self.counts[:, list(seeds)]
+    def at(self, weights: Floats, seeds: Sequence[int] | None = None) -> Floats:
+        """Metrics [..., m] where slides count so often [..., slides]: mean over the seeds at these places."""
+        values = self.values if seeds is None else self.values[:, list(seeds)]
+        return self.statistic(weights, values).mean(-2)
+
+
+def additive(metrics: Callable[[Floats], Floats]) -> Statistic:
+    """Of values that add up over slides: ``metrics`` maps sums [..., seeds, n] to [..., seeds, m]."""
+    return lambda weights, values: metrics(np.tensordot(weights, values, axes=1))
+
+
+def per_seed(metrics: Callable[[Floats, Floats], Floats]) -> Statistic:
+    """Of values that do not: ``metrics`` maps weights [..., slides] and values [slides, n] to [..., m]."""
+    return lambda weights, values: np.stack(
+        [metrics(weights, values[:, seed]) for seed in range(values.shape[1])], axis=-2
+    )
 
 
 @dataclass(frozen=True)
@@ -67,7 +92,7 @@ class Evaluated:
         return {
             name: float(value)
             for measure in self.measures
-            for name, value in zip(measure.names, measure.statistic(measure.counts.sum(0)), strict=True)
+            for name, value in zip(measure.names, measure.at(np.ones(len(measure.slides))), strict=True)
         }
 
 
@@ -90,6 +115,7 @@ def evaluate_runs(
     scores_out: Path,
     confusion_out: Path,
     runs_out: Path,
+    slide_level: bool = False,
     repeats: int = 1000,
     metadata: dict[str, str] | None = None,
 ) -> None:
@@ -128,6 +154,8 @@ def evaluate_runs(
         grid does not drown the main question.
     metrics_out, comparisons_out, scores_out, confusion_out, runs_out
         Tables to write.
+    slide_level
+        Whether the expected stage of slides with labelled cells is measured too, see :func:`stage_measure`.
     repeats
         Resamples of the bootstrap.
     metadata
@@ -143,40 +171,35 @@ def evaluate_runs(
     truth = PerCell(labels, schemas.LABELS, "stage", -1)
     area = None if areas is None else PerCell(areas, schemas.CELLS, "area_um2", np.nan)
     measured = any(slide in labels and row.fold != STAGED_ONLY for slide, row in split_of.items())
-    names = (*NAMES, *COMPOSITION_NAMES) if measured else COMPOSITION_NAMES
+    of_cells = (*NAMES, *STAGE_NAMES) if slide_level else NAMES
+    names = (*of_cells, *COMPOSITION_NAMES) if measured else COMPOSITION_NAMES
     # A run that two experiments share is read once.
     paths = {spec.id: (spec, path) for runs in experiments.values() for spec, path in runs}
-    outcome = {run: _outcome(outcomes[run], run) for run in paths}
+    outcome = {run: outcome_of(outcomes[run], run) for run in paths}
     tallies = {
         run: tally_run(spec, path, split_of, stages, truth, area)
         for run, (spec, path) in paths.items()
         if outcome[run]["status"] == "ok"
     }
     held = {run: _held_out(found, paths[run][0].fold, split_of) for run, found in tallies.items()}
-    of_run = {run: _measures([found], split_of, proportions) for run, found in held.items()}
+    rare = _rare(held.values()) if slide_level else None
+
+    def measures(seeds: Seeds) -> list[Measure]:
+        return _measures(seeds, split_of, proportions, rare)
+
     evaluated: dict[str, Evaluated] = {}
     rows: dict[str, list[dict[str, Any]]] = {table.name: [] for table in _TABLES}
     for name, runs in experiments.items():
         specs = [spec for spec, _ in runs]
-        seeds = _whole_seeds(name, specs, held)
-        whole = {"experiment": name, "run": "", "fold": ALL, "seed": ALL}
-        measures = _measures(list(seeds.values()), split_of, proportions) if seeds else None
-        metric_rows = [
-            row
-            for spec in specs
-            for row in _metric_rows(_key(name, spec), of_run.get(spec.id), names, repeats)
-        ]
-        evaluated[name] = Evaluated(
-            specs[0].trained, specs[0].folds, _by_run(metric_rows, names), list(seeds), measures or []
-        )
-        rows["metrics"] += metric_rows + _metric_rows(whole, measures, names, repeats)
+        evaluated[name], metric_rows = evaluate(name, specs, held, names, measures, repeats)
+        rows["metrics"] += metric_rows
         rows["scores"] += _score_rows(
             name, [tallies[spec.id] for spec in specs if spec.id in tallies], split_of
         )
-        rows["confusion"] += _confusion_rows(name, list(seeds.values()))
-        rows["runs"] += [_key(name, spec) | outcome[spec.id] for spec in specs]
-    pairs = _families(evaluated, compare, against, baselines, ceilings)
-    rows["comparisons"] = _comparison_rows(evaluated, pairs, parts, names, compare, repeats)
+        rows["confusion"] += _confusion_rows(name, list(whole_seeds(name, specs, held).values()))
+        rows["runs"] += [key(name, spec) | outcome[spec.id] for spec in specs]
+    pairs = families(evaluated, compare, against, baselines, ceilings)
+    rows["comparisons"] = comparison_rows(evaluated, pairs, parts, lambda *_: names, compare, repeats)
     for table, path in zip(
         _TABLES, (metrics_out, comparisons_out, scores_out, confusion_out, runs_out), strict=True
     ):
@@ -184,7 +207,41 @@ def evaluate_runs(
         schemas.write(path, frame, table, metadata)
 
 
-def _outcome(path: Path, run: str) -> dict[str, Any]:
+def evaluate(
+    name: str,
+    specs: Sequence[RunSpec],
+    held: Mapping[str, Mapping[str, Found]],
+    names: Sequence[str],
+    measures: Callable[[Sequence[Mapping[str, Found]]], list[Measure]],
+    repeats: int,
+) -> tuple[Evaluated, list[dict[str, Any]]]:
+    """One experiment, and the rows of METRICS of its runs and of it.
+
+    Parameters
+    ----------
+    name, specs
+        Label and runs of the experiment.
+    held
+        Run id -> what is left of every slide that the run holds out; without the runs that failed.
+    names
+        Metrics that have a row, missing, where a run failed.
+    measures
+        What the held-out slides, the same for each seed, can be measured by.
+    repeats
+        Resamples of the bootstrap.
+    """
+    rows: list[dict[str, Any]] = []
+    for spec in specs:
+        of_run = measures([held[spec.id]]) if spec.id in held else None
+        rows += metric_rows(key(name, spec), of_run, names, repeats)
+    seeds = whole_seeds(name, specs, held)
+    whole = measures(list(seeds.values())) if seeds else None
+    found = Evaluated(specs[0].trained, specs[0].folds, _by_run(rows, names), list(seeds), whole or [])
+    everything = {"experiment": name, "run": "", "fold": ALL, "seed": ALL}
+    return found, rows + metric_rows(everything, whole, names, repeats)
+
+
+def outcome_of(path: Path, run: str) -> dict[str, Any]:
     """The one row of a run's outcome."""
     rows = schemas.read_arrow(path, schemas.OUTCOME).to_pylist()
     if [row["run"] for row in rows] != [run]:
@@ -194,7 +251,7 @@ def _outcome(path: Path, run: str) -> dict[str, Any]:
     return rows[0]
 
 
-def _key(experiment: str, spec: RunSpec) -> dict[str, Any]:
+def key(experiment: str, spec: RunSpec) -> dict[str, Any]:
     """What the rows of one run start with."""
     return {"experiment": experiment, "run": spec.id, "fold": spec.fold, "seed": spec.seed}
 
@@ -204,9 +261,9 @@ def _held_out(tallies: Mapping[str, Tally], fold: int, splits: Mapping[str, Spli
     return {slide: tallies[slide] for slide in held_out(splits, fold) if slide in tallies}
 
 
-def _whole_seeds(
-    name: str, specs: Sequence[RunSpec], held: Mapping[str, Mapping[str, Tally]]
-) -> dict[int, dict[str, Tally]]:
+def whole_seeds(
+    name: str, specs: Sequence[RunSpec], held: Mapping[str, Mapping[str, Found]]
+) -> dict[int, dict[str, Found]]:
     """Held-out slides of all folds by seed, for the seeds of which no run failed."""
     folds: dict[int, set[int]] = {}
     for spec in specs:
@@ -214,7 +271,7 @@ def _whole_seeds(
     if len({frozenset(of_seed) for of_seed in folds.values()}) > 1:
         raise ValueError(f"experiment {name}: its seeds hold out different slides; give all folds of each")
     failed = {spec.seed for spec in specs if spec.id not in held}
-    seeds: dict[int, dict[str, Tally]] = {seed: {} for seed in sorted(folds.keys() - failed)}
+    seeds: dict[int, dict[str, Found]] = {seed: {} for seed in sorted(folds.keys() - failed)}
     for spec in specs:
         if spec.seed in seeds:
             seeds[spec.seed].update(held[spec.id])
@@ -222,17 +279,22 @@ def _whole_seeds(
 
 
 def _measures(
-    seeds: Seeds, splits: Mapping[str, Split], proportions: Mapping[str, NDArray[np.floating]]
+    seeds: Seeds,
+    splits: Mapping[str, Split],
+    proportions: Mapping[str, NDArray[np.floating]],
+    rare: frozenset[str] | None,
 ) -> list[Measure]:
     """What the held-out slides, the same for each seed, can be measured by."""
-    slides = sorted(seeds[0]) if seeds else []
-    labelled = [slide for slide in slides if seeds[0][slide].labelled]
+    slides = tuple(sorted(seeds[0])) if seeds else ()
+    labelled = tuple(slide for slide in slides if seeds[0][slide].labelled)
     measures: list[Measure] = []
     if labelled:
         # [slides, seeds, K * K + 1]: the confusion matrix, then the summed rps
         counts = [[np.append(seed[slide].confusion, seed[slide].rps) for seed in seeds] for slide in labelled]
         cells = sum(seeds[0][slide].labelled for slide in labelled)
-        measures.append(Measure(NAMES, _mean_metrics, np.array(counts), cells))
+        measures.append(Measure(NAMES, additive(_cell_metrics), labelled, np.array(counts), cells))
+        if rare is not None:
+            measures.append(stage_measure(seeds, labelled, rare))
     if slides:
         # [slides, seeds, 3]: kl and l1 of a slide, then 1, so that a sum holds its number of terms
         shares = [
@@ -246,23 +308,69 @@ def _measures(
             for slide in slides
         ]
         cells = sum(seeds[0][slide].cells for slide in slides)
-        measures.append(Measure(COMPOSITION_NAMES, _mean_composition, np.array(shares), cells))
+        measures.append(Measure(COMPOSITION_NAMES, additive(mean_of), slides, np.array(shares), cells))
     return measures
 
 
-def _mean_metrics(counts: Floats) -> Floats:
-    """Metrics [..., 7] of summed counts [..., seeds, K * K + 1], mean over seeds."""
+def _cell_metrics(counts: Floats) -> Floats:
+    """Metrics [..., 7] of summed counts [..., K * K + 1]."""
     stages = round((counts.shape[-1] - 1) ** 0.5)
-    matrix = counts[..., :-1].reshape(*counts.shape[:-1], stages, stages)
-    return summarise(matrix, counts[..., -1]).mean(-2)
+    return summarise(counts[..., :-1].reshape(*counts.shape[:-1], stages, stages), counts[..., -1])
 
 
-def _mean_composition(sums: Floats) -> Floats:
-    """kl and l1 [..., 2] of summed [..., seeds, 3], mean over slides, then over seeds."""
-    return (sums[..., :-1] / sums[..., -1:]).mean(-2)
+def mean_of(sums: Floats) -> Floats:
+    """Means [..., n - 1] of sums [..., n] whose last is their number of terms; nan where that is 0."""
+    return sums[..., :-1] / np.where(sums[..., -1:] > 0, sums[..., -1:], np.nan)
 
 
-def _metric_rows(
+def stage_measure(seeds: Seeds, slides: tuple[str, ...], rare: frozenset[str]) -> Measure:
+    """Predicted against true expected stage of slides, stages.
+
+    The true one is the mean annotated stage of a slide's labelled cells, the predicted one sum_k k p_k of its
+    predicted composition p. ``stage_mae``: mean absolute difference; ``stage_spearman``: their rank
+    correlation; ``stage_w1``: Wasserstein-1 distance of their distributions over slides, which tells whether
+    predictions spread as the truth does; ``stage_tail_mae``: ``stage_mae`` of the ``rare`` slides.
+    """
+    values = [
+        [[_predicted_stage(seed[slide]), _true_stage(seed[slide]), float(slide in rare)] for seed in seeds]
+        for slide in slides
+    ]
+    cells = sum(seeds[0][slide].labelled for slide in slides)
+    return Measure(STAGE_NAMES, per_seed(_stage_metrics), slides, np.array(values), cells)
+
+
+def _stage_metrics(weights: Floats, values: Floats) -> Floats:
+    """``STAGE_NAMES`` [..., 4] of predicted and true expected stage and whether it is rare, [slides, 3]."""
+    predicted, true, rare = values.T
+    error = np.abs(predicted - true)
+    return np.stack(
+        [
+            (weights @ error) / weights.sum(-1),
+            spearman(predicted, true, weights),
+            wasserstein(predicted, true, weights),
+            mean_of(np.stack([weights @ (error * rare), weights @ rare], axis=-1))[..., 0],
+        ],
+        axis=-1,
+    )
+
+
+def _predicted_stage(tally: Tally) -> float:
+    return float(np.round(tally.composition @ np.arange(tally.composition.size), STAGE_DECIMALS))
+
+
+def _true_stage(tally: Tally) -> float:
+    cells = tally.confusion.sum(1)
+    return float(cells @ np.arange(cells.size) / cells.sum())
+
+
+def _rare(held: Iterable[Mapping[str, Tally]]) -> frozenset[str]:
+    """Held-out slides of the rarest true expected stages: of all runs, so that each has the same ones."""
+    true = {slide: _true_stage(tally) for found in held for slide, tally in found.items() if tally.labelled}
+    slides = sorted(true)
+    return frozenset(np.array(slides)[tail([true[slide] for slide in slides])].tolist())
+
+
+def metric_rows(
     row: Mapping[str, Any], measures: Sequence[Measure] | None, names: Sequence[str], repeats: int
 ) -> list[dict[str, Any]]:
     """Rows of a run or experiment; None: it failed, which its rows show by values that are missing."""
@@ -276,12 +384,12 @@ def _metric_rows(
             "value": value,
             "low": low,
             "high": high,
-            "slides": len(measure.counts),
+            "slides": len(measure.slides),
             "cells": measure.cells,
         }
         for measure in measures
         for name, value, low, high in zip(
-            measure.names, *bootstrap(measure.counts, measure.statistic, repeats), strict=True
+            measure.names, *resample(len(measure.slides), measure.at, repeats), strict=True
         )
     ]
 
@@ -294,29 +402,31 @@ def _by_run(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str
     return values
 
 
-def _families(
+def families(
     evaluated: Mapping[str, Evaluated],
     compare: Compare,
     against: Mapping[str, str],
-    baselines: Sequence[str],
-    ceilings: Sequence[str],
+    baselines: Sequence[str] = (),
+    ceilings: Sequence[str] = (),
+    reference_of: Mapping[str, str] | None = None,
 ) -> dict[str, list[tuple[str, str]]]:
     """Experiments and what each is compared with, by family.
 
+    ``reference_of`` has those whose reference is not the study's.
     A label that is none of the experiments is one of another study, whose models stage this one's slides.
     """
     reference = compare.reference or next(iter(evaluated))
     known = {label: evaluated[label] for label in baselines if label in evaluated}
     best = _best(known, compare.metric)
     contenders = [label for label in evaluated if label not in baselines and label not in ceilings]
-    families = {
-        "reference": [(label, reference) for label in evaluated if label != reference],
+    references = {label: (reference_of or {}).get(label, reference) for label in evaluated}
+    pairs = {
+        "reference": [pair for pair in references.items() if pair[0] != pair[1]],
         "baseline": [(label, best) for label in contenders] if best is not None else [],
         "against": list(against.items()),
     }
     return {
-        family: [pair for pair in pairs if evaluated.keys() >= set(pair)]
-        for family, pairs in families.items()
+        family: [pair for pair in listed if evaluated.keys() >= set(pair)] for family, listed in pairs.items()
     }
 
 
@@ -329,20 +439,23 @@ def _best(evaluated: Mapping[str, Evaluated], metric: str) -> str | None:
     return min(ranked, key=lambda label: ranked[label], default=None)
 
 
-def _comparison_rows(
+def comparison_rows(
     evaluated: Mapping[str, Evaluated],
     families: Mapping[str, Sequence[tuple[str, str]]],
     parts: Mapping[str, str],
-    names: Sequence[str],
+    names: Callable[[str, str], Sequence[str]],
     compare: Compare,
     repeats: int,
 ) -> list[dict[str, Any]]:
-    """Every comparison in every metric, corrected within its family, part and metric."""
+    """Every comparison in every metric that ``names`` has for two experiments.
+
+    Corrected within its family, part and metric.
+    """
     rows: list[dict[str, Any]] = []
     together: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for family, pairs in families.items():
         for one, other in pairs:
-            for row in _compared(evaluated[one], evaluated[other], names, compare, repeats):
+            for row in _compared(evaluated[one], evaluated[other], names(one, other), compare, repeats):
                 row = {"experiment": one, "reference": other, "family": family, **row}
                 together.setdefault((family, parts.get(one, "main"), row["metric"]), []).append(row)
                 rows.append(row)
@@ -359,16 +472,14 @@ def _compared(
     learns = {"experiment_learns": one.learns, "reference_learns": other.learns}
     whole = paired_seeds(set(one.seeds), set(other.seeds), **learns)
     pooled: dict[str, tuple[float, float, float, int]] = {}
-    for mine, theirs in zip(one.measures, other.measures, strict=True) if whole else ():
-        found = difference(
-            mine.of_seeds([list(one.seeds).index(seed) for seed, _ in whole]),
-            theirs.of_seeds([list(other.seeds).index(seed) for _, seed in whole]),
-            mine.statistic,
-            repeats,
-        )
-        for name, *values in zip(mine.names, *found, strict=True):
-            value, low, high = map(float, values)
-            pooled[name] = value, low, high, len(mine.counts)
+    theirs = {measure.names: measure for measure in other.measures}
+    for measure in one.measures if whole else ():
+        if measure.names in theirs and set(measure.names) <= set(names):
+            places = [(list(one.seeds).index(a), list(other.seeds).index(b)) for a, b in whole]
+            found = _difference(measure, theirs[measure.names], places, repeats)
+            for name, *values in zip(measure.names, *found, strict=True):
+                value, low, high = map(float, values)
+                pooled[name] = value, low, high, len(measure.slides)
     for name in names:
         a, b = one.runs[name], other.runs[name]
         seeds = paired_seeds({seed for _, seed in a}, {seed for _, seed in b}, **learns)
@@ -387,6 +498,18 @@ def _compared(
             "p": test.p,
             "minimum_detectable": test.minimum_detectable,
         }
+
+
+def _difference(
+    one: Measure, other: Measure, places: Sequence[tuple[int, int]], repeats: int
+) -> tuple[Floats, Floats, Floats]:
+    """One minus the other with its interval, both on the same resampled slides and paired seeds."""
+    if one.slides != other.slides:
+        raise ValueError(f"{len(one.slides)} and {len(other.slides)} slides that are not the same")
+    mine, theirs = zip(*places, strict=True)
+    return resample(
+        len(one.slides), lambda weights: one.at(weights, mine) - other.at(weights, theirs), repeats
+    )
 
 
 def _score_rows(

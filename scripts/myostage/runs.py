@@ -26,30 +26,34 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from myostage import schemas
-from myostage.bags import STAGED_ONLY, BagSampler, Floats, perturbed
+from myostage.bags import STAGED_ONLY, Bag, BagSampler, Floats, perturbed
 from myostage.checkpoints import Checkpoints
 from myostage.config import NOT_IN_TOKENS, Encoder, RunSpec
 from myostage.cost import measure
 from myostage.encoder import Suffix, split
 from myostage.errors import UserError
+from myostage.localisation import positions
+from myostage.loop import Diverged, fingerprint, write_history
+from myostage.spatial import CellGraph, cell_graph
 from myostage.tokens import TokenStore
 from myostage.train import (
     BagPair,
-    Diverged,
     LabelledCells,
     StageModel,
-    autocast,
+    classify,
     embed_with,
-    fingerprint,
     save_model,
+    smooths,
     train,
-    write_history,
 )
 
 log = logging.getLogger(__name__)
 
 # Supervised runs draw from all training slides alike, whatever their group.
 _EVERY_SLIDE = "all training slides"
+
+# Rows of a batch where a slide's predictions are smoothed together.
+ROWS = 4096
 
 Batch = tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float16]]
 """Cells int32[n], probabilities float32[n, K] and L2-normalised embeddings float16[n, E] (E = 0: none)."""
@@ -68,6 +72,8 @@ def train_run(
     outcome_out: Path,
     checkpoint_dir: Path,
     slide_proportions: Mapping[str, Floats] | None = None,
+    scores: Mapping[str, float] | None = None,
+    cells: Mapping[str, Path] | None = None,
     labels: Mapping[str, Path] | None = None,
     encoder_weights: Path | None = None,
     device: str | None = None,
@@ -101,6 +107,10 @@ def train_run(
         Where the run leaves checkpoints and resumes from.
     slide_proportions
         Proportions [K] of every slide, for ``training.proportions: slide``.
+    scores
+        Score of every slide, in stages, where ``training.score`` names a column.
+    cells
+        ``schemas.CELLS`` of every slide: where cells lie, for a run that is spatial.
     labels
         ``schemas.LABELS`` of the slides that have them; read by ``supervised`` runs only.
     encoder_weights
@@ -123,7 +133,9 @@ def train_run(
     with measure(where) as cost:
         try:
             if spec.trained:
-                source = _source(spec, learnt, tokens, labels, proportions, slide_proportions, where)
+                source = _source(
+                    spec, learnt, tokens, cells or {}, labels, proportions, slide_proportions, scores, where
+                )
                 checkpoints = Checkpoints(Path(checkpoint_dir), fingerprint(spec, stages, source.digest()))
                 model, steps = train(
                     spec,
@@ -136,13 +148,13 @@ def train_run(
                     device=where,
                     made_by=made_by,
                 )
-                batches = _predict(model, _stores(spec, predicted, tokens), spec, where)
+                batches = _predict(model, _stores(spec, predicted, tokens), cells or {}, spec, where)
             else:
                 mean = np.mean([proportions[group] for group in sorted(set(learnt["group"]))], axis=0)
                 save_model(model_out, {"probabilities": torch.from_numpy(mean)}, spec, len(stages), made_by)
                 write_history(Path(history_out), [], made_by)
                 own = proportions if spec.method == "group_majority" else {}
-                batches = (
+                batches = iter(
                     (str(slide), _constant(cell_numbers(tokens[slide]), own.get(group, mean)))
                     for slide, group in zip(predicted["slide"], predicted["group"], strict=True)
                 )
@@ -152,17 +164,21 @@ def train_run(
             reason, steps = str(error), max(steps, error.steps)
             save_model(model_out, {}, spec, len(stages), made_by, failed=reason)
             write_predictions(predictions_out, iter(()), len(stages), spec, made_by, failed=reason)
-    outcome = {
-        "run": spec.id,
-        "status": "failed" if reason else "ok",
-        "reason": reason,
-        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else where.type,
-        "steps": steps,
-        **asdict(cost),
-    }
+    outcome = outcome_of(spec, reason, steps, where) | asdict(cost)
     schemas.write(outcome_out, pd.DataFrame([outcome]), schemas.OUTCOME, {"made_by": made_by})
     if checkpoints is not None and not reason:
         checkpoints.clear()
+
+
+def outcome_of(spec: RunSpec, reason: str, steps: int, device: torch.device) -> dict[str, str | int]:
+    """A row of ``schemas.OUTCOME`` without what the run cost; ``reason``: why it failed, if it did."""
+    return {
+        "run": spec.id,
+        "status": "failed" if reason else "ok",
+        "reason": reason,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "steps": steps,
+    }
 
 
 def _slides(splits: Path, fold: int, tokens: Mapping[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -188,9 +204,11 @@ def _source(
     spec: RunSpec,
     slides: pd.DataFrame,
     tokens: Mapping[str, Path],
+    cells: Mapping[str, Path],
     labels: Mapping[str, Path] | None,
     proportions: Mapping[str, Floats],
     slide_proportions: Mapping[str, Floats] | None,
+    scores: Mapping[str, float] | None,
     device: torch.device,
 ) -> "BagSource":
     """Draws from the slides that a run learns from, with the proportions as wrong as it asks for."""
@@ -198,7 +216,22 @@ def _source(
     labelled = _labelled(spec, stores, labels or {}) if spec.method == "supervised" else None
     given = slide_proportions or {} if spec.training.proportions == "slide" else proportions
     shares = perturbed(given, spec.training.proportion_noise, spec.seed)
-    return BagSource(spec, stores, slides, shares, device, labelled)
+    # Where cells lie matters to the drawn bags only if something of training is spatial.
+    drawn_graph = "spatial_reconstruction" in spec.losses or smooths(spec.training, "training")
+    places = _places(stores, cells) if drawn_graph else None
+    return BagSource(spec, stores, slides, shares, device, labelled, places, scores)
+
+
+def _places(stores: Mapping[str, TokenStore], cells: Mapping[str, Path]) -> dict[str, Floats]:
+    """Centroids float64[n, 2] of the rows of every store, um."""
+    missing = sorted(stores.keys() - cells.keys())
+    if missing:
+        raise UserError(
+            f"where the cells of slide {', '.join(missing)} lie is not known, and the run is spatial; start "
+            "from "
+            "slides, or remove what needs neighbours"
+        )
+    return {slide: positions(cells[slide], store.cells) for slide, store in stores.items()}
 
 
 def predict_run(
@@ -206,6 +239,7 @@ def predict_run(
     tokens: Mapping[str, Path],
     predictions_out: Path,
     *,
+    cells: Mapping[str, Path] | None = None,
     device: str | None = None,
     threads: int | None = None,
     made_by: str = "",
@@ -220,7 +254,7 @@ def predict_run(
         Token file of every slide, made by the encoder the run was trained on.
     predictions_out
         ``schemas.predictions_table(K)`` to write.
-    device, threads, made_by
+    cells, device, threads, made_by
         See :func:`train_run`.
 
     Raises
@@ -240,7 +274,8 @@ def predict_run(
     model = StageModel(suffix, spec.training.hidden, stages)
     model.load_state_dict(tensors)
     stores = {slide: token_store(path, spec.encoder) for slide, path in tokens.items()}
-    write_predictions(predictions_out, _predict(model.to(where), stores, spec, where), stages, spec, made_by)
+    predicted = _predict(model.to(where), stores, cells or {}, spec, where)
+    write_predictions(predictions_out, predicted, stages, spec, made_by)
 
 
 def read_model(path: Path) -> tuple[RunSpec, int, dict[str, Tensor]]:
@@ -381,6 +416,10 @@ class BagSource:
         Annotated stage int64[n] of every row of a slide's store, -1 where it has none. Without it, draws are
         pairs of bags with their proportions; with it, only labelled cells are drawn, from all
         slides alike.
+    places
+        Centroid float64[n, 2] of every row of a slide's store, um: draws then bring the graph of their cells.
+    scores
+        Score of every slide, in stages; without, that of a bag is the expected stage under its proportions.
     cache_mb
         Instead of ``training.cache_mb``.
     """
@@ -393,10 +432,12 @@ class BagSource:
         proportions: Mapping[str, Floats],
         device: torch.device,
         stages: Mapping[str, NDArray[np.int64]] | None = None,
+        places: Mapping[str, Floats] | None = None,
+        scores: Mapping[str, float] | None = None,
         cache_mb: float | None = None,
     ) -> None:
         self._spec, self._stores, self._slides, self._device = spec, stores, slides, device
-        self._stages = stages
+        self._stages, self._places, self._scores = stages, places, scores
         self._proportions = proportions
         training = spec.training
         self._sampler = BagSampler(
@@ -412,12 +453,48 @@ class BagSource:
             proportions_of=training.proportions if stages is None else "group",
         )
 
+    @property
+    def scores(self) -> Floats:
+        """The score of every slide that is learnt from, in stages."""
+        by_slide = self._spec.training.proportions == "slide"
+        return np.array(
+            [
+                self._score({slide: 1}, self._proportions[slide if by_slide else group])
+                for slide, group in zip(self._slides["slide"], self._slides["group"], strict=True)
+            ]
+        )
+
+    def _score(self, cells: Mapping[str, int], p: Floats) -> float:
+        """Of a bag with so many ``cells`` of each slide and proportions ``p`` [K], in stages."""
+        if self._scores is None:
+            return float(p @ np.arange(len(p)))
+        return float(np.average([self._scores[slide] for slide in cells], weights=list(cells.values())))
+
+    def _graph(self, bags: tuple[Bag, Bag]) -> CellGraph | None:
+        """Neighbours among the drawn cells of each slide of each bag."""
+        if self._places is None or self._spec.graph is None:
+            return None
+        drawn = [self._places[slide][rows] for bag in bags for slide, rows in bag.rows.items()]
+        return cell_graph(
+            np.concatenate(drawn), self._spec.graph, seed=self._spec.seed, parts=[len(part) for part in drawn]
+        )
+
     def draw(self, step: int) -> BagPair | LabelledCells:
         """The two bags of ``step``; of labelled cells, both joined into one batch."""
         a, b = self._sampler.pair(step)
         inputs = torch.cat([a.tokens, b.tokens])
         if self._stages is None:
-            return BagPair(inputs, len(a.tokens), a.proportions, b.proportions)
+            cells = [{slide: len(rows) for slide, rows in bag.rows.items()} for bag in (a, b)]
+            healthy = self._spec.healthy.groups if self._spec.healthy else ()
+            return BagPair(
+                inputs,
+                len(a.tokens),
+                a.proportions,
+                b.proportions,
+                (self._score(cells[0], a.proportions), self._score(cells[1], b.proportions)),
+                (a.group in healthy, b.group in healthy),
+                self._graph((a, b)),
+            )
         stages = [self._stages[slide][rows] for bag in (a, b) for slide, rows in bag.rows.items()]
         return LabelledCells(inputs, torch.from_numpy(np.concatenate(stages)))
 
@@ -428,7 +505,15 @@ class BagSource:
         # The sampler asks for rows and their number only, which embeddings answer as tokens do.
         held = {slide: cast(TokenStore, Embeddings.of(store, embed)) for slide, store in self._stores.items()}
         return BagSource(
-            self._spec, held, self._slides, self._proportions, self._device, self._stages, cache_mb=math.inf
+            self._spec,
+            held,
+            self._slides,
+            self._proportions,
+            self._device,
+            self._stages,
+            self._places,
+            self._scores,
+            cache_mb=math.inf,
         )
 
     def digest(self) -> str:
@@ -443,6 +528,10 @@ class BagSource:
             digest.update(np.asarray(self._proportions[named], np.float64).tobytes())
             if self._stages is not None:
                 digest.update(self._stages[slide].tobytes())
+            if self._places is not None:
+                digest.update(self._places[slide].tobytes())
+            if self._scores is not None:
+                digest.update(np.float64(self._scores[slide]).tobytes())
         return digest.hexdigest()
 
 
@@ -478,25 +567,40 @@ def _constant(cells: NDArray[np.int32], share: Floats) -> Iterator[Batch]:
 
 
 def _predict(
-    model: StageModel, stores: Mapping[str, TokenStore], spec: RunSpec, device: torch.device
+    model: StageModel,
+    stores: Mapping[str, TokenStore],
+    cells_of: Mapping[str, Path],
+    spec: RunSpec,
+    device: torch.device,
 ) -> Iterator[tuple[str, Iterator[Batch]]]:
-    """Batches of predictions of each slide, one row group of tokens at a time."""
+    """Batches of predictions of each slide, one row group of tokens at a time; a smoothed slide at once."""
     embed = embed_with(model, device, spec.training.precision)
+    smoothed = smooths(spec.training, "prediction")
+
+    def parts(slide: str, store: TokenStore) -> Iterator[tuple[NDArray[np.int32], Tensor, CellGraph | None]]:
+        """Cells, embeddings, and their graph where they are smoothed."""
+        if not smoothed:
+            yield from ((cells, embed(tokens), None) for cells, tokens in store.stream())
+        elif len(store):
+            assert spec.graph is not None
+            places = _places({slide: store}, cells_of)[slide]
+            graph = cell_graph(places, spec.graph, seed=spec.seed).to(device)
+            yield store.cells, torch.cat([embed(tokens) for _, tokens in store.stream()]), graph
 
     def batches(slide: str, store: TokenStore) -> Iterator[Batch]:
-        for cells, tokens in store.stream():
+        for cells, embedding, graph in parts(slide, store):
             with torch.inference_mode():
-                embedding = embed(tokens)
-                with autocast(device, spec.training.precision):
-                    logits = model.head(embedding)
-                probabilities = logits.float().softmax(1).cpu().numpy()
+                logits = classify(model, embedding, spec.training, device, graph)
+                probabilities = logits.softmax(1).cpu().numpy()
                 unit = torch.nn.functional.normalize(embedding, dim=1).half().cpu().numpy()
             if not np.isfinite(probabilities).all():
                 raise Diverged(
                     f"run {spec.id}: the probabilities of slide {slide} are not finite after the last step; "
                     "lower training.learning_rate and training.encoder_learning_rate"
                 )
-            yield cells, probabilities, unit
+            for first in range(0, len(cells), ROWS):
+                rows = slice(first, first + ROWS)
+                yield cells[rows], probabilities[rows], unit[rows]
 
     for slide, store in stores.items():
         yield slide, batches(slide, store)

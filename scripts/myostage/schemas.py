@@ -167,7 +167,15 @@ HISTORY = Table(
         Column("prop", _F32, "", "L_prop, unweighted; missing where it was not computed"),
         Column("vat", _F32, "", "adversarial consistency, unweighted"),
         Column("ot", _F32, "", "cross-entropy with transport pseudo-labels, unweighted"),
-        Column("cell", _F32, "", "cross-entropy with cell labels (supervised ceiling only)"),
+        Column("mse", _F32, "stages2", "squared error of the bags' score"),
+        Column("dist", _F32, "stages", "distance of sorted scores and sorted pseudo-labels"),
+        Column("supcr", _F32, "", "ranked contrast of the bags' embeddings"),
+        Column("cell", _F32, "", "squared error of z_W + z_P against z_I"),
+        Column("spatial_reconstruction", _F32, "", "1 - cosine of hidden cells and their reconstruction"),
+        Column("slide", _F32, "", "loss of the slide's label"),
+        Column("slide_masked", _F32, "", "the same with hidden cells"),
+        Column("cross_entropy", _F32, "", "cross-entropy with cell labels (supervised ceiling only)"),
+        Column("conflict", _F32, "", "cosine of the gradients of supcr and cell; missing where not measured"),
         Column("learning_rate", _F32, "", "learning rate of the head"),
         Column("gradient_norm", _F32, "", "before clipping"),
     ),
@@ -197,6 +205,96 @@ RUNS = Table(
         Column("fold", _I32, "", "fold"),
         Column("seed", _I32, "", "seed"),
         *_COST,
+    ),
+)
+
+SLIDE_PREDICTIONS = Table(
+    "slide_predictions",
+    "class of every held-out slide, by a model of slide labels",
+    (
+        Column("slide", _STR, "", "slide"),
+        Column("label", _I32, "", "class of the slide table, 0..C-1; -1: none"),
+        Column("predicted", _I32, "", "most probable class"),
+        Column("probabilities", pa.list_(_F64), "", "probability of each class"),
+        Column("cells", _I32, "cells", "cells of the slide"),
+        Column(
+            "energy",
+            _F64,
+            "",
+            "Dirichlet energy of the attention logits, standardised over the slide, per edge; 0: constant",
+        ),
+    ),
+)
+
+ATTENTION = Table(
+    "attention",
+    "attention of a model of slide labels to every cell of the slides it holds out",
+    (
+        Column("slide", _STR, "", "slide"),
+        Column("cell", _I32, "", "cell number within the slide"),
+        Column("logit", _F32, "", "attention before the softmax over the slide's cells"),
+        Column("weight", _F32, "", "attention; sums to 1 over a slide"),
+    ),
+)
+
+POSITIONS = Table(
+    "positions",
+    "where the instances of a bag of ready-made features lie",
+    (
+        Column("cell", _I32, "", "instance number within the bag"),
+        Column("x_um", _F32, "um or sides", "centre; of tiles in sides of a tile"),
+        Column("y_um", _F32, "um or sides", "centre; of tiles in sides of a tile"),
+    ),
+)
+
+SPECTRUM = Table(
+    "spectrum",
+    "power of attention logits in bands of the graph Laplacian's eigenvalues",
+    (
+        Column("experiment", _STR, "", "experiment"),
+        Column("signal", _STR, "", "raw: as the model gives them; smoothed: after Sm"),
+        Column("slide", _STR, "", "held-out slide"),
+        Column("low", _F64, "", "lower edge of the band of eigenvalues, 0 to 2"),
+        Column("high", _F64, "", "upper edge"),
+        Column("share", _F64, "", "share of the power of the standardised logits, mean over seeds"),
+        Column("energy", _F64, "", "mean squared difference of neighbours, standardised logits; 2 by chance"),
+        Column("instance_auroc", _F64, "", "localisation on that slide; missing where undefined"),
+    ),
+)
+
+BORDERS = Table(
+    "borders",
+    "localisation by the distance of cells to the border of the injured region",
+    (
+        Column("experiment", _STR, "", "experiment"),
+        Column("border", _STR, "", "sharp or diffuse, as the slide table says; all: every slide"),
+        Column(
+            "low_um", _F64, "um", "band of signed distance to the border, may be infinite; below 0: inside"
+        ),
+        Column("high_um", _F64, "um", "its other end"),
+        Column("correct", _F64, "", "share of cells told rightly, mean over slides and seeds"),
+        Column("correct_low", _F64, "", "2.5 % quantile of the bootstrap over slides; missing for one"),
+        Column("correct_high", _F64, "", "97.5 % quantile"),
+        Column("cells", _I32, "cells", "cells"),
+        Column("slides", _I32, "slides", "slides"),
+    ),
+)
+
+ALGEBRA = Table(
+    "algebra",
+    "how near z_W + z_P lies to the embedding z_I of its own slide and of others, held-out slides",
+    (
+        Column("experiment", _STR, "", "experiment"),
+        Column("fold", _I32, "", "fold"),
+        Column("seed", _I32, "", "seed"),
+        Column("slide", _STR, "", "held-out slide of an injured group"),
+        Column("own", _F64, "", "cosine of z_W + z_P and z_I of the same slide"),
+        Column("others", _F64, "", "mean cosine with z_I of the fold's other injured slides"),
+        Column(
+            "rank", _I32, "", "place of the own slide among candidates, 1: nearest; ties count against it"
+        ),
+        Column("rank_p", _I32, "", "the same by z_P alone, without z_W"),
+        Column("candidates", _I32, "slides", "own and others"),
     ),
 )
 

@@ -22,8 +22,14 @@ MYOREGENTRACK = "MyoRegenTrack, Sci Rep 14:27044"
 LLP_VAT = "LLP-VAT, arXiv 1910.13188"
 MIXBAG = "MixBag, arXiv 2308.08822"
 CELLPOSE = "Cellpose 3"
+SM = "Sm, arXiv 2410.03276"
+SRMIL = "SRMIL, arXiv 2602.19487"
+DIST = "Dist loss, arXiv 2411.15216"
+RNC = "Rank-N-Contrast, arXiv 2210.01189"
 DINO = "DINO"
 OURS = "ours"
+
+EXPECTED_STAGE = "expected_stage"
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 MPP_RANGE = (0.05, 5.0)
@@ -51,7 +57,20 @@ def expand_path(text: str) -> str:
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 FileName = Annotated[str, AfterValidator(expand_path)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Term = Literal["simprop", "prop", "vat", "ot", "cell"]
+Term = Literal[
+    "simprop",
+    "prop",
+    "vat",
+    "ot",
+    "mse",
+    "dist",
+    "supcr",
+    "cell",
+    "spatial_reconstruction",
+    "slide",
+    "slide_masked",
+    "cross_entropy",
+]
 
 
 def key(default: Any, meaning: str, source: str = OURS, **constraints: Any) -> Any:
@@ -363,6 +382,46 @@ class Training(Section):
         "trained", "the head learns, or keeps its random start (the released code)"
     )
     hidden: tuple[PositiveInt, PositiveInt] = key((128, 64), "hidden widths of the 3-layer head", OSLSP_CODE)
+    score: Name = key(
+        EXPECTED_STAGE,
+        "target of `mse`, `dist`, `supcr`: the expected stage under the bag's proportions, or a numeric "
+        "column of "
+        "the slide table, whose smallest and largest value become the first and the last stage",
+    )
+    dist_labels: Literal["kde", "quantiles"] = key(
+        "kde",
+        "pseudo-labels of `dist`: quantiles of a kernel density of the training targets, or of themselves",
+        DIST,
+    )
+    supcr_similarity: Literal["l2", "cosine"] = key(
+        "l2", "similarity of `supcr`: minus the distance of two embeddings, or their cosine", RNC
+    )
+    supcr_temperature: PositiveFloat | None = key(
+        None, "temperature of `supcr`; none: 2 with `l2`, .1 with `cosine`", RNC
+    )
+    queue: int = key(
+        32, "bags of earlier steps that `dist`, `supcr` and `cell` see too, without gradient", ge=0
+    )
+    embedding_parts: Literal["whole", "halves"] = key(
+        "whole", "`supcr` and `cell` both see the whole embedding, or one half each"
+    )
+    perturbed: Literal["soft", "hard"] = key(
+        "soft",
+        "cells that make up z_P of `supcr` and `cell`: all, weighted by their probability of not being "
+        "healthy, or those "
+        "predicted so",
+    )
+    mask_ratio: float = key(
+        0.7, "share of cells that `spatial_reconstruction` and `srmil` hide, 0 to 1", SRMIL, gt=0, lt=1
+    )
+    smooth: Literal["none", "logits", "embedding"] = key(
+        "none", "what of a cell Sm smooths over the graph: nothing, its stage logits, or its embedding"
+    )
+    smooth_at: Literal["training", "prediction", "both"] = key(
+        "both", "where: over the drawn cells of a bag before its losses, over the slide when it is predicted"
+    )
+    smooth_alpha: float = key(0.5, "how much is smoothed, between 0 (nothing) and 1", SM, gt=0, lt=1)
+    smooth_steps: PositiveInt = key(10, "steps T of Sm", SM)
     learning_rate: PositiveFloat = key(1e-3, "peak learning rate of the head (AdamW)")
     encoder_learning_rate: PositiveFloat = key(1e-4, "peak learning rate of the last block (AdamW)")
     weight_decay: float = key(0.05, "AdamW's weight decay", ge=0)
@@ -378,16 +437,124 @@ class Training(Section):
     )
 
 
+class Graph(Section):
+    """Which cells of a slide are neighbours, for everything spatial."""
+
+    by: Literal["nearest", "radius", "delaunay"] = key(
+        "nearest",
+        "the nearest `neighbours` of every cell, all within `radius_um`, or Delaunay's triangulation",
+    )
+    neighbours: PositiveInt = key(8, "neighbours of a cell, with `by: nearest`; joined both ways")
+    radius_um: PositiveFloat | None = key(
+        None, "longest edge, um; none: any length, not with `by: radius`; of tiles, their sides"
+    )
+    coordinates: Literal["true", "permuted"] = key(
+        "true", "where cells lie, or a control: the same places dealt to the slide's cells at random", SRMIL
+    )
+
+    @model_validator(mode="after")
+    def _radius(self) -> Self:
+        if self.by == "radius" and self.radius_um is None:
+            raise ValueError("by: radius needs radius_um; give the longest distance of two neighbours, um")
+        return self
+
+
+class Healthy(Section):
+    """What counts as uninjured: the reference that injured tissue is told from."""
+
+    groups: tuple[str, ...] = key(..., "groups of uninjured slides", min_length=1)
+    stages: tuple[Name, ...] = key(..., "stages of uninjured cells", min_length=1)
+
+
+LabelKind = Literal["binary", "multiclass", "ordinal"]
+
+
+class SlideLabel(Section):
+    """A label of whole slides."""
+
+    kind: LabelKind = key(..., "binary: the second class is sought; ordinal: `classes` stand in order")
+    column: Name = key("group", "column of the slide table that says the class")
+    classes: dict[Name, tuple[str, ...]] = key(
+        ..., "class -> values of the column; a slide with another value is not learnt from", min_length=2
+    )
+
+    @model_validator(mode="after")
+    def _classes(self) -> Self:
+        values = [value for listed in self.classes.values() for value in listed]
+        twice = sorted({value for value in values if values.count(value) > 1})
+        if twice:
+            raise ValueError(f"classes name {', '.join(twice)} twice; a value belongs to one class")
+        if self.kind == "binary" and len(self.classes) != 2:
+            raise ValueError(
+                f"kind is binary and there are {len(self.classes)} classes; name two, or multiclass"
+            )
+        return self
+
+
+MilModel = Literal[
+    "abmil", "dsmil", "clam", "transmil", "transformer_abmil", "mean", "max", "smap", "smtap", "srmil"
+]
+# torchmil's models tell two classes apart, or places on one scale.
+ONE_LOGIT = ("abmil", "dsmil", "clam", "transmil", "transformer_abmil")
+SmOperator = Literal["sm", "sm_exact", "random_walk", "total_variation"]
+
+
+class Mil(Section):
+    """A model of slide labels: multiple instance learning on the frozen embeddings of a slide's cells."""
+
+    label: Name | None = key(None, "one of `slide_labels`; none: the first")
+    model: MilModel = key(
+        "smap",
+        "`abmil`, `dsmil`, `clam`, `transmil`, `transformer_abmil`: as torchmil has them; `mean`, `max`: "
+        "pooling; "
+        "`smap`, `smtap`: attention smoothed by Sm, without and with a transformer; `srmil`: spatially "
+        "regularised",
+        SM,
+    )
+    placement: Literal["early", "mid", "late"] = key(
+        "early",
+        "Sm acts on the features, on the hidden layer of the attention, or on the attention logits",
+        SM,
+    )
+    operator: SmOperator = key(
+        "sm",
+        "what smooths: `sm` in `smooth_steps` steps, `sm_exact` by conjugate gradients, or in its place the "
+        "random-walk Laplacian or total variation",
+        SM,
+    )
+    alpha: Literal["trainable"] | Annotated[float, Field(gt=0, lt=1)] = key(
+        0.5, "how much is smoothed, between 0 (nothing) and 1; `trainable`: learnt, through a sigmoid", SM
+    )
+    smooth_steps: PositiveInt = key(10, "steps T of the operator", SM)
+    spectral_norm: bool = key(True, "spectral norm on the linear layers after Sm", SM)
+    attention_width: PositiveInt = key(64, "hidden width of the attention")
+    width: PositiveInt = key(64, "width of an attention head of `smtap`, `srmil` and the transformers", SRMIL)
+    heads: PositiveInt = key(4, "attention heads of `smtap`, `srmil` and the transformers", SRMIL)
+    layers: PositiveInt = key(2, "layers of `smtap`, of the transformers, and of both ends of `srmil`", SRMIL)
+
+    @model_validator(mode="after")
+    def _layers(self) -> Self:
+        if self.model == "transmil" and self.layers < 2:
+            raise ValueError("transmil has two layers or more and layers is 1; raise it")
+        return self
+
+
 # keys that change how fast a run is and not what it yields
 NOT_IN_RUN_ID: dict[str, Any] = {
     "training": {"checkpoint_every", "cache_mb"},
     "encoder": {"batch_size": True, "dino": {"checkpoint_every"}},
 }
 
-Method = Literal["proportions", "supervised", "majority", "group_majority"]
-LEARNING = ("proportions", "supervised")
+Method = Literal["proportions", "slide", "supervised", "majority", "group_majority"]
+LEARNING = ("proportions", "slide", "supervised")
 
-Part = Literal["main", "grid", "design", "proportions"]
+Part = Literal["main", "grid", "design", "proportions", "regression", "attention", "spatial"]
+
+# Terms of the general ordinal-regression loss, and those that a model of slide labels has.
+REGRESSION_TERMS = frozenset({"mse", "dist", "supcr", "cell"})
+SLIDE_TERMS = frozenset({"slide", "slide_masked", "spatial_reconstruction"})
+# SRMIL's weights: .2 (CE of the hidden + CE of the whole graph) + 1.8 reconstruction.
+SRMIL_LOSSES: dict[Term, float] = {"slide": 0.2, "slide_masked": 0.2, "spatial_reconstruction": 1.8}
 
 # What an experiment starts from; its own keys come on top. `released` is OSLSP's released code as it runs:
 # no weights are loaded, schedules are not applied, and the head neither learns nor passes a gradient on.
@@ -419,7 +586,8 @@ class Experiment(Section):
     name: Name = key(..., "unique name, shown in tables and figures")
     method: Method = key(
         "proportions",
-        "`proportions`: learn from proportions (OSLSP); `supervised`: from cell labels, a ceiling; "
+        "`proportions`: learn from proportions (OSLSP); `slide`: from a label of each slide, by a model of "
+        "`mil`; `supervised`: from cell labels, a ceiling; "
         "`majority`: predict the stage most common in training; "
         "`group_majority`: the stages given for the cell's own group",
         OSLSP,
@@ -431,18 +599,27 @@ class Experiment(Section):
     losses: dict[Term, PositiveFloat] = key(
         {},
         "loss terms and their weights. simprop: L_SimProp, prop: L_prop (OSLSP weighs both 1); vat: virtual "
-        "adversarial consistency (LLP-VAT); ot: cross-entropy with optimal-transport pseudo-labels; "
-        "`supervised` implies cell: 1",
+        "adversarial consistency (LLP-VAT); ot: cross-entropy with optimal-transport pseudo-labels; mse, "
+        "dist, "
+        "supcr, cell: general ordinal regression on the bags' `training.score`; spatial_reconstruction: "
+        "hidden "
+        "cells from their neighbours (SRMIL). `supervised` implies cross_entropy: 1; `slide` slide: 1, and "
+        "with "
+        "`srmil` slide: 0.2, slide_masked: 0.2, spatial_reconstruction: 1.8",
     )
     training: dict[str, Any] = key({}, "keys of `training` that differ here")
     encoder: dict[str, Any] = key({}, "keys of `encoder` that differ here")
+    mil: dict[str, Any] = key({}, "keys of `mil` that differ here, with `method: slide`")
+    graph: dict[str, Any] = key({}, "keys of `graph` that differ here")
     vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = key(
-        {}, "keys of `training`, or `losses.TERM`, each with the values of a grid"
+        {}, "keys of `training`, or `losses.TERM`, `mil.KEY`, `graph.KEY`, each with the values of a grid"
     )
     part: Part = key(
         "main",
         "where it is shown: the main table, the grid of sigma and bins, the forest plot of design choices, "
-        "or the curve of wrong proportions; changes no result",
+        "the curve of wrong proportions, or the table of ordinal regression, of smooth attention or of "
+        "spatial "
+        "regularisation; changes no result",
     )
     baseline: bool = key(False, "whether it is a baseline that others are compared with; majorities are")
     against: str | None = key(
@@ -466,6 +643,13 @@ class Compare(Section):
     metric: Literal["accuracy", "rmse", "mae", "kappa", "macro_f1", "amae", "rps", "kl", "l1"] = key(
         "accuracy", "what the summary speaks of; all metrics are compared; `kl` where no cell is labelled"
     )
+    slides: str | None = key(
+        None,
+        "experiment of `method: slide` that the others of the same label are compared with; none: the first",
+    )
+    slide_metric: Literal[
+        "bag_auroc", "bag_accuracy", "bag_f1", "bag_kappa", "instance_auroc", "instance_f1"
+    ] = key("bag_auroc", "what the summary speaks of for models of slide labels; all metrics are compared")
     alpha: float = key(0.05, "level of the tests, 0 to 1", gt=0, lt=0.5)
     power: float = key(0.8, "power of the minimum detectable difference, 0 to 1", gt=0.5, lt=1)
 
@@ -483,6 +667,15 @@ class Jobs(Section):
     )
 
 
+class Features(Section):
+    """Ready-made features of a public benchmark, as torchmil's data sets have them."""
+
+    dataset: Literal["camelyon16", "panda", "rsna"] = key(..., "torchmil's data set")
+    root: FileName = key(..., "folder it was extracted to; $VARIABLES are expanded")
+    features: Name = key("UNI", "which of its features: `UNI`, `resnet50_bt`, ...")
+    patch_px: PositiveInt = key(512, "side of a patch, px; not for rsna")
+
+
 class Look(Section):
     """What the figures show."""
 
@@ -492,6 +685,11 @@ class Look(Section):
     )
     slides: tuple[str, ...] = key((), "slides drawn as maps; none: the middle one")
     gallery: PositiveInt = key(8, "crops per stage in the gallery")
+    attention: tuple[str, ...] = key(
+        (),
+        "experiments of `method: slide` whose attention stands side by side, first one without Sm; none: the "
+        "reference and the first with Sm",
+    )
 
 
 class Study(Section):
@@ -512,10 +710,11 @@ class Study(Section):
     normalise: bool = key(
         False, "divide each row of proportions by its sum, so that counts and percentages do too"
     )
-    input: Literal["slides", "crops"] = key(
-        "slides", "what the study starts from: slides, or ready-made crops"
+    input: Literal["slides", "crops", "features"] = key(
+        "slides", "what the study starts from: slides, ready-made crops, or ready-made features"
     )
-    slides: FileName | None = key(None, "TSV of slides; columns below; with `input: slides`")
+    features: Features | None = key(None, "a public benchmark; with `input: features`")
+    slides: FileName | None = key(None, "TSV of slides; columns below; not with `input: crops`")
     crops: FileName | None = key(None, "TSV of crops; columns below; with `input: crops`")
     phantom: Phantom | None = key(None, "draw the slides of the table first")
     on_bad_slide: Literal["fail", "skip"] = key(
@@ -526,6 +725,12 @@ class Study(Section):
     crop: Crop = key(Crop(), "the image of one cell")
     encoder: Encoder = key(Encoder(), "the vision transformer")
     training: Training = key(Training(), "one training run")
+    graph: Graph = key(Graph(), "which cells are neighbours")
+    healthy: Healthy | None = key(
+        None, "uninjured groups and stages: needed by the loss `cell` and by `method: slide`, used by `supcr`"
+    )
+    slide_labels: dict[Name, SlideLabel] = key({}, "labels of slides by name, for `method: slide`")
+    mil: Mil = key(Mil(), "a model of slide labels")
     folds: int = key(5, "folds, grouped by animal, stratified by group", ge=2)
     seeds: tuple[Seed, ...] = key((0, 1, 2), "seeds; each fold is trained with each", min_length=1)
     experiments: tuple[Experiment, ...] = key((), "what is run; none only with `apply`")
@@ -533,6 +738,11 @@ class Study(Section):
     compare: Compare = key(Compare(), "how experiments are compared")
     jobs: Jobs = key(Jobs(), "how work is cut into jobs")
     look: Look = key(Look(), "what the figures show")
+
+    @property
+    def table(self) -> str:
+        """The table that names the slides."""
+        return str(self.crops if self.input == "crops" else self.slides)
 
     @property
     def crop_mpp(self) -> float:
@@ -547,6 +757,10 @@ class RunSpec(Section):
     losses: dict[Term, PositiveFloat]
     training: Training
     encoder: Encoder
+    mil: Mil | None = None
+    label: SlideLabel | None = None
+    graph: Graph | None = None
+    healthy: Healthy | None = None
     folds: int
     fold: int
     seed: int
@@ -559,11 +773,18 @@ class RunSpec(Section):
     @property
     def head_afterwards(self) -> bool:
         """Whether a head is fitted by L_prop afterwards, since no term of the run's own teaches it."""
-        taught = "prop" in self.losses or "ot" in self.losses
-        return "simprop" in self.losses and not taught and self.training.head == "trained"
+        taught = self.losses.keys() & {"prop", "ot", "mse", "dist"}
+        ranks = self.losses.keys() & {"simprop", "supcr"}
+        return bool(ranks) and not taught and self.training.head == "trained"
+
+    @property
+    def spatial(self) -> bool:
+        """Whether it needs to know where cells lie."""
+        return self.graph is not None
 
     @cached_property
     def id(self) -> str:
         """Readable label and short hash of the specification."""
         label = "+".join(sorted(self.losses)) if self.method == "proportions" else self.method
+        label = self.mil.model if self.mil else label
         return f"{label}-f{self.fold}-s{self.seed}-{_digest(self.model_dump(exclude=NOT_IN_RUN_ID))}"

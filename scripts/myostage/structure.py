@@ -3,15 +3,18 @@
 Read whenever the Snakefile is, so it imports neither torch nor pandas.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from myostage.config import Experiment, RunSpec, Study, read_quoted
+from myostage.config import Experiment, RunSpec, Study, control_of, read_quoted
+from myostage.sections import LabelKind
 
 # keys of `training` that shape L_SimProp and nothing else
 ONLY_SIMPROP = {"sigma", "bins", "pairs", "target", "stop_gradient", "order"}
 WEIGHT = "losses.simprop"
+# keys of `mil` that say how a model smooths
+SMOOTHED = {"placement", "operator", "alpha", "spectral_norm"}
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,10 @@ class Structure:
         Name of the study.
     stages : list of str
         Stages in order.
-    main, design : list of str
-        Labels of the main table and of the forest plot of design choices.
+    main, design, regression : list of str
+        Labels of the main table, of the forest plot of design choices, and of ordinal regression.
+    smoothed : list of str
+        Experiments that smooth stages or embeddings over the graph of cells.
     grid : dict
         Label -> ``{"sigma": float, "bins": int}`` of the grid.
     weights : dict
@@ -60,6 +65,8 @@ class Structure:
     stages: list[str]
     main: list[str]
     design: list[str]
+    regression: list[str]
+    smoothed: list[str]
     grid: dict[str, dict[str, float]]
     weights: dict[float, str]
     curves: dict[str, dict[float, str]]
@@ -110,6 +117,8 @@ def structure(
             stages=list(study.stages),
             main=list(main),
             design=[label for experiment, label, _ in members if experiment.part == "design"],
+            regression=[label for experiment, label, _ in members if experiment.part == "regression"],
+            smoothed=[label for _, label, spec in members if spec.training.smooth != "none"],
             grid={
                 label: {"sigma": spec.training.sigma, "bins": spec.training.bins}
                 for experiment, label, spec in members
@@ -118,13 +127,7 @@ def structure(
             weights=_weights(members),
             curves=_curves(members),
             parts={label: experiment.part for experiment, label, _ in members},
-            against={
-                label: experiment.against
-                for experiment, label, _ in members
-                if experiment.against is not None
-                and experiment.against in experiments
-                and experiment.against not in left_out
-            },
+            against=_against(members, experiments.keys() - left_out.keys()),
             reference=reference,
             ordinal=_ordinal(main, reference),
             losses={
@@ -154,6 +157,66 @@ def _members(
     by_name = {experiment.name: experiment for experiment in study.experiments}
     for label, specs in experiments.items():
         yield by_name[label.partition("[")[0]], label, specs
+
+
+@dataclass(frozen=True)
+class SlideStructure:
+    """The labels of experiments of ``method: slide`` by their part.
+
+    Parameters
+    ----------
+    parts : dict
+        Part of the study -> labels of its experiments.
+    kinds, classes : dict
+        Label -> kind of the label of slides (binary, multiclass, ordinal), its number of classes.
+    against : dict
+        Label -> what it is compared with: as its experiment says, or the control that permutes coordinates.
+    references : dict
+        Label -> the experiment of the same label of slides that all of them are compared with.
+    controls : dict
+        Label -> the control that permutes its coordinates.
+    points : dict
+        Label -> placement, operator, alpha, steps, spectral_norm of a model with Sm.
+    """
+
+    parts: dict[str, list[str]]
+    kinds: dict[str, LabelKind]
+    classes: dict[str, int]
+    against: dict[str, str]
+    references: dict[str, str]
+    controls: dict[str, str]
+    points: dict[str, dict[str, Any]]
+
+
+def slide_structure(study: Study, experiments: Mapping[str, Sequence[RunSpec]]) -> dict[str, Any]:
+    """The fields of :class:`SlideStructure` as plain dicts and lists, of experiments of ``method: slide``."""
+    members = [(experiment, label, specs[0]) for experiment, label, specs in _members(study, experiments)]
+    parts: dict[str, list[str]] = {}
+    kinds, classes, references, points = {}, {}, {}, {}
+    firsts: dict[str, str] = {}
+    named = study.compare.slides
+    for experiment, label, spec in members:
+        assert spec.mil and spec.label
+        parts.setdefault(experiment.part, []).append(label)
+        kinds[label], classes[label] = spec.label.kind, len(spec.label.classes)
+        about = spec.label.model_dump_json()
+        firsts.setdefault(about, label)
+        if label == named:
+            firsts[about] = label
+        if spec.mil.model == "smap":
+            points[label] = spec.mil.model_dump(include=SMOOTHED) | {"steps": spec.mil.smooth_steps}
+    for _, label, spec in members:
+        assert spec.label
+        references[label] = firsts[spec.label.model_dump_json()]
+    controls = {label: control_of(label) for label in experiments if control_of(label) in experiments}
+    against = _against(members, experiments.keys())
+    return asdict(SlideStructure(parts, kinds, classes, against, references, controls, points))
+
+
+def _against(members: Sequence[tuple[Experiment, str, RunSpec]], known: Collection[str]) -> dict[str, str]:
+    """What each label is compared with: as its experiment says, or the control that permutes coordinates."""
+    wanted = {label: experiment.against or control_of(label) for experiment, label, _ in members}
+    return {label: other for label, other in wanted.items() if other in known and other != label}
 
 
 def _weights(members: Sequence[tuple[Experiment, str, RunSpec]]) -> dict[float, str]:

@@ -1,54 +1,36 @@
-"""The training loop: loss terms on drawn bags, schedules, mixed precision, checkpoints that resume exactly.
+"""Training of stages: loss terms on drawn bags, in one phase or two.
 
 A run has one phase, or two where no term teaches the head its stages (L_SimProp alone): a head is then fitted
 by L_prop on the embedding as it stands (bag labels only). Where nothing upstream of the head learns, each
 cell's embedding is computed once and drawn in the place of its tokens.
-
-Everything random is a function of (seed, phase, step); a run that was killed and resumes therefore ends with
-the numbers of a run that was not (bit for bit on a CPU). A run whose loss is no longer finite stops there.
 """
 
-import hashlib
-import json
 import logging
-import math
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from myostage import losses, schemas
+from myostage import losses, regression, schemas
 from myostage.checkpoints import Checkpoints, Progress
-from myostage.config import NOT_IN_RUN_ID, RunSpec, Training
+from myostage.config import REGRESSION_TERMS, Mil, RunSpec, Training
 from myostage.encoder import Suffix
 from myostage.errors import UserError
+from myostage.loop import Diverged, History, autocast, fit, write_history
+from myostage.mil import Reconstruction
+from myostage.spatial import CellGraph, sm
 
 log = logging.getLogger(__name__)
 
-# Losses stay on the device until so many steps have gathered: reading one waits for the GPU.
-STEPS_PER_READOUT = 25
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-TERMS = ("simprop", "prop", "vat", "ot", "cell")
-HISTORY_VALUES = ("loss", *TERMS, "learning_rate", "gradient_norm")
 # Logits [N, K] and proportions [K] of bags A and B.
 _Bags = tuple[tuple[Tensor, np.ndarray], tuple[Tensor, np.ndarray]]
-
-
-class Diverged(UserError):
-    """The loss of a run or its gradient is no longer finite: where, the last checkpoint, and how to mend it.
-
-    ``steps`` is the number of steps that this process did before.
-    """
-
-    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,13 +38,18 @@ class BagPair:
     """Two bags: the first ``cells_a`` rows of ``inputs`` are bag A, the rest bag B.
 
     ``inputs`` are tokens float16[N+M, T, D] or, from an embedded source, embeddings float32[N+M, E];
-    ``p_a``, ``p_b`` are the proportions float64[K] of the bags' groups, or of their slides.
+    ``p_a``, ``p_b`` are the proportions float64[K] of the bags' groups, or of their slides; ``scores`` what
+    they are to score, in stages, and ``healthy`` whether they are of uninjured groups; ``graph`` joins
+    neighbours among the drawn cells, where a run asks for it.
     """
 
     inputs: Tensor
     cells_a: int
     p_a: np.ndarray
     p_b: np.ndarray
+    scores: tuple[float, float] = (0.0, 0.0)
+    healthy: tuple[bool, bool] = (False, False)
+    graph: CellGraph | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +62,11 @@ class LabelledCells:
 
 class Source(Protocol):
     """Where the loop's draws come from."""
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """The score of every slide that is learnt from, in stages."""
+        ...
 
     def draw(self, step: int) -> BagPair | LabelledCells:
         """The draw of one step, a function of the source's seed and ``step`` alone."""
@@ -103,32 +95,6 @@ class StageModel(nn.Module):
         """Embedding float32[N, E] and logits float32[N, K] of tokens [N, T, D]."""
         embedding = self.suffix(tokens.float()).float()
         return embedding, self.head(embedding).float()
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """Mixed precision on a GPU; a CPU always computes in float32."""
-    enabled = device.type == "cuda" and precision in AUTOCAST
-    return torch.autocast(device.type, dtype=AUTOCAST.get(precision, torch.bfloat16), enabled=enabled)
-
-
-def schedule(step: int, training: Training) -> float:
-    """Factor on the learning rate of ``step``: linear warm-up to 1, then a cosine down to 0, or 1 throughout.
-
-    The first step already moves (1 / warm-up steps); of a cosine, the one after the last would be 0.
-    """
-    rising = round(training.warmup * training.steps)
-    if step < rising:
-        return (step + 1) / (rising + 1)
-    if training.schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / (training.steps - rising)))
-
-
-def fingerprint(spec: RunSpec, stages: Sequence[str], data: str) -> str:
-    """What a checkpoint must share with a run to be resumed by it: specification, stages, training data."""
-    shared = [spec.model_dump(mode="json", exclude=NOT_IN_RUN_ID), list(stages), data]
-    text = json.dumps(shared, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -185,7 +151,7 @@ def train(
     stages
         Names of the K stages, in order.
     source
-        Draws of tokens; of bag pairs, or of labelled cells where ``losses`` is ``cell``.
+        Draws of tokens; of bag pairs, or of labelled cells where ``losses`` is ``cross_entropy``.
     suffix
         A fresh copy of the encoder's last blocks and norm; trained in place.
     checkpoints
@@ -210,11 +176,12 @@ def train(
     """
     plan = phases(spec)
     torch.manual_seed(spec.seed)
-    model = StageModel(suffix, spec.training.hidden, len(stages)).to(device)
-    history: list[tuple[float, ...]] = []
+    model = StageModel(suffix, spec.training.hidden, len(stages))
+    module = nn.ModuleDict({"stages": model, **_helpers(spec, model.suffix.embedding)}).to(device)
+    history: History = []
     resumed = checkpoints.load()
     if resumed is not None:
-        model.load_state_dict(resumed["model"])
+        module.load_state_dict(resumed["model"])
         history = [tuple(row) for row in resumed["history"].tolist()]
         log.info("%s: resumed at step %d of phase %d", spec.id, resumed["step"], resumed["phase"])
     begun = len(history)
@@ -224,8 +191,25 @@ def train(
             if resumed is not None and phase.number < resumed["phase"]:
                 continue
             at = resumed if resumed is not None and phase.number == resumed["phase"] else None
-            objective = _Objective(phase, model, spec.training, positions_of(spec.training, stages), device)
-            _fit(objective, spec, source, checkpoints, history, progress, at)
+            objective = _Objective(
+                phase.number, phase.weights, module, phase.frozen, spec, tuple(stages), source, device
+            )
+            # A phase that trains no embedding computes each once.
+            drawn = (
+                source.embedded(embed_with(model, device, spec.training.precision))
+                if phase.frozen
+                else source
+            )
+            fit(
+                objective,
+                spec,
+                drawn.draw,
+                checkpoints=checkpoints,
+                history=history,
+                progress=progress,
+                resumed=at,
+                device=device,
+            )
     except Diverged as error:
         error.steps = len(history) - begun
         write_history(history_out, history, made_by)
@@ -262,30 +246,102 @@ def embed_with(model: StageModel, device: torch.device, precision: str) -> Calla
     return embed
 
 
+def smooths(training: Training, where: str) -> bool:
+    """Whether Sm smooths a cell's logits or embedding at ``training`` or at ``prediction``."""
+    return training.smooth != "none" and training.smooth_at in (where, "both")
+
+
+def classify(
+    model: StageModel, embedding: Tensor, training: Training, device: torch.device, graph: CellGraph | None
+) -> Tensor:
+    """Logits float32[N, K] of embeddings [N, E]; ``graph`` smooths one or the other, as the run asks for."""
+
+    def smooth(values: Tensor) -> Tensor:
+        assert graph is not None
+        return sm(values, graph, training.smooth_alpha, training.smooth_steps)
+
+    if graph is not None and training.smooth == "embedding":
+        embedding = smooth(embedding)
+    # Losses in float32, outside autocast: logarithms of small shares.
+    with autocast(device, training.precision):
+        logits = model.head(embedding).float()
+    return smooth(logits) if graph is not None and training.smooth == "logits" else logits
+
+
+# Every step asks for as many labels as the queue holds.
+@lru_cache(maxsize=256)
+def _pseudo_labels(scores: tuple[float, ...], count: int, by: Any, high: float) -> Tensor:
+    return torch.from_numpy(regression.pseudo_labels(np.array(scores), count, by, 0.0, high))
+
+
 def positions_of(training: Training, stages: Sequence[str]) -> list[int]:
     """Stage at every place of the order that similarity is measured on."""
     return [stages.index(name) for name in training.order or stages]
 
 
+def _helpers(spec: RunSpec, width: int) -> dict[str, nn.Module]:
+    """What learns or remembers beside the model while it is trained, and is dropped afterwards."""
+    found: dict[str, nn.Module] = {}
+    if "spatial_reconstruction" in spec.losses:
+        sizes = Mil()
+        found["reconstruction"] = Reconstruction(width, sizes.width, sizes.heads, sizes.layers)
+    if spec.losses.keys() & REGRESSION_TERMS:
+        found["queue"] = regression.Queue(spec.training.queue, 2 * width if spec.healthy else width)
+    return found
+
+
 @dataclass(frozen=True)
 class _Objective:
-    """The terms that one phase minimises."""
+    """The terms that one phase minimises; ``module`` holds the model and its helpers."""
 
-    phase: _Phase
-    model: StageModel
-    training: Training
-    positions: list[int]
+    phase: int
+    weights: dict[str, float]
+    module: nn.ModuleDict
+    frozen: bool
+    spec: RunSpec
+    stages: tuple[str, ...]
+    source: Source
     device: torch.device
+
+    @property
+    def model(self) -> StageModel:
+        model = self.module["stages"]
+        assert isinstance(model, StageModel)
+        return model
+
+    @property
+    def training(self) -> Training:
+        return self.spec.training
+
+    @property
+    def groups(self) -> list[tuple[list[nn.Parameter], float]]:
+        training, model = self.training, self.model
+        model.head.requires_grad_(training.head == "trained")
+        head = [parameter for parameter in model.head.parameters() if parameter.requires_grad]
+        blocks = model.suffix.trainable("none" if self.frozen else training.unfreeze)
+        own = (
+            []
+            if self.frozen or "reconstruction" not in self.module
+            else [*self.module["reconstruction"].parameters()]
+        )
+        return [
+            (head, training.learning_rate),
+            (blocks, training.encoder_learning_rate),
+            (own, training.learning_rate),
+        ]
 
     def terms(self, draw: BagPair | LabelledCells) -> dict[str, Tensor]:
         """The unweighted terms of one draw; those of a single bag are means over its two bags."""
         training = self.training
         inputs = draw.inputs.to(self.device, non_blocking=True)
-        embedding = inputs if self.phase.frozen else self._embed(inputs)
+        embedding = inputs if self.frozen else self._embed(inputs)
         seen = embedding.detach() if training.head_gradient == "detached" else embedding
-        logits = self._classify(seen)
+        graph = None if isinstance(draw, LabelledCells) or draw.graph is None else draw.graph.to(self.device)
+        logits = classify(
+            self.model, seen, training, self.device, graph if smooths(training, "training") else None
+        )
         if isinstance(draw, LabelledCells):
-            return {"cell": losses.cell(logits, draw.stages.to(self.device))}
+            return {"cross_entropy": losses.cross_entropy(logits, draw.stages.to(self.device))}
         n, p_a, p_b = draw.cells_a, draw.p_a, draw.p_b
         bags = ((logits[:n], p_a), (logits[n:], p_b))
         compute: dict[str, Callable[[], Tensor]] = {
@@ -293,26 +349,102 @@ class _Objective:
             "prop": lambda: self._mixed(bags) if training.mix == "mixbag" else self._prop(bags),
             "vat": lambda: self._vat(inputs, seen, logits),
             "ot": lambda: _mean([losses.ot(bag, p, entropy=training.ot_entropy) for bag, p in bags]),
+            "spatial_reconstruction": lambda: self.module["reconstruction"](
+                embedding, graph, training.mask_ratio
+            ),
         }
         # In this order whatever the study file's, which is no part of a run's id.
-        return {name: term() for name, term in compute.items() if name in self.phase.weights}
+        terms = {name: term() for name, term in compute.items() if name in self.weights}
+        if self.weights.keys() & REGRESSION_TERMS:
+            terms |= self._regression(embedding, logits, draw)
+        return terms
+
+    def _regression(self, embedding: Tensor, logits: Tensor, draw: BagPair) -> dict[str, Tensor]:
+        """Terms of the general ordinal-regression loss, on the two bags and those in the queue.
+
+        L = MSE + Dist + SupCR(z_P) + SupCR(z_I) + MSE(z_I, z_W + z_P), each with its weight: z_I is the mean
+        embedding of a bag, z_W that of uninjured bags, z_P that of the bag's cells that are not healthy.
+        Where the study names nothing healthy there is no z_P, and z_I alone is ranked.
+        """
+        n = draw.cells_a
+        queue = self.module["queue"]
+        assert isinstance(queue, regression.Queue)
+        bags = (slice(None, n), slice(n, None))
+        scores = torch.stack([regression.expected_score(logits[bag]) for bag in bags])
+        targets = scores.new_tensor(draw.scores)
+        healthy = torch.tensor(draw.healthy, device=self.device)
+        z = torch.stack(
+            [embedding[bag].mean(0) for bag in bags]
+        )  # z_I, with z_P beside it where there is one
+        if self.spec.healthy:
+            z = torch.cat([z, self._perturbed(embedding, logits, bags)], 1)
+        compute: dict[str, Callable[[], Tensor | None]] = {
+            "mse": lambda: regression.mse(scores, targets),
+            "dist": lambda: self._dist(torch.cat([scores, queue.scores]), len(scores)),
+            "supcr": lambda: self._supcr(z, targets, queue),
+            "cell": lambda: self._cell(z, regression.reference(z, healthy, queue)),
+        }
+        terms = {name: term() for name, term in compute.items() if name in self.weights}
+        queue.push(z.detach(), scores.detach(), targets, healthy)
+        # Before the first bag of uninjured tissue there is no z_W to compare with.
+        return {name: term for name, term in terms.items() if term is not None}
+
+    def _perturbed(self, embedding: Tensor, logits: Tensor, bags: tuple[slice, slice]) -> Tensor:
+        """z_P of both bags, [2, E]."""
+        assert self.spec.healthy is not None
+        numbers = [self.stages.index(stage) for stage in self.spec.healthy.stages]
+        how = self.training.perturbed
+        return torch.stack(
+            [regression.perturbed_embedding(embedding[bag], logits[bag], numbers, how) for bag in bags]
+        )
+
+    def _dist(self, scores: Tensor, current: int) -> Tensor:
+        training = self.training
+        labels = _pseudo_labels(
+            tuple(self.source.scores), len(scores), training.dist_labels, len(self.stages) - 1
+        )
+        return regression.dist(scores, labels.to(scores), anchors=current)
+
+    def _supcr(self, z: Tensor, targets: Tensor, queue: regression.Queue) -> Tensor:
+        """Of z_I, and of z_P where there is one."""
+        training = self.training
+        every, known = torch.cat([z, queue.embeddings]), torch.cat([targets, queue.targets])
+        ranked = [
+            regression.supcr(
+                regression.halves(part, training.embedding_parts)[0],
+                known,
+                similarity=training.supcr_similarity,
+                temperature=training.supcr_temperature,
+                anchors=len(z),
+            )
+            for part in every.split(self.model.suffix.embedding, dim=1)
+        ]
+        return torch.stack(ranked).sum()
+
+    def _cell(self, z: Tensor, reference: Tensor | None) -> Tensor | None:
+        """MSE(z_I, z_W + z_P); none where no uninjured bag has been seen."""
+        if reference is None:
+            return None
+        width = self.model.suffix.embedding
+        z_i, z_p = z.split(width, dim=1)
+        parts = (
+            regression.halves(part, self.training.embedding_parts)[1]
+            for part in (z_i, reference[:width], z_p)
+        )
+        return regression.cell(*parts)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         with autocast(self.device, self.training.precision):
             return self.model.suffix(tokens).float()
 
-    def _classify(self, embedding: Tensor) -> Tensor:
-        # Losses in float32, outside autocast: logarithms of small shares.
-        with autocast(self.device, self.training.precision):
-            return self.model.head(embedding).float()
-
     def _simprop(self, u: Tensor, v: Tensor, p_a: np.ndarray, p_b: np.ndarray) -> Tensor:
         training = self.training
+        positions = positions_of(training, self.stages)
         return losses.simprop(
             u,
             v,
-            p_a[self.positions],
-            p_b[self.positions],
+            p_a[positions],
+            p_b[positions],
             sigma=training.sigma,
             bins=training.bins,
             pairs=training.pairs,
@@ -334,7 +466,7 @@ class _Objective:
     def _vat(self, inputs: Tensor, seen: Tensor, logits: Tensor) -> Tensor:
         """Perturbs the tokens, or the embedding where the head's terms go no further back."""
         radius = self.training.vat_radius
-        if self.phase.frozen or self.training.head_gradient == "detached":
+        if self.frozen or self.training.head_gradient == "detached":
             return losses.vat(self.model.head, seen, logits, radius=radius)
         # The model's own forward knows no autocast, whose rounding would drown so small a difference.
         return losses.vat(lambda tokens: self.model(tokens)[1], inputs, logits, radius=radius)
@@ -342,130 +474,3 @@ class _Objective:
 
 def _mean(terms: list[Tensor]) -> Tensor:
     return torch.stack(terms).mean()
-
-
-def _fit(
-    objective: _Objective,
-    spec: RunSpec,
-    source: Source,
-    checkpoints: Checkpoints,
-    history: list[tuple[float, ...]],
-    progress: Progress,
-    resumed: dict[str, Any] | None,
-) -> None:
-    """Run one phase from its first step, or from where ``resumed`` left it."""
-    phase, model, training, device = objective.phase, objective.model, spec.training, objective.device
-    if phase.frozen:
-        source = source.embedded(embed_with(model, device, training.precision))
-    model.train()
-    model.head.requires_grad_(training.head == "trained")
-    head = [parameter for parameter in model.head.parameters() if parameter.requires_grad]
-    blocks = model.suffix.trainable("none" if phase.frozen else training.unfreeze)
-    rates = ((head, training.learning_rate), (blocks, training.encoder_learning_rate))
-    optimiser = torch.optim.AdamW(
-        [{"params": part, "lr": rate, "peak": rate} for part, rate in rates if part],
-        weight_decay=training.weight_decay,
-    )
-    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and training.precision == "fp16")
-    first = 0
-    if resumed is not None:
-        optimiser.load_state_dict(resumed["optimiser"])
-        scaler.load_state_dict(resumed["scaler"])
-        first = resumed["step"]
-
-    pending: list[tuple[int, float, Tensor]] = []
-
-    def read_out() -> None:
-        """Move the pending losses into the history, refusing what is not finite."""
-        if not pending:
-            return
-        rows = torch.stack([values for _, _, values in pending]).double().cpu().tolist()
-        for (step, rate, _), (loss, *terms, norm) in zip(pending, rows, strict=True):
-            # A GradScaler finds its scale by gradients that overflow and skips those steps by itself.
-            if not (math.isfinite(loss) and (math.isfinite(norm) or scaler.is_enabled())):
-                raise Diverged(
-                    f"run {spec.id}: the loss is not finite at step {step} of phase {phase.number} "
-                    f"(loss {loss}, gradient norm {norm}; {checkpoints.last()}); lower "
-                    "training.learning_rate and training.encoder_learning_rate, or raise training.sigma"
-                )
-            history.append((phase.number, step, loss, *terms, rate, norm))
-        progress.advance(len(pending), rows[-1][0])
-        pending.clear()
-
-    for step, draw in _draws(source, phase.number * training.steps, first, training.steps, device):
-        factor = schedule(step, training)
-        for group in optimiser.param_groups:
-            group["lr"] = group["peak"] * factor
-        # What a term draws (a direction, a mixture) follows from the step alone, so that it can be resumed.
-        drawn_from = np.random.SeedSequence([spec.seed, phase.number, step])
-        torch.manual_seed(int(drawn_from.generate_state(1, np.uint64)[0]))
-        terms = objective.terms(draw)
-        loss = torch.stack([phase.weights[name] * term for name, term in terms.items()]).sum()
-        norm = _update(loss, optimiser, scaler, [*head, *blocks], training.clip)
-        missing = loss.new_tensor(math.nan)
-        values = [loss, *(terms.get(name, missing) for name in TERMS), norm]
-        pending.append(
-            (
-                step,
-                training.learning_rate * factor if head else 0.0,
-                torch.stack([value.detach().float() for value in values]),
-            )
-        )
-        done = step + 1
-        saving = done % training.checkpoint_every == 0 or done == training.steps
-        if saving or len(pending) == STEPS_PER_READOUT:
-            read_out()
-        if saving:
-            checkpoints.save(
-                phase.number,
-                done,
-                {
-                    "model": model.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "scaler": scaler.state_dict(),
-                    "history": torch.tensor(history, dtype=torch.float64),
-                },
-            )
-
-
-def _update(
-    loss: Tensor,
-    optimiser: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    parameters: list[nn.Parameter],
-    clip: float,
-) -> Tensor:
-    """One step down the gradient; its norm before clipping, 0 where the loss reaches no parameter."""
-    if not loss.requires_grad:
-        return loss.new_zeros(())
-    optimiser.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()
-    scaler.unscale_(optimiser)
-    # Where only L_SimProp is minimised, the head has no gradient and is left as it is.
-    norm = nn.utils.clip_grad_norm_(parameters, clip)
-    scaler.step(optimiser)
-    scaler.update()
-    return norm
-
-
-def _draws(
-    source: Source, offset: int, first: int, steps: int, device: torch.device
-) -> Iterator[tuple[int, BagPair | LabelledCells]]:
-    """The steps left with their draws; on a GPU the next draw is read while this one is computed on."""
-    if device.type != "cuda":
-        for step in range(first, steps):
-            yield step, source.draw(offset + step)
-        return
-    with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(source.draw, offset + first)
-        for step in range(first, steps):
-            draw = ahead.result()
-            if step + 1 < steps:
-                ahead = reader.submit(source.draw, offset + step + 1)
-            yield step, draw
-
-
-def write_history(path: Path, history: list[tuple[float, ...]], made_by: str) -> None:
-    frame = pd.DataFrame(history, columns=["phase", "step", *HISTORY_VALUES])
-    frame = frame.astype({"phase": "int32", "step": "int32"})
-    schemas.write(path, frame, schemas.HISTORY, {"made_by": made_by})

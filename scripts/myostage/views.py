@@ -241,3 +241,72 @@ def histories(paths: Mapping[str, Sequence[str | Path]]) -> pd.DataFrame:
             parts.append(history.assign(experiment=experiment, run=run))
     columns = ["experiment", "run", *schemas.HISTORY.schema.names]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def attention(paths: Sequence[str | Path], slides: Sequence[str]) -> pd.DataFrame:
+    """Attention to the cells of slides, mean over the runs that hold them out.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        ATTENTION tables of an experiment's runs.
+    slides : sequence of str
+
+    Returns
+    -------
+    DataFrame
+        ``slide``, ``cell``, ``logit`` (mean), ``runs``; no row of a slide that no run holds out.
+    """
+    parts = []
+    for path in paths:
+        table = schemas.read(path, schemas.ATTENTION, ["slide", "cell", "logit"])
+        parts.append(table[table["slide"].isin(list(slides))])
+    if not parts:
+        return pd.DataFrame(columns=["slide", "cell", "logit", "runs"])
+    logits = pd.concat(parts).astype({"logit": np.float64}).groupby(["slide", "cell"])["logit"]
+    return logits.agg(logit="mean", runs="size").reset_index()
+
+
+def attended(
+    cells: Mapping[str, str | Path],
+    labels: Mapping[str, str | Path],
+    runs: Mapping[str, Sequence[str | Path]],
+    healthy: Sequence[int],
+    table: schemas.Table = schemas.CELLS,
+) -> pd.DataFrame:
+    """Cells of slides, whether they are injured, and the attention of each experiment to them.
+
+    Parameters
+    ----------
+    cells : mapping of slide to path
+        Their tables, with cell, x_um and y_um.
+    labels : mapping of slide to path
+        LABELS of the slides that have any.
+    runs : mapping of experiment to paths
+        ATTENTION tables of its runs.
+    healthy : sequence of int
+        Stages of uninjured cells.
+    table : Table
+        What ``cells`` are: CELLS, or POSITIONS of ready-made features.
+
+    Returns
+    -------
+    DataFrame
+        ``slide``, ``experiment``, ``cell``, ``x_um``, ``y_um``, ``injured`` (1 or 0; missing without a
+        label), ``logit``, ``runs`` (missing and 0 where no run attends to the cell); cells in the order of
+        their table.
+    """
+    logits = {experiment: attention(paths, list(cells)) for experiment, paths in runs.items()}
+    parts = []
+    for slide, path in cells.items():
+        frame = schemas.read(path, table, ["cell", "x_um", "y_um"])
+        frame.insert(0, "slide", slide)
+        stage = truth(labels, frame)
+        frame["injured"] = np.where(stage < 0, np.nan, ~np.isin(stage, healthy))
+        for experiment, found in logits.items():
+            joined = frame.merge(found, on=["slide", "cell"], how="left")
+            joined.insert(1, "experiment", experiment)
+            runs_of = joined["runs"].fillna(0).astype(int)
+            parts.append(joined.assign(logit=joined["logit"].astype(np.float64), runs=runs_of))
+    columns = ["slide", "experiment", "cell", "x_um", "y_um", "injured", "logit", "runs"]
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)

@@ -1,0 +1,40 @@
+"""Metrics of models of slide labels with intervals, and the differences between them."""
+
+from pathlib import Path
+from typing import Any
+
+from myostage import config, jobs, plan, slide_results
+from myostage.structure import SlideStructure
+
+
+def work(smk: Any) -> None:
+    specs = config.runs(config.load_study(smk.config, files=False))
+    paths = jobs.paths(smk)
+    structure = SlideStructure(**smk.params.structure)
+
+    def run(name: str) -> slide_results.SlideRun:
+        predictions, attention = (
+            Path(paths.run(name, file)) for file in ("predictions.parquet", plan.ATTENTION)
+        )
+        return slide_results.SlideRun(specs[name], predictions, attention)
+
+    listed = smk.params.experiments
+    slide_results.evaluate_slides(
+        {experiment: [run(name) for name in names] for experiment, names in listed.items()},
+        {name: Path(paths.run(name, "outcome.parquet")) for names in listed.values() for name in names},
+        Path(smk.input.splits),
+        {slide: Path(paths.slide(slide, "labels.parquet")) for slide in smk.params.labelled},
+        healthy=smk.params.healthy,
+        kinds=structure.kinds,
+        classes=structure.classes,
+        compare=config.Compare(**smk.params.compare),
+        against=structure.against,
+        parts={label: part for part, labels in structure.parts.items() for label in labels},
+        metrics_out=Path(smk.output.metrics),
+        comparisons_out=Path(smk.output.comparisons),
+        runs_out=Path(smk.output.runs),
+        reference_of=structure.references,
+    )
+
+
+jobs.run(snakemake, work)

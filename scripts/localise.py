@@ -1,0 +1,31 @@
+"""Spectra of attention on the graph of cells, and localisation by the distance to the border of injury."""
+
+from pathlib import Path
+from typing import Any
+
+from myostage import config, jobs, localisation, plan
+
+
+def work(smk: Any) -> None:
+    paths = jobs.paths(smk)
+    shared = (
+        {
+            name: [Path(paths.run(run, plan.ATTENTION)) for run in runs]
+            for name, runs in smk.params.experiments.items()
+        },
+        {slide: Path(paths.slide(slide, smk.params.places)) for slide in smk.params.slides},
+        {slide: Path(paths.slide(slide, "labels.parquet")) for slide in smk.params.labelled},
+        smk.params.healthy,
+    )
+    alpha, steps = smk.params.smooth["alpha"], smk.params.smooth["smooth_steps"]
+    localisation.spectra(
+        *shared,
+        config.Graph(**smk.params.graph),
+        localisation.ALPHA if alpha == "trainable" else alpha,
+        steps,
+        Path(smk.output.spectrum),
+    )
+    localisation.borders(*shared, smk.params.border_of, localisation.EDGES_UM, Path(smk.output.borders))
+
+
+jobs.run(snakemake, work)

@@ -1,0 +1,367 @@
+"""What the runs of models of slide labels amount to: metrics with intervals, and comparisons.
+
+Slides are measured by their class, cells by the attention they get: a cell is injured where its annotated
+stage is none of the healthy ones. Annotated stages are used here to measure, and never to learn.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from myostage import schemas
+from myostage.config import Compare, RunSpec
+from myostage.errors import UserError
+from myostage.metrics import NAMES, auroc, summarise
+from myostage.results import (
+    Evaluated,
+    Measure,
+    additive,
+    comparison_rows,
+    evaluate,
+    families,
+    key,
+    mean_of,
+    outcome_of,
+    per_seed,
+)
+from myostage.sections import LabelKind
+from myostage.tallies import STAGED_ONLY, PerCell, Split, held_out, read_splits
+
+Floats = NDArray[np.float64]
+
+BAG_NAMES = ("bag_auroc", "bag_accuracy", "bag_f1", "bag_kappa")
+INSTANCE_NAMES = ("instance_auroc", "instance_f1")
+ENERGY = "energy"
+
+# Share by which attention must exceed 1/n for a cell to be told injured: a softmax in float32 rounds.
+ROUNDING = 1e-5
+# Probabilities of a slide and attention of its cells, float32, sum to 1 within this.
+SUM_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class SlideRun:
+    """A run of a model of slide labels, and what it wrote."""
+
+    spec: RunSpec
+    predictions: Path
+    attention: Path
+
+
+@dataclass(frozen=True)
+class SlideTally:
+    """One held-out slide under one run."""
+
+    label: int  # -1: none
+    predicted: int
+    probabilities: Floats  # [C]
+    cells: int
+    energy: float
+    labelled: int = 0  # cells
+    auroc: float = (
+        np.nan
+    )  # of the attention logit for injured cells; nan where the labelled ones are of one kind
+    told: tuple[int, int, int] = (0, 0, 0)  # labelled cells: injured and told so, told so, injured
+
+
+def evaluate_slides(
+    experiments: Mapping[str, Sequence[SlideRun]],
+    outcomes: Mapping[str, Path],
+    splits: Path,
+    labels: Mapping[str, Path],
+    *,
+    healthy: Sequence[int],
+    kinds: Mapping[str, LabelKind],
+    classes: Mapping[str, int],
+    compare: Compare,
+    against: Mapping[str, str],
+    parts: Mapping[str, str],
+    metrics_out: Path,
+    comparisons_out: Path,
+    runs_out: Path | None = None,
+    reference_of: Mapping[str, str] | None = None,
+    repeats: int = 1000,
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Write the metrics and comparisons of all experiments with models of slide labels.
+
+    The value of an experiment is the mean over its seeds of the metric on the held-out slides of all folds; a
+    seed of which a run failed is left out. Its interval resamples slides, the same ones for every seed and
+    experiment. Slides without cells are left out, and slides without a label where the class is measured.
+
+    ``bag_auroc``: of the probability of the second class; of more than two classes the mean of each against
+    the rest, over the classes that have both sides. ``bag_f1``: of the second class, or macro-F1.
+    ``bag_kappa``: quadratic weights. ``bag_mae``: of ordinal classes, in classes. ``instance_auroc``: of the
+    attention logit for injured cells, mean over the slides with labelled cells of both kinds.
+    ``instance_f1``: over all labelled cells, one told injured where its attention exceeds 1/n on its slide of
+    n cells. ``energy``: Dirichlet energy of the attention, mean over slides. What is undefined is missing, or
+    has no row where no slide can show it.
+
+    Parameters
+    ----------
+    experiments
+        Label of every experiment, and its runs. A run that failed is not read.
+    outcomes
+        Table of the outcome of every run, by its id.
+    splits
+        Table of splits.
+    labels
+        Table of annotated stages of the cells of every slide that has one. Without any, cells are not
+        measured.
+    healthy
+        Stages of uninjured cells.
+    kinds, classes
+        Kind and number of classes C of the label of every experiment.
+    compare
+        The experiment that all others are compared with (the first by default), level and power of the tests.
+        Experiments of different slide labels are compared in cells and energy alone.
+    against
+        Label of an experiment -> label of the one that it changes something of.
+    parts
+        Label -> part of the study (``main`` where it has none): Holm corrects within a part.
+    metrics_out, comparisons_out, runs_out
+        Tables to write; None: not written.
+    reference_of
+        Label -> reference, for experiments whose reference is not that of ``compare``.
+    repeats
+        Resamples of the bootstrap.
+    metadata
+        Goes into the written files.
+
+    Raises
+    ------
+    UserError
+        Predictions that do not cover their fold or hold numbers that are no probabilities, attention that is
+        not that of their cells, an outcome of another run.
+    """
+    split_of = read_splits(splits)
+    truth = PerCell(labels, schemas.LABELS, "stage", -1)
+    # A run that two experiments share is read once.
+    runs = {run.spec.id: (run, classes[name]) for name, listed in experiments.items() for run in listed}
+    outcome = {name: outcome_of(outcomes[name], name) for name in runs}
+    held = {
+        name: tally_slides(run, split_of, number, truth, healthy)
+        for name, (run, number) in runs.items()
+        if outcome[name]["status"] == "ok"
+    }
+    measured = any(slide in labels and row.fold != STAGED_ONLY for slide, row in split_of.items())
+    of_cells = (*(INSTANCE_NAMES if measured else ()), ENERGY)
+    names = {name: (*_bag_names(kinds[name]), *of_cells) for name in experiments}
+    evaluated: dict[str, Evaluated] = {}
+    rows: list[dict[str, Any]] = []
+    for name, listed in experiments.items():
+        specs = [run.spec for run in listed]
+        measures = partial(_measures, kind=kinds[name], classes=classes[name])
+        evaluated[name], found = evaluate(name, specs, held, names[name], measures, repeats)
+        rows += found
+    label_of = {name: listed[0].spec.label for name, listed in experiments.items()}
+    compared = comparison_rows(
+        evaluated,
+        families(evaluated, compare, against, reference_of=reference_of),
+        parts,
+        lambda one, other: names[one] if label_of[one] == label_of[other] else of_cells,
+        compare,
+        repeats,
+    )
+    ended = [
+        key(name, run.spec) | outcome[run.spec.id] for name, listed in experiments.items() for run in listed
+    ]
+    for written, table, path in (
+        (rows, schemas.METRICS, metrics_out),
+        (compared, schemas.COMPARISONS, comparisons_out),
+        (ended, schemas.RUNS, runs_out),
+    ):
+        if path is not None:
+            schemas.write(path, pd.DataFrame(written, columns=table.schema.names), table, metadata)
+
+
+def tally_slides(
+    run: SlideRun, splits: Mapping[str, Split], classes: int, truth: PerCell, healthy: Sequence[int]
+) -> dict[str, SlideTally]:
+    """What is left of every slide with cells that a run holds out.
+
+    Parameters
+    ----------
+    run
+        A run that did not fail.
+    splits
+        Splits by slide.
+    classes
+        Number of classes C.
+    truth
+        Annotated stage of every cell, -1 where it has none.
+    healthy
+        Stages of uninjured cells.
+
+    Raises
+    ------
+    UserError
+        See :func:`evaluate_slides`.
+    """
+    predicted = {row["slide"]: row for row in _predictions(run, splits, classes)}
+    attention = dict(_attention(run.attention))
+    counted = held_out(splits, run.spec.fold)
+    found: dict[str, SlideTally] = {}
+    for slide in sorted(predicted.keys() | attention.keys()):
+        cells, logits, weights = attention.get(slide, (np.empty(0, np.int64), np.empty(0), np.empty(0)))
+        wanted = predicted[slide]["cells"] if slide in predicted else 0
+        distinct = np.count_nonzero(np.bincount(cells))
+        if (cells.size, distinct) != (wanted, wanted):
+            raise UserError(
+                f"{run.attention}: {cells.size} rows for {distinct} cells of slide {slide}, which has "
+                f"{wanted} cells in {run.predictions}; delete both files and run the workflow again"
+            )
+        if not wanted or slide not in counted:
+            continue
+        if np.isnan(logits).any() or not abs(weights.sum() - 1) < SUM_TOLERANCE:
+            raise UserError(
+                f"{run.attention}: the attention to the cells of slide {slide} is no distribution; delete "
+                "the file and the run's model, and run the workflow again"
+            )
+        row = predicted[slide]
+        stage = truth.of(slide, cells)
+        known = stage >= 0
+        injured = ~np.isin(stage[known], list(healthy))
+        told = weights[known] > (1 + ROUNDING) / cells.size
+        found[slide] = SlideTally(
+            row["label"],
+            row["predicted"],
+            np.array(row["probabilities"]),
+            row["cells"],
+            np.nan if row["energy"] is None else row["energy"],
+            int(known.sum()),
+            float(auroc(logits[known], injured, np.ones(injured.size))) if known.any() else np.nan,
+            (int((told & injured).sum()), int(told.sum()), int(injured.sum())),
+        )
+    return found
+
+
+def _predictions(run: SlideRun, splits: Mapping[str, Split], classes: int) -> list[dict[str, Any]]:
+    """Rows of the slides that a run predicts, checked."""
+    path = run.predictions
+    again = "delete the file and run the workflow again"
+    rows = schemas.read_arrow(path, schemas.SLIDE_PREDICTIONS).to_pylist()
+    known = [slide for slide, row in splits.items() if row.fold in (run.spec.fold, STAGED_ONLY)]
+    slides = [row["slide"] for row in rows]
+    if wrong := sorted(set(slides) - set(known)):
+        raise UserError(f"{path}: slide {wrong[0]} is not held out in fold {run.spec.fold}; {again}")
+    needed = {slide for slide in held_out(splits, run.spec.fold) if splits[slide].cells}
+    if missing := sorted(needed - set(slides)):
+        raise UserError(f"{path}: slide {missing[0]} of fold {run.spec.fold} is not predicted; {again}")
+    if len(set(slides)) < len(slides):
+        raise UserError(f"{path}: a slide is predicted twice; {again}")
+    for row in rows:
+        probabilities = np.array(row["probabilities"], dtype=np.float64)
+        right = probabilities.size == classes and abs(probabilities.sum() - 1) < SUM_TOLERANCE
+        if not (right and -1 <= row["label"] < classes and 0 <= row["predicted"] < classes):
+            raise UserError(
+                f"{path}: slide {row['slide']} has label {row['label']}, class {row['predicted']} and "
+                f"probabilities {row['probabilities']}, which are not those of {classes} classes; {again}"
+            )
+    return rows
+
+
+def _attention(path: Path) -> Iterator[tuple[str, tuple[NDArray[np.int64], Floats, Floats]]]:
+    """Slide, and its cells, logits and weights, [n] each."""
+    table = schemas.read_arrow(path, schemas.ATTENTION).combine_chunks()
+    cell, logit, weight = (table[name].to_numpy().astype(np.float64) for name in ("cell", "logit", "weight"))
+    slides = table["slide"].combine_chunks().dictionary_encode()
+    code = slides.indices.to_numpy()
+    order = np.argsort(code, kind="stable")
+    ends = np.bincount(code, minlength=len(slides.dictionary)).cumsum()
+    for slide, start, end in zip(slides.dictionary.to_pylist(), [0, *ends], ends, strict=False):
+        rows = order[start:end]
+        yield slide, (cell[rows].astype(np.int64), logit[rows], weight[rows])
+
+
+def _bag_names(kind: LabelKind) -> tuple[str, ...]:
+    return (*BAG_NAMES, "bag_mae") if kind == "ordinal" else BAG_NAMES
+
+
+def _measures(seeds: Sequence[Mapping[str, SlideTally]], kind: LabelKind, classes: int) -> list[Measure]:
+    """What the held-out slides, the same for each seed, can be measured by."""
+
+    def measure(
+        names: tuple[str, ...],
+        statistic: Callable[[Floats, Floats], Floats],
+        which: Callable[[SlideTally], bool],
+        values: Callable[[SlideTally], Sequence[float] | Floats],
+        cells: Callable[[SlideTally], int],
+    ) -> list[Measure]:
+        """Of the slides that it can be measured on, if there are any."""
+        slides = tuple(slide for slide in sorted(seeds[0]) if which(seeds[0][slide]))
+        if not slides:
+            return []
+        found = np.array([[values(seed[slide]) for seed in seeds] for slide in slides], dtype=np.float64)
+        return [Measure(names, statistic, slides, found, sum(cells(seeds[0][slide]) for slide in slides))]
+
+    confused = np.eye(classes**2)
+    return [
+        *measure(
+            BAG_NAMES[:1],
+            per_seed(partial(_bag_auroc, kind=kind)),
+            lambda tally: tally.label >= 0,
+            lambda tally: [tally.label, *tally.probabilities],
+            lambda tally: tally.cells,
+        ),
+        *measure(
+            _bag_names(kind)[1:],
+            additive(partial(_bag_metrics, kind=kind)),
+            lambda tally: tally.label >= 0,
+            lambda tally: confused[tally.label * classes + tally.predicted],
+            lambda tally: tally.cells,
+        ),
+        *measure(
+            INSTANCE_NAMES[:1],
+            additive(mean_of),
+            lambda tally: not np.isnan(tally.auroc),
+            lambda tally: [tally.auroc, 1.0],
+            lambda tally: tally.labelled,
+        ),
+        *measure(
+            INSTANCE_NAMES[1:],
+            additive(_f1),
+            lambda tally: tally.labelled > 0,
+            lambda tally: tally.told,
+            lambda tally: tally.labelled,
+        ),
+        *measure(
+            (ENERGY,),
+            additive(mean_of),
+            lambda tally: not np.isnan(tally.energy),
+            lambda tally: [tally.energy, 1.0],
+            lambda tally: tally.cells,
+        ),
+    ]
+
+
+def _bag_auroc(weights: Floats, values: Floats, kind: LabelKind) -> Floats:
+    """AUROC [..., 1] of label, then probabilities, [slides, 1 + C]."""
+    label, probabilities = values[:, 0], values[:, 1:]
+    sought = range(1, 2) if kind == "binary" else range(probabilities.shape[1])
+    each = np.stack([auroc(probabilities[:, one], label == one, weights) for one in sought], axis=-1)
+    defined = ~np.isnan(each)
+    return mean_of(np.stack([np.where(defined, each, 0.0).sum(-1), defined.sum(-1)], axis=-1))
+
+
+def _bag_metrics(sums: Floats, kind: LabelKind) -> Floats:
+    """Metrics but AUROC, [..., 3 or 4], of slides by their class and the one they are told, [..., C * C]."""
+    classes = round(sums.shape[-1] ** 0.5)
+    matrix = sums.reshape(*sums.shape[:-1], classes, classes)
+    found = dict(zip(NAMES, np.moveaxis(summarise(matrix, sums[..., 0]), -1, 0), strict=True))
+    if kind == "binary":
+        second = np.stack([matrix[..., 1, 1], matrix[..., 1].sum(-1), matrix[..., 1, :].sum(-1)], axis=-1)
+        found["macro_f1"] = _f1(second)[..., 0]
+    chosen = ("accuracy", "macro_f1", "kappa", *(("mae",) if kind == "ordinal" else ()))
+    return np.stack([found[name] for name in chosen], axis=-1)
+
+
+def _f1(sums: Floats) -> Floats:
+    """F1 [..., 1] of counts [..., 3]: right, told so, truly so; nan where nothing is told so nor truly so."""
+    return mean_of(np.stack([2 * sums[..., 0], sums[..., 1] + sums[..., 2]], axis=-1))

@@ -1,0 +1,271 @@
+"""One run of a model of slide labels, from its specification to its predictions and its attention.
+
+The model sees the frozen embeddings of all cells of one slide a step. Predictions are made for the slides
+that the run's fold holds out and for slides that are only staged (fold -1).
+"""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from myostage import mil, schemas
+from myostage.bags import STAGED_ONLY
+from myostage.checkpoints import Checkpoints, Progress
+from myostage.config import Encoder, RunSpec
+from myostage.cost import measure
+from myostage.errors import UserError
+from myostage.localisation import positions
+from myostage.loop import Diverged, History, fingerprint, fit, write_history
+from myostage.runs import compute_on, outcome_of, suffix_of, token_store
+from myostage.spatial import CellGraph, cell_graph, energy_per_edge
+from myostage.train import save_model
+
+log = logging.getLogger(__name__)
+
+NO_CLASS = -1
+
+
+@dataclass(frozen=True)
+class Bag:
+    """A slide as a model sees it: its cells int32[n], their features float16[n, E], graph and class."""
+
+    cells: NDArray[np.int32]
+    features: Tensor
+    graph: CellGraph
+    target: int
+
+
+def train_slide_run(
+    spec: RunSpec,
+    *,
+    classes: Mapping[str, int],
+    splits: Path,
+    tokens: Mapping[str, Path],
+    cells: Mapping[str, Path],
+    model_out: Path,
+    history_out: Path,
+    predictions_out: Path,
+    attention_out: Path,
+    outcome_out: Path,
+    checkpoint_dir: Path,
+    encoder_weights: Path | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    made_by: str = "",
+) -> None:
+    """Train one run of ``method: slide`` and predict the slides it holds out and those that are only staged.
+
+    A run that diverges is no error: its files say so, as those of :func:`myostage.runs.train_run` do.
+
+    Parameters
+    ----------
+    spec
+        The run, with ``mil``, ``label`` and ``graph``.
+    classes
+        Class of every slide, 0..C-1; a slide that is not in it is predicted and not learnt from.
+    splits
+        ``schemas.SPLITS``: the run learns from the slides of all folds but its own.
+    tokens
+        Token file of every slide of ``splits`` under ``spec.encoder``; a single token per cell is a
+        ready-made embedding.
+    cells
+        ``schemas.CELLS`` or ``schemas.POSITIONS`` of every slide: where cells lie.
+    model_out, history_out, predictions_out, attention_out, outcome_out
+        Safetensors, ``schemas.HISTORY``, ``schemas.SLIDE_PREDICTIONS``, ``schemas.ATTENTION``,
+        ``schemas.OUTCOME``.
+    checkpoint_dir, encoder_weights, device, threads, made_by
+        See :func:`myostage.runs.train_run`.
+
+    Raises
+    ------
+    UserError
+        Training slides of one class only, no slide to hold out, tokens or coordinates missing.
+    """
+    assert spec.mil is not None and spec.label is not None
+    where = compute_on(device, threads)
+    learnt, predicted = _slides(splits, spec, classes, tokens)
+    names = list(spec.label.classes)
+    with measure(where) as cost:
+        bags = {
+            slide: _bag(spec, tokens[slide], cells[slide], classes.get(slide, NO_CLASS), encoder_weights)
+            for slide in [*learnt, *predicted]
+        }
+        source = _Source(spec, {slide: bags[slide] for slide in learnt})
+        checkpoints = Checkpoints(Path(checkpoint_dir), fingerprint(spec, names, source.digest()))
+        torch.manual_seed(spec.seed)
+        width = next(iter(bags.values())).features.shape[1]
+        model = mil.build(spec.mil, width, spec.label.kind, len(names), mask_ratio=spec.training.mask_ratio)
+        objective = _Objective(spec, model.to(where), where)
+        history: History = []
+        resumed = checkpoints.load()
+        if resumed is not None:
+            model.load_state_dict(resumed["model"])
+            history = [tuple(row) for row in resumed["history"].tolist()]
+            log.info("%s: resumed at step %d of phase %d", spec.id, resumed["step"], resumed["phase"])
+        begun, reason = len(history), ""
+        try:
+            fit(
+                objective,
+                spec,
+                source.draw,
+                checkpoints=checkpoints,
+                history=history,
+                progress=Progress(spec.id, spec.training.steps, begun),
+                resumed=resumed,
+                device=where,
+            )
+            model.eval()
+            found = [_predict(model, slide, bags[slide], where, spec) for slide in predicted]
+        except Diverged as error:
+            log.error("%s", error)
+            reason, found = str(error), []
+        save_model(model_out, {} if reason else model.state_dict(), spec, len(names), made_by, failed=reason)
+        write_history(history_out, history, made_by)
+        metadata = {"spec": spec.model_dump_json(), "made_by": made_by} | (
+            {"failed": reason} if reason else {}
+        )
+        for path, table, part in (
+            (predictions_out, schemas.SLIDE_PREDICTIONS, [row for row, _ in found]),
+            (attention_out, schemas.ATTENTION, [rows for _, rows in found]),
+        ):
+            empty = pd.DataFrame(columns=table.schema.names)
+            schemas.write(path, pd.concat(part, ignore_index=True) if part else empty, table, metadata)
+    outcome = outcome_of(spec, reason, len(history) - begun, where) | asdict(cost)
+    schemas.write(outcome_out, pd.DataFrame([outcome]), schemas.OUTCOME, {"made_by": made_by})
+    if not reason:
+        checkpoints.clear()
+
+
+def _slides(
+    splits: Path, spec: RunSpec, classes: Mapping[str, int], tokens: Mapping[str, Path]
+) -> tuple[list[str], list[str]]:
+    """Slides that a run learns from, and those that it predicts; none without cells."""
+    table = schemas.read(splits, schemas.SPLITS)
+    table = table[table["cells"] > 0].sort_values("slide")
+    missing = sorted(set(table["slide"]) - set(tokens))
+    if missing:
+        raise UserError(f"{splits}: no token file is given for slide {', '.join(missing)}; embed it first")
+    fold = dict(zip(table["slide"].astype(str), table["fold"], strict=True))
+    learnt = [slide for slide in fold if fold[slide] not in (spec.fold, STAGED_ONLY) and slide in classes]
+    if len({classes[slide] for slide in learnt}) < 2:
+        assert spec.label is not None
+        raise UserError(
+            f"{splits}: without fold {spec.fold} there are no slides of two classes of "
+            f"{', '.join(spec.label.classes)} to learn from; lower folds, or add slides"
+        )
+    if spec.fold not in fold.values():
+        raise UserError(f"{splits}: fold {spec.fold} leaves no slide with cells to hold out; lower folds")
+    return learnt, [slide for slide in fold if fold[slide] in (spec.fold, STAGED_ONLY)]
+
+
+def _bag(spec: RunSpec, tokens: Path, cells: Path, target: int, encoder_weights: Path | None) -> Bag:
+    assert spec.graph is not None
+    changed = tokens.stat().st_mtime_ns if tokens.exists() else 0
+    numbers, features = _features(tokens, changed, spec.encoder, encoder_weights)
+    graph = cell_graph(positions(cells, numbers), spec.graph, seed=spec.seed)
+    return Bag(numbers, features, graph, target)
+
+
+# Runs of one job share their slides; half precision, as tokens are.
+@lru_cache(maxsize=4096)
+def _features(
+    tokens: Path, changed_ns: int, encoder: Encoder, encoder_weights: Path | None
+) -> tuple[NDArray[np.int32], Tensor]:
+    """Cells int32[n] and their frozen embeddings float16[n, E]; ``changed_ns`` tells a file written anew."""
+    store = token_store(tokens, encoder)
+    if store.shape[0] == 1:
+        return store.cells, store.read()[:, 0]
+    suffix = suffix_of(encoder, encoder_weights).eval()
+    with torch.inference_mode():
+        parts = [suffix(part.float()).half() for _, part in store.stream()]
+    # Cloned outside inference mode, so that models may be trained on them.
+    return store.cells, torch.cat(parts).clone()
+
+
+class _Source:
+    """Draws one slide a step: any class is as likely, and then any of its slides."""
+
+    def __init__(self, spec: RunSpec, bags: Mapping[str, Bag]) -> None:
+        self._seed, self._bags = spec.seed, bags
+        targets = sorted({bag.target for bag in bags.values()})
+        self._of_class = [
+            [slide for slide, bag in bags.items() if bag.target == target] for target in targets
+        ]
+
+    def draw(self, step: int) -> Bag:
+        rng = np.random.default_rng([self._seed, step])
+        slides = self._of_class[rng.integers(len(self._of_class))]
+        return self._bags[slides[rng.integers(len(slides))]]
+
+    def digest(self) -> str:
+        """Of what is drawn from: features, neighbours and classes."""
+        digest = hashlib.sha256()
+        for slide, bag in self._bags.items():
+            digest.update(f"{slide}\0{bag.target}\0{tuple(bag.features.shape)}".encode())
+            digest.update(bag.features[[0, -1]].numpy().tobytes())
+            digest.update(bag.graph.edges.numpy().tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Objective:
+    """The label of a slide, and whatever else the model regularises itself by."""
+
+    spec: RunSpec
+    model: mil.SlideModel
+    device: torch.device
+    phase: int = 0
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {str(term): float(weight) for term, weight in self.spec.losses.items()}
+
+    @property
+    def module(self) -> nn.Module:
+        return self.model
+
+    @property
+    def groups(self) -> list[tuple[list[nn.Parameter], float]]:
+        return [(list(self.model.parameters()), self.spec.training.learning_rate)]
+
+    def terms(self, draw: Bag) -> dict[str, Tensor]:
+        features, graph = draw.features.to(self.device).float(), draw.graph.to(self.device)
+        return self.model.terms(features, graph, draw.target, self.weights)
+
+
+@torch.inference_mode()
+def _predict(
+    model: mil.SlideModel, slide: str, bag: Bag, device: torch.device, spec: RunSpec
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Row of ``schemas.SLIDE_PREDICTIONS`` and rows of ``schemas.ATTENTION`` of one slide."""
+    logits, attention = model(bag.features.to(device).float(), bag.graph.to(device))
+    probabilities = model.probabilities(logits).double().cpu().numpy()
+    if not (np.isfinite(probabilities).all() and torch.isfinite(attention).all()):
+        raise Diverged(
+            f"run {spec.id}: the prediction of slide {slide} is not finite after the last step; lower "
+            "training.learning_rate"
+        )
+    row = {
+        "slide": slide,
+        "label": bag.target,
+        "predicted": int(probabilities.argmax()),
+        "probabilities": probabilities,
+        "cells": len(bag.cells),
+        "energy": energy_per_edge(attention.cpu(), bag.graph),
+    }
+    rows = {
+        "slide": slide,
+        "cell": bag.cells,
+        "logit": attention.float().cpu().numpy(),
+        "weight": attention.double().softmax(0).float().cpu().numpy(),
+    }
+    return pd.DataFrame([row]), pd.DataFrame(rows)
