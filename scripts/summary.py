@@ -4,7 +4,18 @@ from pathlib import Path
 from typing import Any
 
 from myostage import jobs, schemas, summary, views
-from myostage.structure import Structure
+from myostage.structure import SlideStructure, Structure
+
+# tables that only some studies have
+OPTIONAL = {
+    "correlations": schemas.CORRELATIONS,
+    "slide_metrics": schemas.METRICS,
+    "slide_comparisons": schemas.COMPARISONS,
+    "slide_runs": schemas.RUNS,
+    "spectrum": schemas.SPECTRUM,
+    "borders": schemas.BORDERS,
+    "algebra": schemas.ALGEBRA,
+}
 
 
 def work(smk: Any) -> None:
@@ -16,11 +27,16 @@ def work(smk: Any) -> None:
         metrics=schemas.read(smk.input.metrics, schemas.METRICS),
         comparisons=schemas.read(smk.input.comparisons, schemas.COMPARISONS),
         runs=schemas.read(smk.input.runs, schemas.RUNS),
-        correlations=(
-            schemas.read(smk.input.correlations[0], schemas.CORRELATIONS) if smk.input.correlations else None
-        ),
         figures=[(Path(figure).stem.replace("_", " "), Path(figure)) for figure in smk.input.figures],
         unused=views.left_out(schemas.read(smk.input.slides[0], schemas.SLIDES), crops) if crops else {},
+        slide_structure=SlideStructure(**smk.params.slide_structure) if smk.input.slide_metrics else None,
+        models=smk.params.models,
+        histories=views.histories(smk.params.histories) if smk.params.histories else None,
+        **{
+            name: schemas.read(files[0], table)
+            for name, table in OPTIONAL.items()
+            if (files := getattr(smk.input, name))
+        },
     )
     summary.write(smk.output.page, facts)
 

@@ -203,6 +203,7 @@ def test_structure_tells_the_parts_apart() -> None:
     assert made.ceilings == ["supervised"]
     assert made.untrained == ["frozen"]
     assert made.fitted_afterwards == ["simprop"]
+    assert made.smoothed == [] and made.regression == []
     assert made.reference == "prop"
     assert made.ordinal == {"with": "combined", "without": "prop"}
     assert made.losses["combined"] == BOTH and "majority" not in made.losses

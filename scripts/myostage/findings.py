@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from myostage import report
-from myostage.structure import Structure
+from myostage.structure import SlideStructure, Structure
 
 Verdict = Literal["helps", "hurts", "not told", "unknown"]
 
@@ -121,6 +121,16 @@ class Facts:
         Title and PNG of every figure; SVG and CSV lie beside it.
     unused : mapping of str to str, optional
         Slides that are left out because they cannot be used, and why.
+    slide_structure : SlideStructure, optional
+        The same of models of slide labels; none where there are none, nor of their tables.
+    models : mapping of str to str, optional
+        Label of an experiment on labels of slides -> its ``mil.model``.
+    slide_metrics, slide_comparisons, slide_runs : DataFrame, optional
+        Their METRICS, COMPARISONS and RUNS.
+    spectrum, borders, algebra : DataFrame, optional
+        The tables of these names.
+    histories : DataFrame, optional
+        Rows of :func:`myostage.views.histories` of the experiments that learn with both supcr and cell.
     """
 
     structure: Structure
@@ -131,6 +141,15 @@ class Facts:
     correlations: pd.DataFrame | None = None
     figures: Sequence[tuple[str, Path]] = ()
     unused: Mapping[str, str] = field(default_factory=dict)
+    slide_structure: SlideStructure | None = None
+    models: Mapping[str, str] = field(default_factory=dict)
+    slide_metrics: pd.DataFrame | None = None
+    slide_comparisons: pd.DataFrame | None = None
+    slide_runs: pd.DataFrame | None = None
+    spectrum: pd.DataFrame | None = None
+    borders: pd.DataFrame | None = None
+    algebra: pd.DataFrame | None = None
+    histories: pd.DataFrame | None = None
 
     @cached_property
     def metric(self) -> str:
@@ -223,7 +242,8 @@ def listed(parts: Iterable[str]) -> str:
     return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} and {found[-1]}"
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """The text with a capital letter."""
     return text[0].upper() + text[1:]
 
 
@@ -292,26 +312,29 @@ def ran(facts: Facts) -> list[str]:
         sentences.append(
             f"{many(rest, 'more slide')} {'is' if rest == 1 else 'are'} staged and not learnt from."
         )
+    sentences += ended(runs, folds) if len(runs) else ["Nothing was run."]
+    sentences += [f"Left out: {label}: {_ended(reason)}" for label, reason in structure.left_out.items()]
+    if facts.metric != structure.compare["metric"]:
+        wanted = report.METRICS[structure.compare["metric"]][0]
+        sentences.append(f"No {wanted} could be measured, so this page speaks of {facts.named} instead.")
+    return sentences
+
+
+def ended(runs: pd.DataFrame, folds: int, on: str = "") -> list[str]:
+    """How many runs there were, which failed, and why; ``on``: what they learn from, if it must be said."""
     single = runs.drop_duplicates("run")
     failed = single[single["status"] == "failed"]
-    if single.empty:
-        sentences.append("Nothing was run.")
-    else:
-        seeds = int(runs.groupby("experiment")["seed"].nunique().max())
-        sentences.append(
-            f"{many(runs['experiment'].nunique(), 'experiment')} over {many(folds, 'fold')} and up to "
-            f"{many(seeds, 'seed')} took {many(len(single), 'run')}, shared ones counted once; "
-            f"{f'{len(failed)} failed' if len(failed) else 'all ended well'}."
-        )
+    seeds = int(runs.groupby("experiment")["seed"].nunique().max())
+    sentences = [
+        f"{many(runs['experiment'].nunique(), 'experiment')}{on} over {many(folds, 'fold')} and up to "
+        f"{many(seeds, 'seed')} took {many(len(single), 'run')}, shared ones counted once; "
+        f"{f'{len(failed)} failed' if len(failed) else 'all ended well'}."
+    ]
     for run, reason in zip(failed["run"], failed["reason"], strict=True):
         of = listed(runs.loc[runs["run"] == run, "experiment"].astype(str))
         sentences.append(f"Failed: {run} of {of}: {_ended(reason)}")
     if len(failed):
         sentences.append("A seed of which a run failed is left out of the numbers of its experiment.")
-    sentences += [f"Left out: {label}: {_ended(reason)}" for label, reason in structure.left_out.items()]
-    if facts.metric != structure.compare["metric"]:
-        wanted = report.METRICS[structure.compare["metric"]][0]
-        sentences.append(f"No {wanted} could be measured, so this page speaks of {facts.named} instead.")
     return sentences
 
 
@@ -338,7 +361,7 @@ def helps(facts: Facts) -> list[str]:
         if len(sides) == 2:
             whole = facts.measured[pair["with"]]
             sentences.append(
-                f"{_sentence(facts.named)} is {' and '.join(sides)}, on {many(whole.cells, 'cell')} of "
+                f"{sentence(facts.named)} is {' and '.join(sides)}, on {many(whole.cells, 'cell')} of "
                 f"{many(whole.slides, 'slide')}."
             )
     others = [

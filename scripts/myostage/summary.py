@@ -10,7 +10,7 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-from myostage import findings, palette, report, schemas
+from myostage import findings, findings_neighbours, palette, report, schemas
 from myostage.findings import Difference, Facts, Verdict
 
 # shown beside a verdict, so that it does not hang on colour
@@ -87,16 +87,26 @@ def write(out: str | Path, facts: Facts) -> None:
     facts : Facts
         The study's tables and what its experiments are for.
     """
-    sections: list[tuple[str, str, list[str]]] = [
-        ("run", "What was run", [_points(findings.ran(facts))]),
-        ("helps", "Does the ordinal term help, and by how much?", _helps(facts)),
-        ("methods", "All methods, all metrics", _methods(facts)),
-        ("where", "Where does it stop helping?", _where(facts)),
-        ("design", "Which open choices matter?", _design(facts)),
-        ("geometry", "Are similar stages alike?", [_points(findings.geometry(facts))]),
-        ("cost", "What does it cost?", _cost(facts)),
-        ("rules", "How this page judges", [f'<p class="rules">{html.escape(rules(facts))}</p>']),
+    staged = bool(facts.structure.parts)
+    asked = findings_neighbours.sections(facts)
+    run = [*findings.ran(facts), *findings_neighbours.ran(facts)]
+    short = [*(headline(facts) if staged else run[:1]), *(section.sentences[0] for section in asked)]
+    judged = " ".join([rules(facts), *([findings_neighbours.RULES] if asked else [])])
+    sections: list[tuple[str, str, list[str]]] = [("run", "What was run", [_points(run)])]
+    if staged:
+        sections += [
+            ("helps", "Does the ordinal term help, and by how much?", _helps(facts)),
+            ("methods", "All methods, all metrics", _methods(facts)),
+            ("where", "Where does it stop helping?", _where(facts)),
+            ("design", "Which open choices matter?", _design(facts)),
+            ("geometry", "Are similar stages alike?", [_points(findings.geometry(facts))]),
+            ("cost", "What does it cost?", _cost(facts)),
+        ]
+    sections += [
+        (section.name, section.title, [_points(section.sentences), _differences(facts, section.differences)])
+        for section in asked
     ]
+    sections.append(("rules", "How this page judges", [f'<p class="rules">{html.escape(judged)}</p>']))
     if facts.unused:
         unused = _points(f"{slide}: {reason}" for slide, reason in facts.unused.items())
         sections.insert(1, ("unused", "Slides left out", [unused]))
@@ -107,7 +117,7 @@ def write(out: str | Path, facts: Facts) -> None:
     page = _PAGE.format(
         title=f"{html.escape(facts.structure.study)}: what the study found",
         contents=" ".join(f'<a href="#{name}">{title}</a>' for name, title, _ in sections),
-        short=_points(headline(facts)),
+        short=_points(short),
         body="\n".join(body),
         better=_BETTER,
         worse=_WORSE,
@@ -239,7 +249,7 @@ def _differences(facts: Facts, rows: Sequence[Difference]) -> str:
         [row.experiment for row in rows], facts.structure.ceilings, facts.structure.fitted_afterwards
     )
     drawn = f" Drawn up to {findings.unsigned(reach)} from 0; hollow: beyond." if reach else ""
-    caption = f"Difference in {report.label(facts.metric)} [95 % interval].{drawn} {notes}".rstrip()
+    caption = f"Difference in {report.label(rows[0].metric)} [95 % interval].{drawn} {notes}".rstrip()
     return _table((*head, "could have found", "pairs", "slides"), cells, caption)
 
 
