@@ -43,7 +43,8 @@ neighbours: study  ## smooth attention, spatial regularisation, ordinal regressi
 
 study: install  ## the study of STUDY, from slides to figures, report and headline
 	@$(SNAKEMAKE)
-	@[ $(OUT)/report.zip -nt $(OUT)/metrics.parquet ] || $(MAKE) --no-print-directory report STUDY=$(STUDY)
+	@[ -f $(OUT)/report.zip ] && [ -z "$$(find $(OUT) -maxdepth 1 -name '*metrics.parquet' -newer $(OUT)/report.zip)" ] \
+		|| $(MAKE) --no-print-directory report STUDY=$(STUDY)
 	@$(BIN)/python scripts/headline.py $(STUDY)
 
 cluster-check: install  ## does SLURM work: partitions, a CPU and a GPU job, shared disk, accounting, in plain words

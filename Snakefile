@@ -3,10 +3,13 @@
 snakemake                                           the demo study
 snakemake paper --configfile config/paper.yaml      another study: everything
 snakemake ablations --configfile ...                only its comparisons and their figures
-snakemake neighbours --configfile ...                only labels of slides and what cells' neighbours add
+snakemake neighbours                                labels of slides and what cells' neighbours add, on drawn slides
 snakemake figures                                   only what the figures need
 snakemake report                                    the page that answers in sentences
 """
+
+import os
+import sys
 
 from snakemake.utils import min_version
 
@@ -18,8 +21,10 @@ container: "myostage.sif"
 
 
 if not workflow.configfiles:
+    # Neighbours have a demo of their own; jobs, which are not told the target, inherit the choice.
+    DEMO = "config/demo_neighbours.yaml" if "neighbours" in sys.argv else "config/demo.yaml"
 
-    configfile: "config/demo.yaml"
+    configfile: os.environ.setdefault("MYOSTAGE_DEMO", DEMO)
 
 
 include: "rules/common.smk"

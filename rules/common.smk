@@ -116,6 +116,34 @@ def tokens_of(spec):
     return of_slides("crops.parquet", SLIDES)
 
 
+def part_figure(part, metric, columns, table, experiments, against):
+    """The table and figure of one part of the neighbours."""
+    return (
+        "slide_metrics",
+        "Neighbours",
+        {name: PATHS.study(f"{table}{name}.parquet") for name in ("metrics", "comparisons", "runs")},
+        {
+            "experiments": experiments,
+            "columns": columns,
+            "metric": metric,
+            "against": {one: other for one, other in against.items() if one in experiments},
+            "alpha": STUDY.compare.alpha,
+            "study": f"{STUDY.study}, {part}",
+        },
+    )
+
+
+def neighbours(wildcards):
+    """Tables, figures and page of the neighbours; a study that has none says so."""
+    files = [*SLIDE_TABLES, *ATTENTION_TABLES, *ALGEBRA_TABLES, *NEIGHBOUR_FIGURES]
+    if not files:
+        raise WorkflowError(
+            f"study {STUDY.study} has no experiment with labels of slides or ordinal regression; name one that "
+            "has: --configfile config/demo_neighbours.yaml"
+        )
+    return files + SUMMARY
+
+
 onstart:
     arrays = getattr(workflow.executor_settings, "array_jobs", None)
     if arrays and workflow.resource_settings.nodes < len(RUN_BATCHES):

@@ -177,24 +177,6 @@ if EXPERIMENTS and LABELLED:
             BY,
         )
 
-
-def part_figure(part, metric, columns, table, experiments, against):
-    """The table and figure of one part of the neighbours."""
-    return (
-        "slide_metrics",
-        "Neighbours",
-        {name: PATHS.study(f"{table}{name}.parquet") for name in ("metrics", "comparisons", "runs")},
-        {
-            "experiments": experiments,
-            "columns": columns,
-            "metric": metric,
-            "against": {one: other for one, other in against.items() if one in experiments},
-            "alpha": STUDY.compare.alpha,
-            "study": f"{STUDY.study}, {part}",
-        },
-    )
-
-
 COLUMNS = [
     "bag_auroc",
     "instance_auroc",

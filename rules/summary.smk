@@ -58,14 +58,3 @@ if EXPERIMENTS or SLIDE_EXPERIMENTS:
             "Answering the study's questions"
         script:
             "../scripts/summary.py"
-
-
-def neighbours(wildcards):
-    """Tables, figures and page of the neighbours; a study that has none says so."""
-    files = [*SLIDE_TABLES, *ATTENTION_TABLES, *ALGEBRA_TABLES, *NEIGHBOUR_FIGURES]
-    if not files:
-        raise WorkflowError(
-            f"study {STUDY.study} has no experiment with labels of slides or ordinal regression; name one that "
-            "has: --configfile config/demo_neighbours.yaml"
-        )
-    return files + SUMMARY

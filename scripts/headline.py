@@ -7,10 +7,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from myostage import config, report, schemas
+from myostage import config, plan, report, schemas
 from myostage.errors import UserError
 from myostage.paths import Paths
-from myostage.structure import structure
+from myostage.structure import slide_structure, structure
 
 
 def main(study: str) -> None:
@@ -19,12 +19,18 @@ def main(study: str) -> None:
     # Slides may have been moved away since: what is printed needs their results only.
     settings = config.load_study(file, files=False)
     paths = Paths.of(settings.results, settings.study)
-    parts = structure(settings, config.runnable(settings), config.left_out(settings))
-    if settings.experiments:
+    runnable = config.runnable(settings)
+    staging, of_slides = plan.of_cells(runnable), plan.of_slides(runnable)
+    if staging:
+        parts = structure(settings, staging, config.left_out(settings))
         table = schemas.read(paths.study("metrics.parquet"), schemas.METRICS)
         table = table[table["experiment"].isin(parts["main"])]
         print("\n".join(report.headline(table, parts["baselines"], parts["ceilings"])))
-    else:
+    if of_slides:
+        table = schemas.read(paths.study("slides_metrics.parquet"), schemas.METRICS)
+        references = slide_structure(settings, of_slides)["references"]
+        print("\n".join(report.slide_headline(table, references, settings.compare.slide_metric)))
+    if not runnable:
         print(f"{settings.study} has no experiments of its own: its slides are staged, nothing is measured.")
     for name, made in (("answers", "summary.html"), ("report", "report.zip"), ("figures", "figures")):
         if Path(paths.study(made)).exists():

@@ -892,16 +892,21 @@ def test_smoothing_at_prediction_changes_what_is_predicted_and_not_the_model(ben
         assert np.abs(told - np.stack(without.loc[without["slide"] == slide, "probabilities"])).max() > 0.01
 
 
-@pytest.mark.parametrize("what", ["logits", "embedding"])
+@pytest.mark.parametrize(
+    ("what", "settings"),
+    [("logits", {}), ("embedding", {}), ("logits", {"unfreeze": "none"})],
+    ids=["logits", "embedding", "frozen"],
+)
 def test_smoothing_at_training_changes_the_model_and_not_what_it_predicts_by(
-    bench: Bench, what: str, tmp_path: Path
+    bench: Bench, what: str, settings: dict[str, Any], tmp_path: Path
 ) -> None:
+    settings = {"steps": 6} | settings
     specs = {
-        where: spec_of({"prop": 1.0}, graph=NEAR, steps=6, smooth=what, smooth_at=where)
+        where: spec_of({"prop": 1.0}, graph=NEAR, smooth=what, smooth_at=where, **settings)
         for where in ("training", "both")
     }
-    outs = {where: bench.run(spec, f"smooth-{what}-{where}") for where, spec in specs.items()}
-    plain = bench.run(spec_of({"prop": 1.0}, steps=6), "plain-6")
+    outs = {where: bench.run(spec, f"smooth-{spec.id}") for where, spec in specs.items()}
+    plain = bench.run(spec_of({"prop": 1.0}, **settings), f"plain-{len(settings)}")
     assert same_model(outs["training"], outs["both"])
     assert not same_model(outs["training"], plain)
     model = fresh(specs["both"])

@@ -423,6 +423,37 @@ def headline(
     return sentences
 
 
+def slide_headline(metrics: pd.DataFrame, references: Mapping[str, str], metric: str) -> list[str]:
+    """One sentence per label of slides: its reference, and the best and the worst of the others.
+
+    Parameters
+    ----------
+    metrics : DataFrame
+        The METRICS table of models of slide labels.
+    references : mapping
+        Experiment -> the one that all of the same label are compared with.
+    metric : str
+        What is told of them.
+    """
+    at = {name: row for name, row in by_experiment(metrics, metric).items() if np.isfinite(row.value)}
+    sign = 1 if METRICS[metric][2] else -1
+    sentences = []
+    for reference in dict.fromkeys(references.values()):
+        ranked = sorted(
+            (name for name in at if references.get(name) == reference and name != reference),
+            key=lambda name: sign * at[name].value,
+        )
+        ends = [ranked[-1], ranked[0]] if len(ranked) > 1 else ranked
+        parts = [f"{name} {at[name]}" for name in (reference, *ends) if name in at]
+        sentences.append(
+            f"slides, {METRICS[metric][0]}: {', '.join(parts)}"
+            + (f" (the best and the worst of {len(ranked)})." if len(ranked) > 1 else ".")
+            if parts
+            else f"slides, {METRICS[metric][0]}: not defined for {reference} and what is compared with it."
+        )
+    return sentences
+
+
 CAPTION = "Value [95 % interval, bootstrap over slides] on held-out slides, all folds and seeds together."
 DIFFERENCES = (
     "Differences: paired over folds and seeds (pairs), interval by bootstrap over slides, p by the corrected "
