@@ -16,7 +16,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _rank(path: Path) -> int:
-    if path.name == "test_workflow.py":
+    if path.name in ("test_workflow.py", "test_neighbours.py"):
         return 0
     if path.parent.name == "slurm":  # one file at a time has the cluster, and only the first is long
         return 1 if path.name == "test_profile.py" else 3

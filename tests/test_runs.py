@@ -959,6 +959,14 @@ def test_hidden_cells_are_reconstructed_better_the_longer_it_is_learnt(bench: Be
     assert not same_model(out, bench.run(spec_of({"prop": 1.0}, steps=60, learning_rate=5e-3), "prop-60"))
 
 
+def test_a_graph_that_is_there_for_another_term_smooths_nothing_before_the_prediction(bench: Bench) -> None:
+    plain = bench.run(spec_of(RECONSTRUCTION, graph=NEAR, steps=3), "rebuilt")
+    later = {"smooth": "logits", "smooth_at": "prediction"}
+    out = bench.run(spec_of(RECONSTRUCTION, graph=NEAR, steps=3, **later), "rebuilt-and-smoothed")
+    assert same_model(plain, out)
+    assert not np.allclose(*(np.stack(predictions(run)["probabilities"]) for run in (plain, out)), atol=1e-3)
+
+
 def test_the_permuted_control_of_reconstruction_has_other_neighbours(bench: Bench) -> None:
     graphs = [NEAR, NEAR.model_copy(update={"coordinates": "permuted"})]
     specs = [spec_of(RECONSTRUCTION, graph=graph, steps=4) for graph in graphs]
