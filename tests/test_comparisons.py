@@ -10,14 +10,20 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from myostage.comparisons import difference, holm, paired_differences, paired_seeds, paired_test
+from myostage import results
+from myostage.comparisons import holm, paired_differences, paired_seeds, paired_test
 
 Floats = NDArray[np.float64]
 
 
-def ratio(sums: Floats) -> Floats:
-    """Right cells over all cells, mean over seeds: [..., seeds, 2] to [..., 1]."""
-    return (sums[..., 0] / sums[..., 1]).mean(-1)[..., None]
+def difference(one: Floats, other: Floats, repeats: int = 1000) -> tuple[Floats, Floats, Floats]:
+    """Of right cells over all cells, mean over seeds; both [slides, seeds, 2]."""
+    slides = tuple(map(str, range(len(one))))
+    mine, theirs = (
+        results.Measure(("ratio",), results.additive(results.mean_of), slides, counts, 0)
+        for counts in (one, other)
+    )
+    return results.difference(mine, theirs, [(seed, seed) for seed in range(one.shape[1])], repeats)
 
 
 def test_paired_test_by_hand() -> None:
@@ -147,7 +153,7 @@ def test_interval_is_that_of_the_same_slides_drawn_for_both() -> None:
     """Draw slides by hand, and compare with the difference of the two ratios of the joined slides."""
     rng = np.random.default_rng(2)
     one, other = rng.integers(1, 20, (2, 6, 3, 2)).astype(float)
-    found, low, high = difference(one, other, ratio, repeats=300)
+    found, low, high = difference(one, other, repeats=300)
 
     def by_hand(drawn: NDArray[np.int64]) -> float:
         a, b = (counts[drawn].sum(0) for counts in (one, other))
@@ -161,7 +167,7 @@ def test_interval_is_that_of_the_same_slides_drawn_for_both() -> None:
 
 def test_an_experiment_differs_from_itself_by_exactly_nothing() -> None:
     counts = np.random.default_rng(0).uniform(1, 2, (5, 2, 2))
-    assert [float(x[0]) for x in difference(counts, counts, ratio)] == [0, 0, 0]
+    assert [float(x[0]) for x in difference(counts, counts)] == [0, 0, 0]
 
 
 def test_interval_covers_the_true_difference_of_simulated_slides() -> None:
@@ -174,10 +180,10 @@ def test_interval_covers_the_true_difference_of_simulated_slides() -> None:
             np.stack([rng.binomial(cells, p), np.full(slides, cells)], axis=1)[:, None].astype(float)
             for p in (ease + true, ease)
         )
-        _, low, high = difference(one, other, ratio, repeats=200)
+        _, low, high = difference(one, other, repeats=200)
         covered.append(low[0] <= true <= high[0])
         widths.append(high[0] - low[0])
-        _, low, high = difference(one, rng.permutation(other), ratio, repeats=200)
+        _, low, high = difference(one, rng.permutation(other), repeats=200)
         apart.append(high[0] - low[0])
     assert 0.9 <= np.mean(covered) <= 0.99
     assert np.mean(widths) < 0.5 * np.mean(apart)

@@ -98,7 +98,6 @@ def test_what_is_rebuilt_is_compared_with_its_control_unless_an_experiment_is_na
     assert found["against"] == {
         "rebuilt": "rebuilt[coordinates=permuted]",
         "against": "prop",
-        "against[coordinates=permuted]": "prop",
     }
     assert found["regression"] == ["scored"]
     assert found["parts"]["rebuilt[coordinates=permuted]"] == "main"

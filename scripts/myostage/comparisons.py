@@ -5,14 +5,12 @@ paired t-test finds differences that are not there. The corrected resampled t-te
 Machine Learning 52:239) widens the standard error of the mean by the share of slides that is held out.
 """
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as student
-
-from myostage.metrics import bootstrap
 
 Floats = NDArray[np.float64]
 Key = tuple[int, int]
@@ -129,36 +127,3 @@ def holm(p: ArrayLike) -> Floats:
     factors = np.arange(order.size, 0, -1)
     corrected[order] = np.minimum(np.maximum.accumulate(factors * values[order]), 1.0)
     return corrected
-
-
-def difference(
-    experiment: Floats, reference: Floats, statistic: Callable[[Floats], Floats], repeats: int = 1000
-) -> tuple[Floats, Floats, Floats]:
-    """Experiment minus reference with its 95 % interval, both on the same resampled slides.
-
-    Parameters
-    ----------
-    experiment, reference
-        Additive counts of the same slides and as many seeds, [slides, seeds, ...].
-    statistic
-        Maps counts summed over slides, [..., seeds, ...], to metrics, [..., m].
-    repeats
-        Resamples of the bootstrap.
-
-    Returns
-    -------
-    difference, low, high
-        float64[m]; see :func:`metrics.bootstrap`.
-
-    Raises
-    ------
-    ValueError
-        No slides, or counts of different shapes.
-    """
-    both = np.stack([experiment, reference], axis=1)  # [slides, 2, seeds, ...]
-
-    def minus(sums: Floats) -> Floats:
-        one, other = np.moveaxis(sums, 1 - both.ndim, 0)  # of [..., 2, seeds, ...]
-        return statistic(one) - statistic(other)
-
-    return bootstrap(both, minus, repeats)

@@ -436,12 +436,20 @@ def _check_look(study: Study, where: str, rows: Sequence[SlideRow], labels: list
         (f"experiments[{experiment.name}].against", experiment.against) for experiment in study.experiments
     ]
     named += [("look.compared", name) for name in study.look.compared]
-    named += [("look.attention", name) for name in study.look.attention]
-    named.append(("compare.slides", study.compare.slides))
     problems += [
         f"{key} is {name}, none of {', '.join(labels)}{nearest(name, labels)}"
         for key, name in named
         if name is not None and name not in labels
+    ]
+    of_slides = [label for label, specs in expand(study).items() if specs[0].method == "slide"]
+    problems += [
+        f"{key} is {name}, no experiment of method slide ({', '.join(of_slides) or 'there is none'})"
+        + nearest(name, of_slides)
+        for key, name in (
+            *(("look.attention", name) for name in study.look.attention),
+            ("compare.slides", study.compare.slides),
+        )
+        if name is not None and name not in of_slides
     ]
     slides = [row.slide for row in rows]
     table = study.table
@@ -759,6 +767,10 @@ def _check_spatial(
         )
     if "cell" in losses and study.healthy is None:
         problems.append(f"{where}: cell needs to know uninjured tissue; add `healthy` to the study")
+    if experiment.method == "supervised" and training.smooth != "none" and training.smooth_at != "prediction":
+        problems.append(
+            f"{where} draws labelled cells of any slide, which are no neighbours; set smooth_at: prediction"
+        )
     if experiment.mil and mil is None:
         problems.append(f"{where}.mil is of models of slide labels; set method: slide, or remove it")
     if mil is not None:

@@ -37,7 +37,7 @@ LARGEST_EIGENVALUE = 2.0
 ALPHA = 0.5
 # Bands of signed distance to the border of the injured region: a fibre is some 35 um wide.
 EDGES_UM = (-math.inf, -120.0, -80.0, -40.0, 0.0, 40.0, 80.0, 120.0, math.inf)
-# Share by which a weight must exceed 1/n to be told from it: a softmax in float32 rounds.
+# Share by which attention must exceed 1/n for a cell to be told injured: a softmax in float32 rounds.
 ROUNDING = 1e-5
 # A standard deviation below this share of the largest logit is rounding of float32: the logits are constant.
 CONSTANT = 1e-6

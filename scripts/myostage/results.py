@@ -476,7 +476,7 @@ def _compared(
     for measure in one.measures if whole else ():
         if measure.names in theirs and set(measure.names) <= set(names):
             places = [(list(one.seeds).index(a), list(other.seeds).index(b)) for a, b in whole]
-            found = _difference(measure, theirs[measure.names], places, repeats)
+            found = difference(measure, theirs[measure.names], places, repeats)
             for name, *values in zip(measure.names, *found, strict=True):
                 value, low, high = map(float, values)
                 pooled[name] = value, low, high, len(measure.slides)
@@ -500,7 +500,7 @@ def _compared(
         }
 
 
-def _difference(
+def difference(
     one: Measure, other: Measure, places: Sequence[tuple[int, int]], repeats: int
 ) -> tuple[Floats, Floats, Floats]:
     """One minus the other with its interval, both on the same resampled slides and paired seeds."""

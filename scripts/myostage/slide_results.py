@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from myostage import schemas
 from myostage.config import Compare, RunSpec
 from myostage.errors import UserError
+from myostage.localisation import ROUNDING
 from myostage.metrics import NAMES, auroc, summarise
 from myostage.results import (
     Evaluated,
@@ -39,8 +40,6 @@ BAG_NAMES = ("bag_auroc", "bag_accuracy", "bag_f1", "bag_kappa")
 INSTANCE_NAMES = ("instance_auroc", "instance_f1")
 ENERGY = "energy"
 
-# Share by which attention must exceed 1/n for a cell to be told injured: a softmax in float32 rounds.
-ROUNDING = 1e-5
 # Probabilities of a slide and attention of its cells, float32, sum to 1 within this.
 SUM_TOLERANCE = 1e-3
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from myostage.config import Experiment, RunSpec, Study, control_of, read_quoted
+from myostage.config import PERMUTED, Experiment, RunSpec, Study, control_of, read_quoted
 from myostage.sections import LabelKind
 
 # keys of `training` that shape L_SimProp and nothing else
@@ -215,7 +215,11 @@ def slide_structure(study: Study, experiments: Mapping[str, Sequence[RunSpec]]) 
 
 def _against(members: Sequence[tuple[Experiment, str, RunSpec]], known: Collection[str]) -> dict[str, str]:
     """What each label is compared with: as its experiment says, or the control that permutes coordinates."""
-    wanted = {label: experiment.against or control_of(label) for experiment, label, _ in members}
+    wanted = {
+        label: experiment.against or control_of(label)
+        for experiment, label, _ in members
+        if not label.rstrip("]").endswith(PERMUTED)  # a control is what others are compared with
+    }
     return {label: other for label, other in wanted.items() if other in known and other != label}
 
 
