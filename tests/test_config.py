@@ -447,8 +447,10 @@ PROP = {"name": "prop", "losses": {"prop": 1}}
         ("experiments.0", {"name": "most", "method": "majority", "graph": {"neighbours": 4}},
          ["experiments[most] learns nothing (majority) and takes no graph"]),
         ("graph", {"by": "radius"}, ["graph: by: radius needs radius_um"]),
-        ("look.attention", ["smpa"], ["look.attention is smpa, no experiment of method slide", "did you mean smap?"]),
-        ("compare.slides", "smpa", ["compare.slides is smpa, no experiment of method slide", "did you mean smap?"]),
+        ("look.attention", ["smpa"],
+         ["look.attention is smpa, no experiment of method slide", "did you mean smap?"]),
+        ("compare.slides", "smpa",
+         ["compare.slides is smpa, no experiment of method slide", "did you mean smap?"]),
     ],
 )  # fmt: skip
 def test_a_fault_in_what_looks_at_neighbours_is_named(
