@@ -89,7 +89,7 @@ def paired_test(differences: ArrayLike, folds: int, *, alpha: float = 0.05, powe
     -------
     PairedTest
         p is 1 where all differences are exactly 0, nan for fewer than two of them otherwise. The effect size
-        is nan where the standard deviation is 0.
+        and the minimum detectable difference are nan where the standard deviation is 0.
 
     Raises
     ------
@@ -111,7 +111,9 @@ def paired_test(differences: ArrayLike, folds: int, *, alpha: float = 0.05, powe
     error = sd * float(np.sqrt(1 / n + 1 / (folds - 1)))
     with np.errstate(divide="ignore", invalid="ignore"):
         p = 1.0 if same else float(2 * student.sf(np.divide(abs(mean), error), n - 1))
-    detectable = float(student.ppf(1 - alpha / 2, n - 1) + student.ppf(power, n - 1)) * error
+    # Pairs without any spread, as of a metric at its limit in every fold, say nothing of what could be found.
+    quantiles = float(student.ppf(1 - alpha / 2, n - 1) + student.ppf(power, n - 1))
+    detectable = quantiles * error if sd else np.nan
     return PairedTest(n, mean, sd, mean / sd if sd else np.nan, p, detectable)
 
 
