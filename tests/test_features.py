@@ -429,6 +429,8 @@ def test_study_files_run_on_their_sets(
     study = config.load_study(given | {"slides": str(tmp_path / "slides.tsv")})
     assert study.features is not None and study.features.features == STORED[dataset]
     assert study.stages == source.groups
-    assert len(config.runs(study)) == len(study.experiments) * study.folds * len(study.seeds)
+    labels = config.expand(study)
+    assert set(labels) == {experiment.name for experiment in study.experiments} | {config.control_of("srmil")}
+    assert len(config.runs(study)) == len(labels) * study.folds * len(study.seeds)
     models = {experiment.mil["model"] for experiment in study.experiments}
     assert {"abmil", "smap", "smtap", "srmil", "dsmil", "clam", "transmil", "transformer_abmil"} == models
