@@ -1,12 +1,15 @@
 """Labels of slides, neighbours and scores through the whole workflow, on a tiny phantom study."""
 
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import test_features
 import tiny
 from myostage import schemas
 
@@ -139,3 +142,26 @@ def test_a_study_without_neighbours_says_so(tmp_path: Path) -> None:
     tiny.lay_out(tmp_path, content)
     result = tiny.run(tmp_path, "neighbours", "--dry-run")
     assert result.returncode != 0 and "no experiment with labels of slides" in result.stderr + result.stdout
+
+
+def test_a_public_benchmark_runs_from_its_files_to_its_tables(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = test_features.generate(tmp_path / "data", "camelyon16", bags=8)
+    test_features.features_table.main(test_features.arguments(given))
+    (tmp_path / "slides.tsv").write_text(capsys.readouterr().out)
+    content = tiny.yaml.safe_load((tiny.ROOT / "config/camelyon16.yaml").read_text())
+    content |= {"slides": "slides.tsv", "folds": 2, "seeds": [0], "training": {"steps": 6}}
+    content["experiments"] = [{"name": "smap", "method": "slide"}]
+    content["compare"] = {}
+    content["jobs"] = {"slides_per_job": 8, "threads": 1}
+    (tmp_path / "study.yaml").write_text(tiny.yaml.safe_dump(content))
+    variables = os.environ | {test_features.features.SOURCES["camelyon16"].variable: str(tmp_path / "data")}
+    result = subprocess.run(
+        tiny.command(tmp_path, "tables"), capture_output=True, text=True, cwd=tiny.ROOT, env=variables
+    )
+    assert result.returncode == 0, result.stderr[-6000:]
+    metrics = schemas.read(tmp_path / "results/camelyon16/slides_metrics.parquet", schemas.METRICS)
+    whole = metrics[metrics["run"] == ""].set_index("metric")
+    assert {"bag_auroc", "instance_auroc", "energy"} <= set(whole.index)
+    assert np.isfinite(whole["value"]).all() and whole.loc["bag_auroc", "slides"] == 8
