@@ -91,7 +91,7 @@ def simprop(
         p_a, p_b, sigma=sigma, bins=bins, target=target, pairs_count=u.shape[0], log=True
     )
     with torch.autocast(u.device.type, enabled=False):
-        u, v = F.normalize(_full(u), dim=1), F.normalize(_full(v), dim=1)
+        u, v = F.normalize(full_precision(u), dim=1), F.normalize(full_precision(v), dim=1)
         if pairs == "all":
             found = log_pair_histogram(u, v, bins, sigma)  # [b]
         else:
@@ -311,13 +311,13 @@ def vat(
     # Seeded from the CPU's generator, whose state checkpoints hold, and drawn where the inputs are.
     seed = int(torch.randint(2**62, (), generator=generator))
     with torch.autocast(device.type, enabled=False):
-        x = _full(inputs.detach())
-        clean = _full(logits.detach()).log_softmax(1)
+        x = full_precision(inputs.detach())
+        clean = full_precision(logits.detach()).log_softmax(1)
         length = radius * x.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
 
         def divergence(r: Tensor) -> Tensor:
             """Sum over cells."""
-            found = _full(forward(x + r)).log_softmax(1)
+            found = full_precision(forward(x + r)).log_softmax(1)
             return F.kl_div(found, clean, reduction="sum", log_target=True)
 
         start = torch.empty_like(x).normal_(generator=torch.Generator(device).manual_seed(seed))
@@ -353,7 +353,7 @@ def ot(logits: Tensor, p: ArrayLike | Tensor, *, entropy: float) -> Tensor:
         No cells, as many logits as there are no stages, or an entropy that is not above 0.
     """
     with torch.autocast(logits.device.type, enabled=False):
-        scores = _full(logits).log_softmax(1)
+        scores = full_precision(logits).log_softmax(1)
         return -(transport_plan(logits, p, entropy=entropy) * scores).sum()
 
 
@@ -383,7 +383,7 @@ def transport_plan(logits: Tensor, p: ArrayLike | Tensor, *, entropy: float) -> 
     wanted = _shares(logits, p)
     held = wanted > 0
     with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
-        scores = _full(logits).log_softmax(1)
+        scores = full_precision(logits).log_softmax(1)
         gain = scores[:, held.to(scores.device)]  # -C of the stages that hold any cell, [N, H]
         log_mass = wanted[held].log().to(gain)
         price = torch.zeros_like(log_mass)  # of a stage, by which too many cells are kept from it
@@ -399,7 +399,7 @@ def transport_plan(logits: Tensor, p: ArrayLike | Tensor, *, entropy: float) -> 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of cells [N, K] with their stages [N] (nats): the supervised ceiling only."""
     with torch.autocast(logits.device.type, enabled=False):
-        return F.cross_entropy(_full(logits), labels.long())
+        return F.cross_entropy(full_precision(logits), labels.long())
 
 
 # A study has few pairs of groups and every step asks for one of them.
@@ -436,7 +436,7 @@ def _shares(logits: Tensor, p: ArrayLike | Tensor) -> Tensor:
 
 def _log_mean(logits: Tensor) -> Tensor:
     """Logarithm of the mean over cells of softmax(logits), [K]."""
-    return _full(logits).log_softmax(1).logsumexp(0) - math.log(logits.shape[0])
+    return full_precision(logits).log_softmax(1).logsumexp(0) - math.log(logits.shape[0])
 
 
 def _unit(x: Tensor) -> Tensor:
@@ -450,7 +450,8 @@ def _standard_error(p: Tensor, cells: int) -> Tensor:
     return (p * (1 - p) / cells).clamp_min(0).sqrt()
 
 
-def _full(x: Tensor) -> Tensor:
+def full_precision(x: Tensor) -> Tensor:
+    """``x`` in float32, or in float64 where it is."""
     return x if x.dtype == torch.float64 else x.float()
 
 

@@ -18,6 +18,8 @@ from scipy.optimize.elementwise import find_root
 from scipy.special import ndtr
 from torch import Tensor, nn
 
+from myostage.losses import full_precision
+
 Floats = NDArray[np.float64]
 LabelsBy = Literal["kde", "quantiles"]
 Similarity = Literal["l2", "cosine"]
@@ -55,7 +57,7 @@ def expected_score(logits: Tensor) -> Tensor:
             f"a bag's score needs logits of cells and stages, not of shape {tuple(logits.shape)}"
         )
     with torch.autocast(logits.device.type, enabled=False):
-        shares = _full(logits).softmax(1).mean(0)  # [K]
+        shares = full_precision(logits).softmax(1).mean(0)  # [K]
         return (torch.arange(len(shares), device=shares.device) * shares).sum()
 
 
@@ -64,7 +66,7 @@ def mse(scores: Tensor, targets: Tensor) -> Tensor:
     if scores.ndim != 1 or scores.shape != targets.shape or len(scores) == 0:
         raise ValueError(f"scores {tuple(scores.shape)} for targets {tuple(targets.shape)}")
     with torch.autocast(scores.device.type, enabled=False):
-        return (_full(scores) - _full(targets)).square().mean()
+        return (full_precision(scores) - full_precision(targets)).square().mean()
 
 
 def pseudo_labels(targets: ArrayLike, count: int, by: LabelsBy, low: float, high: float) -> Floats:
@@ -153,7 +155,7 @@ def dist(scores: Tensor, labels: ArrayLike | Tensor, *, anchors: int | None = No
     if not 1 <= rows <= len(scores):
         raise ValueError(f"{len(scores)} scores with {rows} anchors")
     with torch.autocast(scores.device.type, enabled=False):
-        ascending, places = _full(scores).sort()
+        ascending, places = full_precision(scores).sort()
         apart = (ascending - fixed.to(ascending).sort().values).abs()
         return apart[places < rows].mean()
 
@@ -206,7 +208,7 @@ def supcr(
     if not t > 0:
         raise ValueError(f"the temperature of supcr must be above 0, not {temperature}")
     with torch.autocast(embeddings.device.type, enabled=False):
-        v, y = _full(embeddings), _full(targets)
+        v, y = full_precision(embeddings), full_precision(targets)
         if similarity == "l2":
             # by matrix product, near embeddings would lose their distance to cancellation
             s = -torch.cdist(v[:rows], v, compute_mode="donot_use_mm_for_euclid_dist")
@@ -252,7 +254,7 @@ def perturbed_embedding(embedding: Tensor, logits: Tensor, healthy: Sequence[int
         raise ValueError(f"perturbed is soft or hard, not {how!r}")
     injured = [stage for stage in range(stages) if stage not in healthy]
     with torch.autocast(embedding.device.type, enabled=False):
-        cells, scores = _full(embedding), _full(logits)
+        cells, scores = full_precision(embedding), full_precision(logits)
         shares = scores.softmax(1) if how == "soft" else F.one_hot(scores.argmax(1), stages)
         weights = shares[:, injured].sum(1).to(cells)  # 1 - that of the healthy, without cancellation
         total = weights.sum()
@@ -283,7 +285,7 @@ def cell(z_i: Tensor, z_w: Tensor, z_p: Tensor) -> Tensor:
         shapes = f"z_I {tuple(z_i.shape)}, z_W {tuple(z_w.shape)} and z_P {tuple(z_p.shape)}"
         raise ValueError(f"{shapes} cannot be compared")
     with torch.autocast(z_i.device.type, enabled=False):
-        return (_full(z_i) - (_full(z_w) + _full(z_p))).square().mean()
+        return (full_precision(z_i) - (full_precision(z_w) + full_precision(z_p))).square().mean()
 
 
 def halves(embedding: Tensor, how: Parts) -> tuple[Tensor, Tensor]:
@@ -401,7 +403,7 @@ def reference(current: Tensor, healthy: Tensor, queue: Queue) -> Tensor | None:
     Tensor[D] or None
         None where neither holds such a bag.
     """
-    return _mean(torch.cat([_full(current)[healthy], queue.embeddings[queue.healthy]]))
+    return _mean(torch.cat([full_precision(current)[healthy], queue.embeddings[queue.healthy]]))
 
 
 def conflict(one: Tensor, other: Tensor, parameters: Iterable[Tensor]) -> Tensor:
@@ -436,7 +438,3 @@ def _gradient(term: Tensor, parameters: list[Tensor]) -> Tensor:
 
 def _mean(bags: Tensor) -> Tensor | None:
     return bags.mean(0) if len(bags) else None
-
-
-def _full(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
