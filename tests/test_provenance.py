@@ -18,6 +18,7 @@ SCRIPTS = ROOT / "scripts"
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     package = tmp_path / "myostage"
     package.mkdir()
+    (package / "__init__.py").touch()
     (package / "near.py").write_text('"""Doc."""\nfrom myostage import far\n')
     (package / "far.py").write_text("def answer():\n    return 1\n")
     (package / "other.py").write_text("x = 1\n")
@@ -44,6 +45,33 @@ def test_digest_ignores_comments_docstrings_and_unreached_modules(library: Path)
     (library / "myostage/other.py").write_text("x = 2\n")
     (library / "myostage/far.py").write_text("def answer():\n    # why\n    return 1\n")
     assert digest(library) == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from myostage.room import deep",
+        "from myostage.room.deep import answer",
+        "import myostage.room.deep",
+        "from myostage import room",
+    ],
+)
+def test_digest_follows_imports_into_packages(library: Path, line: str) -> None:
+    room = library / "myostage/room"
+    room.mkdir()
+    (room / "__init__.py").write_text("from .deep import answer\n" if line.endswith("room") else "")
+    (room / "deep.py").write_text("from . import deeper\n\n\ndef answer():\n    return deeper.ANSWER\n")
+    (room / "deeper.py").write_text("ANSWER = 1\n")
+    (library / "rule.py").write_text(f"{line}\n")
+    before = digest(library)
+    (room / "deeper.py").write_text("ANSWER = 2\n")
+    assert digest(library) != before
+
+
+def test_a_module_that_cannot_be_found_is_never_dropped(library: Path) -> None:
+    (library / "rule.py").write_text("import myostage.room.lost\n")
+    with pytest.raises(ModuleNotFoundError, match=r"rule\.py imports myostage\.room\.lost"):
+        digest(library)
 
 
 def test_every_rule_script_has_a_digest() -> None:

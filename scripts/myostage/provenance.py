@@ -37,9 +37,14 @@ def code_digest(script: str | Path) -> str:
     """
     digest = hashlib.sha256()
     for path in sorted(_reached(Path(script))):
-        digest.update(path.name.encode())
+        digest.update(_name(path).encode())
         digest.update(_meaning(path).encode())
     return digest.hexdigest()[:12]
+
+
+def _name(path: Path) -> str:
+    root = LIBRARY.parent.resolve()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
 def _reached(script: Path) -> set[Path]:
@@ -63,15 +68,50 @@ def _tree(path: Path) -> ast.Module:
 
 @cache
 def _imports(path: Path) -> tuple[Path, ...]:
-    names: set[str] = set()
+    """The files of the library that a file imports, in packages and at any depth.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        An import of the library names no file of it: the digest would leave it out.
+    """
+    found: set[Path] = set()
     for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    candidates = (LIBRARY / f"{name.split('.')[1]}.py" for name in names if name.startswith("myostage."))
-    return tuple(sorted({module.resolve() for module in candidates if module.exists()}))
+            modules, members = [alias.name for alias in node.names], []
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(_package(path)[: 1 - node.level or None]) if node.level else ""
+            module = ".".join(part for part in (base, node.module) if part)
+            modules, members = [module], [f"{module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in modules:
+            if name.partition(".")[0] == LIBRARY.name:
+                found.add(_file(name) or _unknown(path, name))
+        # a member is a module of the package, or something that the module defines
+        found.update(file for name in members if (file := _file(name)))
+    return tuple(sorted(found))
+
+
+def _package(path: Path) -> list[str]:
+    """The package of a file of the library, as relative imports count."""
+    return list(path.resolve().relative_to(LIBRARY.parent.resolve()).parent.parts)
+
+
+def _file(name: str) -> Path | None:
+    """The file of ``myostage.package.module``, or ``__init__.py`` of a package; None: it is neither."""
+    first, *parts = name.split(".")
+    if first != LIBRARY.name:
+        return None
+    place = LIBRARY.joinpath(*parts)
+    for file in (place.parent / f"{place.name}.py", place / "__init__.py"):
+        if file.exists():
+            return file.resolve()
+    return None
+
+
+def _unknown(path: Path, name: str) -> Path:
+    raise ModuleNotFoundError(f"{path} imports {name}, which is no file of the library")
 
 
 @cache
