@@ -17,10 +17,10 @@ from myostage import config as studies
 from myostage import plan
 from myostage.errors import UserError
 from myostage.estimate import estimate
-from myostage.lock import acquire, release
+from myostage.runtime.lock import acquire, release
 from myostage.needs import read_needs, scaled
 from myostage.paths import Paths
-from myostage.provenance import code_digest
+from myostage.runtime.provenance import code_digest
 from myostage.site import read_site
 from myostage.structure import slide_structure, structure
 

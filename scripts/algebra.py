@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import algebra, config, jobs
+from myostage import algebra, config
+from myostage.runtime import jobs
 
 
 def work(smk: Any) -> None:

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from myostage import config, jobs, schemas, slides
+from myostage import config, schemas, slides
+from myostage.runtime import jobs
 
 
 def work(smk: Any) -> None:

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from myostage import config, crops, jobs
+from myostage import config, crops
+from myostage.runtime import jobs
 
 
 def work(smk: Any) -> None:

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import config, dino, encoder, jobs
+from myostage import config, dino, encoder
+from myostage.runtime import jobs
 
 
 def work(smk: Any) -> None:

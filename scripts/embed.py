@@ -4,7 +4,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from myostage import config, encoder, jobs
+from myostage import config, encoder
+from myostage.runtime import jobs
 
 
 def work(smk: Any) -> None:

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import config, jobs, plan, results
+from myostage import config, plan, results
+from myostage.runtime import jobs
 
 
 def work(smk: Any) -> None:

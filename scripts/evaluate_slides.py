@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import config, jobs, plan, slide_results
+from myostage import config, plan, slide_results
+from myostage.runtime import jobs
 from myostage.structure import SlideStructure
 
 

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from myostage import geojson, jobs, slides
+from myostage import geojson, slides
+from myostage.runtime import jobs
 
 
 def work(smk: Any) -> None:

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import features, jobs
+from myostage import features
+from myostage.runtime import jobs
 
 
 def work(smk: Any) -> None:

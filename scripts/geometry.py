@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import config, geometry, jobs
+from myostage import config, geometry
+from myostage.runtime import jobs
 
 
 def work(smk: Any) -> None:

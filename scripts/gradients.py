@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import config, gradients, jobs, plan
+from myostage import config, gradients, plan
+from myostage.runtime import jobs
 
 
 def work(smk: Any) -> None:

@@ -4,7 +4,8 @@ from typing import Any
 
 import pandas as pd
 
-from myostage import annotations, jobs, schemas, slides
+from myostage import annotations, schemas, slides
+from myostage.runtime import jobs
 
 
 def work(smk: Any) -> None:

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import config, jobs, localisation, plan
+from myostage import config, localisation, plan
+from myostage.runtime import jobs
 
 
 def work(smk: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import papermill
 
-from myostage import jobs, provenance
+from myostage.runtime import jobs, provenance
 
 
 def work(smk: Any) -> None:

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from myostage import config, jobs, phantom
+from myostage import config, phantom
+from myostage.runtime import jobs
 
 
 def work(smk: Any) -> None:

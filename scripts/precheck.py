@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from myostage import jobs, precheck, schemas
+from myostage import precheck, schemas
+from myostage.runtime import jobs
 
 
 def work(smk: Any) -> None:

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import jobs, runs
+from myostage import runs
+from myostage.runtime import jobs
 
 
 def work(smk: Any) -> None:

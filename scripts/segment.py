@@ -3,7 +3,8 @@
 from functools import cache
 from typing import Any
 
-from myostage import cells, config, jobs, schemas, segmentation, slides
+from myostage import cells, config, schemas, segmentation, slides
+from myostage.runtime import jobs
 
 
 def work(smk: Any) -> None:

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from myostage import config, jobs, segmentation
+from myostage import config, segmentation
+from myostage.runtime import jobs
 
 
 def work(smk: Any) -> None:

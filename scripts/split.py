@@ -4,7 +4,8 @@ from typing import Any
 
 import pandas as pd
 
-from myostage import bags, jobs
+from myostage import bags
+from myostage.runtime import jobs
 
 
 def work(smk: Any) -> None:

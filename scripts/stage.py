@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import config, jobs, plan, staging
+from myostage import config, plan, staging
+from myostage.runtime import jobs
 
 
 def work(smk: Any) -> None:

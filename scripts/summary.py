@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import jobs, schemas, summary, views
+from myostage import schemas, summary, views
+from myostage.runtime import jobs
 from myostage.structure import SlideStructure, Structure
 
 # tables that only some studies have

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from myostage import jobs, receipts
+from myostage.runtime import jobs, receipts
 
 
 def work(smk: Any) -> None:

@@ -5,7 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from myostage import config, jobs, plan, runs, scratch, slide_runs
+from myostage import config, plan, runs, slide_runs
+from myostage.runtime import jobs, scratch
 
 
 def work(smk: Any) -> None:

@@ -384,7 +384,9 @@ def test_the_rule_names_every_bag_that_fails_and_makes_the_others(
         "slides": ["bag_0", "bag_2", "bag_3"],
     }
     work: dict[str, Any] = {}
-    monkeypatch.setattr("myostage.jobs.run", lambda job, function: work.update(job=job, function=function))
+    monkeypatch.setattr(
+        "myostage.runtime.jobs.run", lambda job, function: work.update(job=job, function=function)
+    )
     text = (ROOT / "scripts/features.py").read_text()
     job = SimpleNamespace(
         rule="features",

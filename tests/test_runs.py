@@ -15,7 +15,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from myostage import bags, encoder, loop, losses, regression, runs, schemas, tokens, train
-from myostage.checkpoints import Checkpoints
 from myostage.config import (
     NOT_IN_TOKENS,
     PRESETS,
@@ -28,6 +27,7 @@ from myostage.config import (
     Training,
 )
 from myostage.errors import UserError
+from myostage.runtime.checkpoints import Checkpoints
 
 STAGES = ("early", "middle", "late")
 K = len(STAGES)

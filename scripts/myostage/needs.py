@@ -11,7 +11,7 @@ from typing import Any
 
 from myostage.errors import UserError
 from myostage.inputs import read_tsv
-from myostage.receipts import gigabytes
+from myostage.runtime.receipts import gigabytes
 
 Resource = Callable[[Any, Iterable[str], int], int]
 """(wildcards, input, attempt) -> amount, as Snakemake calls it."""

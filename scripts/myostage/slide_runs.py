@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from myostage import mil, schemas
 from myostage.bags import STAGED_ONLY
-from myostage.checkpoints import Checkpoints, Progress
 from myostage.config import Encoder, RunSpec
-from myostage.cost import measure
 from myostage.errors import UserError
 from myostage.localisation import positions
 from myostage.loop import Diverged, History, fingerprint, fit, write_history
 from myostage.runs import compute_on, outcome_of, suffix_of, token_store
+from myostage.runtime.checkpoints import Checkpoints, Progress
+from myostage.runtime.cost import measure
 from myostage.spatial import CellGraph, cell_graph, energy_per_edge
 from myostage.train import save_model
 

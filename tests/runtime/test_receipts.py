@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from myostage import provenance, receipts
 from myostage.errors import UserError
+from myostage.runtime import provenance, receipts
 
 RECIPE: dict[str, Any] = {"rule": "tile", "specification": {"mpp": 0.5, "path": Path("a")}, "inputs": {}}
 

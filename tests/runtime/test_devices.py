@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from myostage import devices
+from myostage.runtime import devices
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 # Prints the GPU it holds and keeps it until its input ends.
 JOB = """
 import logging, pathlib, sys
-from myostage import devices
+from myostage.runtime import devices
 logging.basicConfig(level="INFO", stream=sys.stdout, format="%(message)s")
 devices.LOCKS = pathlib.Path(sys.argv[1])
 devices.POLL_SECONDS = 0.05

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from myostage.disk import disk_error
 from myostage.errors import UserError
+from myostage.runtime.disk import disk_error
 from myostage.sections import UnsetVariable, expand_path
 
 log = logging.getLogger(__name__)

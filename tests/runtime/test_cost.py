@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from myostage import cost
+from myostage.runtime import cost
 
 CPU = torch.device("cpu")
 

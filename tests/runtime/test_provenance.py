@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from myostage import provenance
+from myostage.runtime import provenance
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "scripts"
 
 

@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from myostage import lock
 from myostage.errors import UserError
+from myostage.runtime import lock
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 RUN = "0d5c2f2e-7f5e-4c0e-9d0a-1b1f6a1e2c3d"
 # Locks a folder when told to, says how that went, and ends when told to.
 OTHER = """
 import sys
-from myostage import lock
+from myostage.runtime import lock
 from myostage.errors import UserError
 print("ready", flush=True)
 sys.stdin.readline()

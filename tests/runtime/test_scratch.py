@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import pytest
 
-from myostage import scratch
 from myostage.errors import UserError
-from myostage.scratch import on_scratch
+from myostage.runtime import scratch
+from myostage.runtime.scratch import on_scratch
 
 
 class Usage(NamedTuple):

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-LIBRARY = Path(__file__).parent
+LIBRARY = Path(__file__).parents[1]
 PACKAGES = (
     "cellpose",
     "lightly",

@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from myostage.disk import disk_error
 from myostage.errors import UserError
+from myostage.runtime.disk import disk_error
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from myostage.disk import disk_error
 from myostage.errors import UserError
+from myostage.runtime.disk import disk_error
 
 
 @pytest.mark.parametrize(

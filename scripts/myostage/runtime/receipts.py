@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from myostage import provenance
 from myostage.errors import UserError
+from myostage.runtime import provenance
 
 BYTES_PER_GB = 1e9
 

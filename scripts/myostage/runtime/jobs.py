@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from myostage import devices, provenance, receipts, schemas
-from myostage.disk import disk_error
+from myostage import schemas
 from myostage.errors import UserError
 from myostage.paths import Paths
+from myostage.runtime import devices, provenance, receipts
+from myostage.runtime.disk import disk_error
 
 LAST_LINES = 15
 # A slide that its job died on so often is skipped where bad slides are.
@@ -135,7 +136,7 @@ def each(
     skip: Callable[[str, str], None] | None = None,
     ready: Callable[[], object] | None = None,
 ) -> None:
-    """Make the members of a job one after another, and leave its receipt (:mod:`myostage.receipts`).
+    """Make the members of a job one after another, and leave its receipt (:mod:`myostage.runtime.receipts`).
 
     A member that is whole already, made by the same recipe, is left as it is. One that fails stops no other;
     the job fails after the last. Params named ``slides`` or ``runs`` list members and shape none.
