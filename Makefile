@@ -86,7 +86,7 @@ lock: install  ## resolve envs/requirements.in anew, and name the new lock where
 		sed -i -E "s/^# lock sha256: .*/# lock sha256: $$sha/" envs/myostage.yaml envs/myostage.def
 
 docs: install  ## config/README.md from the models
-	cd scripts && ../$(BIN)/python -m myostage.config > ../config/README.md
+	cd scripts && ../$(BIN)/python -m myostage.study.config > ../config/README.md
 
 clean:  ## delete the environment and every result
 	rm -rf .venv .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -26,8 +26,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from myostage import schemas  # noqa: E402
-from myostage.config import Architecture, Encoder  # noqa: E402
 from myostage.encoder import Prefix, build, embed_slide  # noqa: E402
+from myostage.study.config import Architecture, Encoder  # noqa: E402
 
 
 def main() -> None:

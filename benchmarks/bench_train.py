@@ -27,8 +27,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from myostage import losses  # noqa: E402
-from myostage.config import Encoder, Training  # noqa: E402
 from myostage.encoder import Prefix, Suffix, build  # noqa: E402
+from myostage.study.config import Encoder, Training  # noqa: E402
 from myostage.train import StageModel  # noqa: E402
 
 # day 3 and day 5 of the demo

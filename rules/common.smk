@@ -13,8 +13,8 @@ from snakemake.logging import logger
 SCRIPTS = Path(workflow.basedir) / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from myostage import config as studies
-from myostage import plan
+from myostage.study import config as studies
+from myostage.study import plan
 from myostage.errors import UserError
 from myostage.estimate import estimate
 from myostage.runtime.lock import acquire, release
@@ -22,7 +22,7 @@ from myostage.needs import read_needs, scaled
 from myostage.paths import Paths
 from myostage.runtime.provenance import code_digest
 from myostage.site import read_site
-from myostage.structure import slide_structure, structure
+from myostage.study.structure import slide_structure, structure
 
 try:
     # a job on a node need not look at every slide again

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import algebra, config
+from myostage import algebra
 from myostage.runtime import jobs
+from myostage.study import config
 
 
 def work(smk: Any) -> None:

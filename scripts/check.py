@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from myostage import config, schemas, slides
+from myostage import schemas, slides
 from myostage.runtime import jobs
+from myostage.study import config
 
 
 def work(smk: Any) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from myostage import compose, config
+from myostage import compose
 from myostage.errors import UserError
+from myostage.study import config
 
 GROUPS = 5
 

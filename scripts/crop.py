@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from myostage import config, crops, schemas, slides
+from myostage import crops, schemas, slides
 from myostage.runtime import jobs
+from myostage.study import config
 
 
 def work(smk: Any) -> None:

@@ -4,8 +4,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from myostage import config, encoder
+from myostage import encoder
 from myostage.runtime import jobs
+from myostage.study import config
 
 
 def work(smk: Any) -> None:

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import config, plan, results
+from myostage import results
 from myostage.runtime import jobs
+from myostage.study import config, plan
 
 
 def work(smk: Any) -> None:

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import config, plan, slide_results
+from myostage import slide_results
 from myostage.runtime import jobs
-from myostage.structure import SlideStructure
+from myostage.study import config, plan
+from myostage.study.structure import SlideStructure
 
 
 def work(smk: Any) -> None:

@@ -7,10 +7,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from myostage import config, plan, report, schemas
+from myostage import report, schemas
 from myostage.errors import UserError
 from myostage.paths import Paths
-from myostage.structure import slide_structure, structure
+from myostage.study import config, plan
+from myostage.study.structure import slide_structure, structure
 
 
 def main(study: str) -> None:

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from myostage import schemas
-from myostage.config import CellposeTraining, Phantom, Segmentation, Tiling
 from myostage.errors import UserError
 from myostage.phantom import draw_slide
 from myostage.segmentation import segment_slide, train_cellpose
+from myostage.study.config import CellposeTraining, Phantom, Segmentation, Tiling
 from myostage.tissue import tile_slide
 
 SEED = 90210  # the demo's is 0

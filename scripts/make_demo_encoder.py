@@ -37,11 +37,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from myostage import schemas
-from myostage.config import Architecture, Encoder, Phantom
 from myostage.crops import crop_at
 from myostage.encoder import Prefix, build
 from myostage.phantom import draw_slide
 from myostage.slides import open_slide
+from myostage.study.config import Architecture, Encoder, Phantom
 
 log = logging.getLogger("make_demo_encoder")
 

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from make_demo_cellpose import outlines
-from myostage.config import Phantom
 from myostage.phantom import draw_slide
+from myostage.study.config import Phantom
 
 SEED = 90210  # the study's is 0
 STAGES = (

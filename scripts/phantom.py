@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from myostage import config, phantom
+from myostage import phantom
 from myostage.runtime import jobs
+from myostage.study import config
 
 
 def work(smk: Any) -> None:

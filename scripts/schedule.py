@@ -8,9 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from myostage import config, schedule
+from myostage import schedule
 from myostage.errors import UserError
 from myostage.estimate import JOB_SECONDS
+from myostage.study import config
 
 
 def _at_least(text: str, least: int) -> int:

@@ -3,8 +3,9 @@
 from functools import cache
 from typing import Any
 
-from myostage import cells, config, schemas, segmentation, slides
+from myostage import cells, schemas, segmentation, slides
 from myostage.runtime import jobs
+from myostage.study import config
 
 
 def work(smk: Any) -> None:

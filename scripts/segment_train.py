@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from myostage import config, segmentation
+from myostage import segmentation
 from myostage.runtime import jobs
+from myostage.study import config
 
 
 def work(smk: Any) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from myostage import compose, config, phantom
+from myostage import compose, phantom
 from myostage.annotations import read_annotations
 from myostage.errors import UserError
+from myostage.study import config
 
 
 def counts(study: config.Study, slide: config.SlideRow, proportions: dict[str, np.ndarray]) -> np.ndarray:

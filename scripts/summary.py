@@ -5,7 +5,7 @@ from typing import Any
 
 from myostage import schemas, summary, views
 from myostage.runtime import jobs
-from myostage.structure import SlideStructure, Structure
+from myostage.study.structure import SlideStructure, Structure
 
 # tables that only some studies have
 OPTIONAL = {

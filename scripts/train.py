@@ -5,8 +5,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from myostage import config, plan, runs, slide_runs
+from myostage import runs, slide_runs
 from myostage.runtime import jobs, scratch
+from myostage.study import config, plan
 
 
 def work(smk: Any) -> None:

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from myostage import algebra, schemas
-from myostage.config import Encoder, RunSpec, Training
 from myostage.errors import UserError
+from myostage.study.config import Encoder, RunSpec, Training
 
 K = 3
 HEALTHY_STAGES = (2,)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from myostage.borders import Cell, Tile, merge
-from myostage.config import Tiling
+from myostage.study.config import Tiling
 from myostage.tissue import tile_grid
 
 TILE, OVERLAP = 64, 24

@@ -13,8 +13,9 @@ import pytest
 
 import compose_bags
 import slide_proportions
-from myostage import compose, config
+from myostage import compose
 from myostage.errors import UserError
+from myostage.study import config
 
 ROOT = Path(__file__).parents[1]
 STAGES = ["low", "middle", "high"]

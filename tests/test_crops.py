@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from myostage import schemas
-from myostage.config import Crop, Tiling
 from myostage.crops import crop_images, crop_slide
 from myostage.errors import UserError
-from myostage.inputs import CropRow
+from myostage.study.config import Crop, Tiling
+from myostage.study.inputs import CropRow
 from slide_files import smooth_noise, write_pyramid
 
 

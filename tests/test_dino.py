@@ -18,11 +18,12 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
-from myostage import dino, plan, schemas
-from myostage.config import Dino, Encoder
+from myostage import dino, schemas
 from myostage.encoder import build
 from myostage.errors import UserError
 from myostage.runtime.checkpoints import Checkpoints, Progress
+from myostage.study import plan
+from myostage.study.config import Dino, Encoder
 
 ARCHITECTURE = {"patch_px": 8, "width": 32, "depth": 2, "heads": 2}
 SETTINGS = {"steps": 6, "batch_size": 4, "prototypes": 64, "local_crops": 2, "checkpoint_every": 2}

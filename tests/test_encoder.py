@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from myostage import encoder as enc
 from myostage import schemas, tokens
-from myostage.config import Architecture, Encoder
 from myostage.errors import UserError
+from myostage.study.config import Architecture, Encoder
 
 TINY = Architecture(patch_px=16, width=32, depth=3, heads=4)
 

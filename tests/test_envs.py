@@ -65,7 +65,8 @@ def test_masks_are_those_under_the_numpy_that_cellpose_declares() -> None:
     On the machine that made it the installed numpy gives the same label to every pixel; another processor may
     round a few pixels at outlines differently.
     """
-    from myostage import cells, config
+    from myostage import cells
+    from myostage.study import config
 
     segmentation = config.Segmentation(model=str(ROOT / "config/demo/cellpose.pt"), diameter_um=30)
     tile = np.asarray(Image.open(ROOT / "tests/data/tile.png"))

@@ -16,8 +16,9 @@ import pytest
 import yaml
 
 import features_table
-from myostage import config, features, inputs, schemas, sections, tokens
+from myostage import features, schemas, tokens
 from myostage.errors import UserError
+from myostage.study import config, inputs, sections
 
 ROOT = Path(__file__).parents[1]
 WIDTH = 16

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from myostage import config, findings_neighbours, plan, schemas, summary
+from myostage import findings_neighbours, schemas, summary
 from myostage.findings import Facts
 from myostage.findings_neighbours import Section
-from myostage.structure import SlideStructure, Structure, slide_structure, structure
+from myostage.study import config, plan
+from myostage.study.structure import SlideStructure, Structure, slide_structure, structure
 from study_tables import add_neighbours, make
 from test_summary import difference, everything
 from test_summary import facts as of_cells

@@ -9,9 +9,9 @@ import pytest
 from scipy import stats
 
 from myostage import geometry, schemas
-from myostage.config import Encoder, RunSpec, Training
 from myostage.errors import UserError
 from myostage.stages import similarity
+from myostage.study.config import Encoder, RunSpec, Training
 
 K = 4
 WIDTH = 6

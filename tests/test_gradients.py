@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from myostage import gradients, losses, schemas, tokens, train
-from myostage.config import NOT_IN_TOKENS, Architecture, Encoder, RunSpec, Training
 from myostage.errors import UserError
 from myostage.runs import suffix_of
+from myostage.study.config import NOT_IN_TOKENS, Architecture, Encoder, RunSpec, Training
 
 STAGES = ("early", "middle", "late")
 TOKENS, WIDTH, CELLS = 17, 24, 30

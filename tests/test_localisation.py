@@ -11,7 +11,7 @@ import pytest
 
 from myostage import localisation, schemas
 from myostage.errors import UserError
-from myostage.sections import Graph
+from myostage.study.sections import Graph
 
 HEALTHY = (2, 3)
 ALPHA, STEPS, BANDS = 0.5, 10, 8

@@ -12,8 +12,8 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from formulas import normal
 from myostage import mil
-from myostage.sections import ONE_LOGIT, LabelKind, Mil, MilModel, SmOperator
 from myostage.spatial import CellGraph
+from myostage.study.sections import ONE_LOGIT, LabelKind, Mil, MilModel, SmOperator
 
 E, CELLS = 6, 9
 OURS = ("mean", "max", "smap", "smtap", "srmil")

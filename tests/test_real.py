@@ -114,8 +114,8 @@ def test_a_slide_without_mpp_says_what_to_add(fibres: Path) -> None:
 
 @pytest.mark.parametrize("name", ["broken.svs", "unopenable.tiff", "unreadable.svs", "boxes.tiff"])
 def test_each_bad_slide_has_its_own_reason(name: str, tmp_path: Path) -> None:
-    from myostage.config import SlideRow
     from myostage.slides import check_slides
+    from myostage.study.config import SlideRow
 
     good = SlideRow(slide="good", path=str(DATA / "slides/cmu-1-small-region.svs"), group="g", animal="a")
     bad = SlideRow(slide="bad", path=str(DATA / "bad-slides" / name), group="g", animal="b")

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from myostage import comparisons, metrics, results, schemas, staging, tallies
-from myostage.config import Compare, Encoder, RunSpec, Training
 from myostage.errors import UserError
+from myostage.study.config import Compare, Encoder, RunSpec, Training
 
 K = 4
 FOLD = {"s1": 0, "s2": 0, "s3": 1, "s4": 2, "bare": -1}

@@ -15,7 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from myostage import bags, encoder, loop, losses, regression, runs, schemas, tokens, train
-from myostage.config import (
+from myostage.errors import UserError
+from myostage.runtime.checkpoints import Checkpoints
+from myostage.study.config import (
     NOT_IN_TOKENS,
     PRESETS,
     Architecture,
@@ -26,8 +28,6 @@ from myostage.config import (
     RunSpec,
     Training,
 )
-from myostage.errors import UserError
-from myostage.runtime.checkpoints import Checkpoints
 
 STAGES = ("early", "middle", "late")
 K = len(STAGES)

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from myostage import config, schedule
+from myostage import schedule
 from myostage.errors import UserError
 from myostage.schedule import Job, Rate, Timings
+from myostage.study import config
 
 ROOT = Path(__file__).parents[1]
 RATES = {

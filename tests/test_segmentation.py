@@ -15,11 +15,11 @@ from shapely.geometry import Polygon
 
 from myostage import schemas
 from myostage.cells import SMALL_WIDTHS, CellposeRunner, Network, as_cellpose, find_model
-from myostage.config import CellposeTraining, Phantom, Segmentation, Tiling
 from myostage.errors import UserError
 from myostage.phantom import draw_slide
 from myostage.segmentation import segment_slide, slide_limits, train_cellpose
 from myostage.slides import open_slide
+from myostage.study.config import CellposeTraining, Phantom, Segmentation, Tiling
 from myostage.tissue import tile_grid
 
 ROOT = Path(__file__).parents[1]

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from sklearn import metrics as reference
 
 from myostage import comparisons, metrics, report, schemas, slide_results
-from myostage.config import Compare, Encoder, RunSpec, Training
 from myostage.errors import UserError
-from myostage.sections import Mil, SlideLabel
 from myostage.slide_results import SlideRun, evaluate_slides
+from myostage.study.config import Compare, Encoder, RunSpec, Training
+from myostage.study.sections import Mil, SlideLabel
 
 Floats = NDArray[np.float64]
 

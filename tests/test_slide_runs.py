@@ -14,8 +14,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from myostage import mil, runs, schemas, slide_runs, tokens
-from myostage.config import NOT_IN_TOKENS, Architecture, Encoder, Graph, Mil, RunSpec, SlideLabel, Training
 from myostage.errors import UserError
+from myostage.study.config import (
+    NOT_IN_TOKENS,
+    Architecture,
+    Encoder,
+    Graph,
+    Mil,
+    RunSpec,
+    SlideLabel,
+    Training,
+)
 
 TOKENS, WIDTH = 5, 16
 ENCODER = Encoder(

@@ -10,8 +10,8 @@ from PIL import Image
 
 from myostage import schemas
 from myostage.errors import UserError
-from myostage.inputs import SlideRow
 from myostage.slides import check_slides, open_slide, read_row
+from myostage.study.inputs import SlideRow
 from slide_files import real, smooth_noise, write_pyramid
 
 PIXELS = smooth_noise(300, 420)

@@ -13,8 +13,8 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from myostage import spatial
-from myostage.sections import Graph
 from myostage.spatial import CellGraph, Smoother, cell_graph
+from myostage.study.sections import Graph
 
 Pairs = set[tuple[int, int]]
 ALPHAS = [0.1, 0.5, 0.9]

@@ -7,9 +7,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from myostage import config, estimate, plan, precheck, schemas
+from myostage import estimate, precheck, schemas
 from myostage.errors import UserError
 from myostage.paths import Paths
+from myostage.study import config, plan
 
 ROOT = Path(__file__).parents[1]
 STAGES = ["damaged", "recovered", "intact"]

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from myostage import config, findings, report, schemas, summary
+from myostage import findings, report, schemas, summary
 from myostage.findings import Difference, Facts
-from myostage.structure import Structure, structure
+from myostage.study import config
+from myostage.study.structure import Structure, structure
 
 STAGES = ("damaged", "recovered", "intact")
 BOTH = {"simprop": 1, "prop": 1}
@@ -237,7 +238,7 @@ def test_structure_of_a_study_without_experiments_is_empty() -> None:
 
 
 def test_structure_is_light_enough_for_every_parse_of_the_snakefile() -> None:
-    heavy = "import sys, myostage.structure; assert not {'torch', 'pandas'} & set(sys.modules)"
+    heavy = "import sys, myostage.study.structure; assert not {'torch', 'pandas'} & set(sys.modules)"
     scripts = Path(findings.__file__).parents[1]
     subprocess.run([sys.executable, "-c", heavy], check=True, cwd=scripts)
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from myostage import schemas
-from myostage.config import Tiling
 from myostage.slides import open_slide
+from myostage.study.config import Tiling
 from myostage.tissue import tile_grid, tile_slide, tissue_mask
 from slide_files import real, write_pyramid
 

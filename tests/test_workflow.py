@@ -17,7 +17,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from myostage import config, schemas
+from myostage import schemas
+from myostage.study import config
 from tiny import ROOT, SNAKEMAKE, command, lay_out, run, study
 
 NOTHING = "Nothing to be done"

@@ -18,10 +18,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from myostage import schemas
-from myostage.config import RunSpec
 from myostage.errors import UserError
 from myostage.metrics import bootstrap
 from myostage.regression import NO_INJURY
+from myostage.study.config import RunSpec
 from myostage.tallies import held_out, read_splits
 
 logger = logging.getLogger(__name__)

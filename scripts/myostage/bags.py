@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from myostage import schemas
-from myostage.config import check_bag_size
 from myostage.errors import UserError
+from myostage.study.config import check_bag_size
 from myostage.tokens import TokenStore
 
 logger = logging.getLogger(__name__)

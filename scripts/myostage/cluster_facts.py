@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import Literal
 
 from myostage.cluster_probe import Disk, Report
-from myostage.sections import nearest
 from myostage.site import SITE_FILE, Site
+from myostage.study.sections import nearest
 
 Kind = Literal["cpu", "gpu"]
 

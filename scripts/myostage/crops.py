@@ -13,13 +13,13 @@ import pyarrow as pa
 from PIL import Image
 
 from myostage import schemas
-from myostage.config import Crop, Tiling
 from myostage.errors import UserError
 from myostage.schemas import CROP_PX
 from myostage.slides import RGB, Slide, open_slide, rgb
+from myostage.study.config import Crop, Tiling
 
 if TYPE_CHECKING:
-    from myostage.inputs import CropRow
+    from myostage.study.inputs import CropRow
 
 logger = logging.getLogger(__name__)
 

@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from myostage import schemas
-from myostage.config import NOT_IN_TOKENS, Dino, Encoder
 from myostage.encoder import build, crop_pixels, normalisation
 from myostage.errors import UserError
 from myostage.runtime.checkpoints import Checkpoints, Progress
+from myostage.study.config import NOT_IN_TOKENS, Dino, Encoder
 
 log = logging.getLogger(__name__)
 

@@ -25,8 +25,8 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from myostage import schemas, tokens
-from myostage.config import NOT_IN_TOKENS, Encoder
 from myostage.errors import UserError
+from myostage.study.config import NOT_IN_TOKENS, Encoder
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from scipy.spatial import cKDTree
 
 from myostage import schemas, tokens
 from myostage.errors import UserError
-from myostage.inputs import raise_all
-from myostage.sections import nearest
+from myostage.study.inputs import raise_all
+from myostage.study.sections import nearest
 
 logger = logging.getLogger(__name__)
 

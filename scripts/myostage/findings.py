@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from myostage import report
-from myostage.structure import SlideStructure, Structure
+from myostage.study.structure import SlideStructure, Structure
 
 Verdict = Literal["helps", "hurts", "not told", "unknown"]
 

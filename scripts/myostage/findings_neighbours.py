@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from myostage import algebra, report
-from myostage.config import control_of
 from myostage.findings import (
     Difference,
     Facts,
@@ -38,6 +37,7 @@ from myostage.plots_neighbours import (
     spectrum_slides,
 )
 from myostage.slide_results import ENERGY
+from myostage.study.config import control_of
 
 SMOOTHING = ("smap", "smtap")
 RECONSTRUCTION = "spatial_reconstruction"

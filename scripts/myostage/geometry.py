@@ -19,9 +19,9 @@ from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
 from myostage import schemas
-from myostage.config import RunSpec
 from myostage.errors import UserError
 from myostage.stages import similarity
+from myostage.study.config import RunSpec
 
 Floats = NDArray[np.float64]
 Runs = Sequence[tuple[RunSpec, Path]]

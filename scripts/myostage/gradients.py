@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from myostage import losses, schemas
 from myostage.bags import STAGED_ONLY
-from myostage.config import RunSpec
 from myostage.errors import UserError
 from myostage.runs import compute_on, suffix_of, token_store
+from myostage.study.config import RunSpec
 from myostage.train import BagPair, StageModel, positions_of
 
 Floats = NDArray[np.float64]

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from myostage import schemas
-from myostage.config import NOT_IN_RUN_ID, RunSpec, Term, Training
 from myostage.errors import UserError
 from myostage.regression import conflict
 from myostage.runtime.checkpoints import Checkpoints, Progress
+from myostage.study.config import NOT_IN_RUN_ID, RunSpec, Term, Training
 
 # Losses stay on the device until so many steps have gathered: reading one waits for the GPU.
 STEPS_PER_READOUT = 25

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from myostage.errors import UserError
-from myostage.inputs import read_tsv
 from myostage.runtime.receipts import gigabytes
+from myostage.study.inputs import read_tsv
 
 Resource = Callable[[Any, Iterable[str], int], int]
 """(wildcards, input, attempt) -> amount, as Snakemake calls it."""
@@ -41,7 +41,7 @@ def read_needs(path: str | Path) -> dict[str, Need]:
     Raises
     ------
     UserError
-        It is no such table (:func:`myostage.inputs.read_tsv`), a rule is there twice, or a value is no
+        It is no such table (:func:`myostage.study.inputs.read_tsv`), a rule is there twice, or a value is no
         positive number.
     """
     names = [field.name for field in fields(Need)]

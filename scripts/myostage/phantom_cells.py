@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from myostage.config import Phantom
 from myostage.drawing import (
     NUCLEUS,
     Drawn,
@@ -29,6 +28,7 @@ from myostage.drawing import (
     window,
 )
 from myostage.errors import UserError
+from myostage.study.config import Phantom
 
 # What a cell looks like at these maturities; in between it is interpolated.
 KNOTS = (0.0, 0.25, 0.5, 0.75, 1.0)

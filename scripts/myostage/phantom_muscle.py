@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from myostage.config import Phantom
 from myostage.drawing import (
     ANGLES,
     Drawn,
@@ -34,6 +33,7 @@ from myostage.drawing import (
     window,
 )
 from myostage.errors import UserError
+from myostage.study.config import Phantom
 
 # Where a stage stands on the scale of maturity; stages of other names are spread evenly over it.
 MATURITY = {"damaged": 0.0, "small_myotube": 1.0, "large_myotube": 2.0, "recovered": 3.0, "intact": 4.0}

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from myostage import schemas
-from myostage.config import check_bag_size
 from myostage.errors import UserError
+from myostage.study.config import check_bag_size
 
 STAGED_ONLY = -1
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from myostage import schemas
 from myostage.comparisons import Key, holm, paired_differences, paired_seeds, paired_test
-from myostage.config import Compare, RunSpec
 from myostage.errors import UserError
 from myostage.metrics import (
     COMPOSITION_NAMES,
@@ -29,6 +28,7 @@ from myostage.metrics import (
     tail,
     wasserstein,
 )
+from myostage.study.config import Compare, RunSpec
 from myostage.tallies import STAGED_ONLY, PerCell, Split, Tally, held_out, read_splits, tally_run
 
 Floats = NDArray[np.float64]

@@ -27,7 +27,6 @@ from torch import Tensor
 
 from myostage import schemas
 from myostage.bags import STAGED_ONLY, Bag, BagSampler, Floats, perturbed
-from myostage.config import NOT_IN_TOKENS, Encoder, RunSpec
 from myostage.encoder import Suffix, split
 from myostage.errors import UserError
 from myostage.localisation import positions
@@ -35,6 +34,7 @@ from myostage.loop import Diverged, fingerprint, write_history
 from myostage.runtime.checkpoints import Checkpoints
 from myostage.runtime.cost import measure
 from myostage.spatial import CellGraph, cell_graph
+from myostage.study.config import NOT_IN_TOKENS, Encoder, RunSpec
 from myostage.tokens import TokenStore
 from myostage.train import (
     BagPair,

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from myostage import config, plan
-from myostage.config import Encoder, RunSpec, Study
 from myostage.errors import UserError
 from myostage.estimate import (
     GPU_SPEED,
@@ -24,6 +22,8 @@ from myostage.estimate import (
     geometry,
     step_seconds,
 )
+from myostage.study import config, plan
+from myostage.study.config import Encoder, RunSpec, Study
 
 RUNS_PER_JOB = (1, 2, 4, 8, 16, 32, 64)
 # Seconds until Snakemake has started on a node and read the rules; the job itself starts then.

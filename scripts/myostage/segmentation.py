@@ -32,11 +32,11 @@ from myostage.cells import (
     load_network,
     to_grey,
 )
-from myostage.config import CellposeTraining, Segmentation, Tiling
 from myostage.errors import UserError
-from myostage.inputs import read_training_images
 from myostage.shapes import measure
 from myostage.slides import Slide, open_slide, placeholder, save_png
+from myostage.study.config import CellposeTraining, Segmentation, Tiling
+from myostage.study.inputs import read_training_images
 
 log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")

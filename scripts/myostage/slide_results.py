@@ -15,7 +15,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from myostage import schemas
-from myostage.config import Compare, RunSpec
 from myostage.errors import UserError
 from myostage.localisation import ROUNDING
 from myostage.metrics import NAMES, auroc, summarise
@@ -31,7 +30,8 @@ from myostage.results import (
     outcome_of,
     per_seed,
 )
-from myostage.sections import LabelKind
+from myostage.study.config import Compare, RunSpec
+from myostage.study.sections import LabelKind
 from myostage.tallies import STAGED_ONLY, PerCell, Split, held_out, read_splits
 
 Floats = NDArray[np.float64]

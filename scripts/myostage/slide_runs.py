@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from myostage import mil, schemas
 from myostage.bags import STAGED_ONLY
-from myostage.config import Encoder, RunSpec
 from myostage.errors import UserError
 from myostage.localisation import positions
 from myostage.loop import Diverged, History, fingerprint, fit, write_history
@@ -27,6 +26,7 @@ from myostage.runs import compute_on, outcome_of, suffix_of, token_store
 from myostage.runtime.checkpoints import Checkpoints, Progress
 from myostage.runtime.cost import measure
 from myostage.spatial import CellGraph, cell_graph, energy_per_edge
+from myostage.study.config import Encoder, RunSpec
 from myostage.train import save_model
 
 log = logging.getLogger(__name__)

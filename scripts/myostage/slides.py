@@ -23,10 +23,10 @@ from PIL import Image, UnidentifiedImageError
 
 from myostage import schemas
 from myostage.errors import UserError
-from myostage.sections import MPP_RANGE
+from myostage.study.sections import MPP_RANGE
 
 if TYPE_CHECKING:
-    from myostage.inputs import SlideRow
+    from myostage.study.inputs import SlideRow
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from scipy.spatial import Delaunay, QhullError, cKDTree
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from myostage.sections import Graph, SmOperator
+from myostage.study.sections import Graph, SmOperator
 
 Kind = Literal["symmetric", "random_walk"]
 Alpha = float | Tensor

@@ -8,8 +8,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from myostage import schemas
-from myostage.config import RunSpec
 from myostage.errors import UserError
+from myostage.study.config import RunSpec
 from myostage.tallies import STAGED_ONLY, read_slide, read_splits
 
 Floats = NDArray[np.float64]

@@ -14,10 +14,10 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from myostage import schemas
-from myostage.config import RunSpec
 from myostage.errors import UserError
 from myostage.metrics import confusion, rps
 from myostage.stages import stage_levels
+from myostage.study.config import RunSpec
 
 Floats = NDArray[np.float64]
 

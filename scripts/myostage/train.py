@@ -19,13 +19,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from myostage import losses, regression, schemas
-from myostage.config import REGRESSION_TERMS, Mil, RunSpec, Training
 from myostage.encoder import Suffix
 from myostage.errors import UserError
 from myostage.loop import Diverged, History, autocast, fit, write_history
 from myostage.mil import Reconstruction
 from myostage.runtime.checkpoints import Checkpoints, Progress
 from myostage.spatial import CellGraph, sm
+from myostage.study.config import REGRESSION_TERMS, Mil, RunSpec, Training
 
 log = logging.getLogger(__name__)
 

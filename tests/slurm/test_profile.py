@@ -13,7 +13,7 @@ import pytest
 import yaml
 from cluster import Cluster, Job, until
 
-from myostage import config
+from myostage.study import config
 from tiny import ROOT, SNAKEMAKE, lay_out, study
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow]

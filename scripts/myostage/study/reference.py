@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
-from myostage.inputs import CROP_COLUMNS, IMAGE_COLUMNS, QUOTED_COLUMNS, SLIDE_COLUMNS, TableColumn
-from myostage.sections import NAME_PATTERN, Section, Study
+from myostage.study.inputs import CROP_COLUMNS, IMAGE_COLUMNS, QUOTED_COLUMNS, SLIDE_COLUMNS, TableColumn
+from myostage.study.sections import NAME_PATTERN, Section, Study
 
 _INTRODUCTION = """# Study files
 
@@ -16,7 +16,7 @@ One YAML file per study. Snakemake reads it with `--configfile config/NAME.yaml`
 folder it is started in (the root of the repository), `$VARIABLES` and a leading `~` in them are expanded.
 A key that is not listed here is an error, which names the nearest one.
 
-This page is made from the code (`cd scripts; python -m myostage.config > ../config/README.md`).
+This page is made from the code (`cd scripts; python -m myostage.study.config > ../config/README.md`).
 *Source* is where a default comes from; "ours" means that it is a choice of this workflow which no paper made.
 """
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from myostage.config import RunSpec, Study, applied, left_out, runnable
 from myostage.errors import UserError
-from myostage.inputs import (
+from myostage.paths import Paths
+from myostage.study.config import RunSpec, Study, applied, left_out, runnable
+from myostage.study.inputs import (
     SlideRow,
     read_proportions,
     read_slide_proportions,
@@ -21,8 +22,7 @@ from myostage.inputs import (
     slide_classes,
     slide_scores,
 )
-from myostage.paths import Paths
-from myostage.sections import EXPECTED_STAGE, REGRESSION_TERMS
+from myostage.study.sections import EXPECTED_STAGE, REGRESSION_TERMS
 
 RUN_FILES = ("model.safetensors", "history.parquet", "predictions.parquet", "outcome.parquet")
 # what a model of slide labels leaves beside them
@@ -139,7 +139,7 @@ def of_slides(experiments: Mapping[str, list[RunSpec]]) -> dict[str, list[RunSpe
 def attended(study: Study, structure: Mapping[str, Any]) -> list[str]:
     """The experiments whose attention is looked at: those named, or the reference and the first with Sm.
 
-    ``structure`` is that of :func:`myostage.structure.slide_structure`.
+    ``structure`` is that of :func:`myostage.study.structure.slide_structure`.
     """
     references, smoothed = structure["references"], list(structure["points"])
     named = [label for label in study.look.attention if label in references]

@@ -3,7 +3,7 @@
 ``load_study`` reads everything that can be known without opening a slide, so that a mistake costs a second
 and not an hour. Nothing here imports torch. The sections stand in sections.py, the tables in inputs.py.
 
-``python -m myostage.config`` prints config/README.md, which a test compares with the file.
+``python -m myostage.study.config`` prints config/README.md, which a test compares with the file.
 """
 
 import importlib.util
@@ -21,9 +21,9 @@ import numpy as np
 import yaml
 from pydantic import ValidationError
 
-from myostage import reference
 from myostage.errors import UserError
-from myostage.inputs import (
+from myostage.study import reference
+from myostage.study.inputs import (
     CropRow,
     ImageRow,
     SlideRow,
@@ -39,7 +39,7 @@ from myostage.inputs import (
     slide_classes,
     slide_scores,
 )
-from myostage.sections import (
+from myostage.study.sections import (
     EXPECTED_STAGE,
     LEARNING,
     NOT_IN_RUN_ID,

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from myostage import config, plan, structure
-from myostage.inputs import SlideRow
 from myostage.paths import Paths
+from myostage.study import config, plan, structure
+from myostage.study.inputs import SlideRow
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STAGES = ("damaged", "recovered", "intact")
 GROUPS = {"d0": 0.0, "d3": 4.0, "d7": 1.0}
 LABELS = {
@@ -277,5 +277,5 @@ def test_every_file_of_a_run_has_its_receipt() -> None:
 
 
 def test_structure_and_plan_are_read_without_torch_or_pandas() -> None:
-    heavy = "import sys, myostage.structure, myostage.plan; assert not {'torch', 'pandas'} & set(sys.modules)"
+    heavy = "import sys, myostage.study.structure, myostage.study.plan; assert not {'torch', 'pandas'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", heavy], check=True, cwd=ROOT / "scripts")

@@ -11,10 +11,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from myostage import config, inputs, reference, sections
 from myostage.errors import UserError
+from myostage.study import config, inputs, reference, sections
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STAGES = ["damaged", "recovered", "intact"]
 DAYS = ("d0", "d3", "d7")
 
@@ -158,7 +158,7 @@ def test_public_benchmarks_load_once_their_table_is_written(
 
 def test_the_readme_is_what_the_code_says() -> None:
     assert (ROOT / "config/README.md").read_text(encoding="utf-8") == reference.readme(), (
-        "make it again: cd scripts; python -m myostage.config > ../config/README.md"
+        "make it again: cd scripts; python -m myostage.study.config > ../config/README.md"
     )
 
 

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from myostage.config import PERMUTED, Experiment, RunSpec, Study, control_of, read_quoted
-from myostage.sections import LabelKind
+from myostage.study.config import PERMUTED, Experiment, RunSpec, Study, control_of, read_quoted
+from myostage.study.sections import LabelKind
 
 # keys of `training` that shape L_SimProp and nothing else
 ONLY_SIMPROP = {"sigma", "bins", "pairs", "target", "stop_gradient", "order"}
@@ -94,7 +94,7 @@ def structure(
     study : Study
         The study.
     experiments : mapping
-        Label -> runs, as :func:`myostage.config.expand` returns them.
+        Label -> runs, as :func:`myostage.study.config.expand` returns them.
     left_out : mapping
         Label -> why it is not run; such experiments have no other part.
 

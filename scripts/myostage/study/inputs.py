@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from myostage.errors import UserError
-from myostage.sections import (
+from myostage.study.sections import (
     EXPECTED_STAGE,
     MPP_RANGE,
     NAME_PATTERN,
