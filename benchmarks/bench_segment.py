@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from myostage import schemas  # noqa: E402
 from myostage.cells import CellposeRunner  # noqa: E402
-from myostage.phantom import draw_slide  # noqa: E402
+from myostage.phantom.draw import draw_slide  # noqa: E402
 from myostage.segmentation import segment_slide  # noqa: E402
 from myostage.slides import open_slide  # noqa: E402
 from myostage.study.config import Phantom, Segmentation, Tiling  # noqa: E402

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from myostage import compose
 from myostage.errors import UserError
+from myostage.phantom import compose
 from myostage.study import config
 
 GROUPS = 5

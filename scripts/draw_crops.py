@@ -14,7 +14,7 @@ from PIL import Image
 from myostage.annotations import read_annotations
 from myostage.crops import crop_at
 from myostage.errors import UserError
-from myostage.phantom import draw_slide
+from myostage.phantom.draw import draw_slide
 from myostage.slides import open_slide
 from myostage.study.config import Phantom
 

@@ -10,8 +10,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from myostage import compose, features
+from myostage import features
 from myostage.errors import UserError
+from myostage.phantom import compose
 
 
 def main(arguments: argparse.Namespace) -> None:

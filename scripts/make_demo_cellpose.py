@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 
 from myostage import schemas
 from myostage.errors import UserError
-from myostage.phantom import draw_slide
+from myostage.phantom.draw import draw_slide
 from myostage.segmentation import segment_slide, train_cellpose
 from myostage.study.config import CellposeTraining, Phantom, Segmentation, Tiling
 from myostage.tissue import tile_slide

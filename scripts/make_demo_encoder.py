@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from myostage import schemas
 from myostage.crops import crop_at
 from myostage.encoder import Prefix, build
-from myostage.phantom import draw_slide
+from myostage.phantom.draw import draw_slide
 from myostage.slides import open_slide
 from myostage.study.config import Architecture, Encoder, Phantom
 

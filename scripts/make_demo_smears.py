@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from make_demo_cellpose import outlines
-from myostage.phantom import draw_slide
+from myostage.phantom.draw import draw_slide
 from myostage.study.config import Phantom
 
 SEED = 90210  # the study's is 0

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from myostage import phantom
+from myostage.phantom import draw
 from myostage.runtime import jobs
 from myostage.study import config
 
@@ -21,7 +21,7 @@ def work(smk: Any) -> None:
         smk.output.annotations,
         strict=True,
     ):
-        phantom.draw_slide(
+        draw.draw_slide(
             path,
             truth,
             phantom=drawing,

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from myostage import compose, phantom
 from myostage.annotations import read_annotations
 from myostage.errors import UserError
+from myostage.phantom import compose, draw
 from myostage.study import config
 
 
@@ -25,7 +25,7 @@ def counts(study: config.Study, slide: config.SlideRow, proportions: dict[str, n
         truth = Path(slide.annotations or "")
         if study.phantom is not None and not truth.exists():
             truth = Path(folder) / "slide.geojson"
-            phantom.draw_slide(
+            draw.draw_slide(
                 Path(folder) / "slide.tif",
                 truth,
                 phantom=study.phantom,

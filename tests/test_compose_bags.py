@@ -13,8 +13,8 @@ import pytest
 
 import compose_bags
 import slide_proportions
-from myostage import compose
 from myostage.errors import UserError
+from myostage.phantom import compose
 from myostage.study import config
 
 ROOT = Path(__file__).parents[1]

@@ -16,7 +16,7 @@ from shapely.geometry import Polygon
 from myostage import schemas
 from myostage.cells import SMALL_WIDTHS, CellposeRunner, Network, as_cellpose, find_model
 from myostage.errors import UserError
-from myostage.phantom import draw_slide
+from myostage.phantom.draw import draw_slide
 from myostage.segmentation import segment_slide, slide_limits, train_cellpose
 from myostage.slides import open_slide
 from myostage.study.config import CellposeTraining, Phantom, Segmentation, Tiling

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from myostage.drawing import (
+from myostage.errors import UserError
+from myostage.phantom.paint import (
     NUCLEUS,
     Drawn,
     Floats,
@@ -27,7 +28,6 @@ from myostage.drawing import (
     star_outlines,
     window,
 )
-from myostage.errors import UserError
 from myostage.study.config import Phantom
 
 # What a cell looks like at these maturities; in between it is interpolated.

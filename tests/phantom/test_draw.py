@@ -21,8 +21,8 @@ from shapely.strtree import STRtree
 from skimage.draw import polygon as rasterise
 
 from myostage.errors import UserError
-from myostage.phantom import Region, draw_slide
-from myostage.phantom_muscle import MATURITY, stage_maturity
+from myostage.phantom.draw import Region, draw_slide
+from myostage.phantom.muscle import MATURITY, stage_maturity
 from myostage.study.config import Phantom, load_study, read_proportions, read_slides
 
 STAGES = ("damaged", "small_myotube", "large_myotube", "recovered", "intact")
@@ -65,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_another_process_draws_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     lines = [
-        "import numpy as np; from myostage.study.config import Phantom; from myostage.phantom import draw_slide"
+        "import numpy as np; from myostage.study.config import Phantom; from myostage.phantom.draw import draw_slide"
     ]
     for name, phantom, stages, shares in (("mixed", SMALL, STAGES, MIXED), ("round", ROUND, MATURING, EVEN)):
         files = [str(tmp_path / f"{name}.{suffix}") for suffix in ("tif", "geojson")]
@@ -384,7 +384,7 @@ def test_a_slide_too_small_for_round_cells_is_named(tmp_path: Path) -> None:
 
 
 def test_the_transfer_study_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(Path(__file__).parents[2])
     study = load_study("config/transfer.yaml")  # with its tables and training images
     assert study.phantom is not None and study.phantom.tissue == "round_cells"
     assert len(read_slides(study)) == 15 and len(study.stages) == 6

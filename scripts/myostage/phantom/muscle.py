@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from myostage.drawing import (
+from myostage.errors import UserError
+from myostage.phantom.paint import (
     ANGLES,
     Drawn,
     Floats,
@@ -32,7 +33,6 @@ from myostage.drawing import (
     star_outlines,
     window,
 )
-from myostage.errors import UserError
 from myostage.study.config import Phantom
 
 # Where a stage stands on the scale of maturity; stages of other names are spread evenly over it.

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from myostage.drawing import Reals, rng_of, write_outlines, write_tiff
 from myostage.errors import UserError
-from myostage.phantom_cells import draw_cells
-from myostage.phantom_muscle import Region, draw_muscle
+from myostage.phantom.muscle import Region, draw_muscle
+from myostage.phantom.paint import Reals, rng_of, write_outlines, write_tiff
+from myostage.phantom.smears import draw_cells
 from myostage.study.config import Phantom
 
 __all__ = ["Region", "draw_slide"]
