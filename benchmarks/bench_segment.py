@@ -29,9 +29,9 @@ from myostage import schemas  # noqa: E402
 from myostage.cells import CellposeRunner  # noqa: E402
 from myostage.phantom.draw import draw_slide  # noqa: E402
 from myostage.segmentation import segment_slide  # noqa: E402
-from myostage.slides import open_slide  # noqa: E402
+from myostage.slides.reader import open_slide  # noqa: E402
+from myostage.slides.tissue import tile_slide  # noqa: E402
 from myostage.study.config import Phantom, Segmentation, Tiling  # noqa: E402
-from myostage.tissue import tile_slide  # noqa: E402
 
 STAGES = ("damaged", "small_myotube", "large_myotube", "recovered", "intact")
 MIXED = np.full(len(STAGES), 1 / len(STAGES))

@@ -2,14 +2,15 @@
 
 from typing import Any
 
-from myostage import schemas, slides
+from myostage import schemas
 from myostage.runtime import jobs
+from myostage.slides import reader
 from myostage.study import config
 
 
 def work(smk: Any) -> None:
     rows = [config.SlideRow(**row) for row in smk.params.rows]
-    found = slides.check_slides(
+    found = reader.check_slides(
         rows,
         on_bad_slide=smk.params.on_bad_slide,
         out=smk.output.table,

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from myostage import crops, schemas, slides
+from myostage import crops, schemas
 from myostage.runtime import jobs
+from myostage.slides import reader
 from myostage.study import config
 
 
@@ -13,14 +14,14 @@ def work(smk: Any) -> None:
     paths = jobs.paths(smk)
 
     def cut(slide: str) -> None:
-        slides.refuse_skipped(paths.slide(slide, "cells.parquet"))
-        row = slides.read_row(paths.slide(slide, "slide.parquet"))
+        reader.refuse_skipped(paths.slide(slide, "cells.parquet"))
+        row = reader.read_row(paths.slide(slide, "slide.parquet"))
         crops.crop_slide(
             row, paths.slide(slide, "cells.parquet"), tiling, crop, paths.slide(slide, "crops.parquet")
         )
 
     def skip(slide: str, reason: str) -> None:
-        slides.skip(paths.slide(slide, "crops.parquet"), schemas.CROPS, reason)
+        reader.skip(paths.slide(slide, "crops.parquet"), schemas.CROPS, reason)
 
     members = jobs.of_slides(
         smk, ["slide.parquet", "cells.parquet"], ["crops.parquet"], images=smk.input.images

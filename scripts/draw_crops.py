@@ -15,7 +15,7 @@ from myostage.annotations import read_annotations
 from myostage.crops import crop_at
 from myostage.errors import UserError
 from myostage.phantom.draw import draw_slide
-from myostage.slides import open_slide
+from myostage.slides.reader import open_slide
 from myostage.study.config import Phantom
 
 PHANTOM = Phantom(tissue="round_cells", width_um=200.0, height_um=200.0, mpp=0.3)

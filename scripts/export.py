@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from myostage import geojson, slides
+from myostage import geojson
 from myostage.runtime import jobs
+from myostage.slides import reader
 
 
 def work(smk: Any) -> None:
@@ -13,7 +14,7 @@ def work(smk: Any) -> None:
             paths.slide(slide, "cells.parquet"),
             paths.slide(slide, "stages.parquet"),
             tuple(smk.params.stages),
-            smk.params.mpp / slides.read_row(paths.slide(slide, "slide.parquet")).mpp,
+            smk.params.mpp / reader.read_row(paths.slide(slide, "slide.parquet")).mpp,
             out,
             table,
         )

@@ -4,8 +4,9 @@ from typing import Any
 
 import pandas as pd
 
-from myostage import annotations, schemas, slides
+from myostage import annotations, schemas
 from myostage.runtime import jobs
+from myostage.slides import reader
 
 
 def work(smk: Any) -> None:
@@ -17,7 +18,7 @@ def work(smk: Any) -> None:
         smk.output.quality,
         strict=True,
     ):
-        found = slides.read_row(paths.slide(slide, "slide.parquet"))
+        found = reader.read_row(paths.slide(slide, "slide.parquet"))
         cells = paths.slide(slide, "cells.parquet")
         if found.status == "skipped":
             schemas.write(labels, schemas.LABELS.schema.empty_table(), schemas.LABELS)

@@ -22,8 +22,8 @@ from myostage import schemas
 from myostage.errors import UserError
 from myostage.phantom.draw import draw_slide
 from myostage.segmentation import segment_slide, train_cellpose
+from myostage.slides.tissue import tile_slide
 from myostage.study.config import CellposeTraining, Phantom, Segmentation, Tiling
-from myostage.tissue import tile_slide
 
 SEED = 90210  # the demo's is 0
 STAGES = ("damaged", "small_myotube", "large_myotube", "recovered", "intact")

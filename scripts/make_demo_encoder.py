@@ -40,7 +40,7 @@ from myostage import schemas
 from myostage.crops import crop_at
 from myostage.encoder import Prefix, build
 from myostage.phantom.draw import draw_slide
-from myostage.slides import open_slide
+from myostage.slides.reader import open_slide
 from myostage.study.config import Architecture, Encoder, Phantom
 
 log = logging.getLogger("make_demo_encoder")

@@ -3,8 +3,9 @@
 from functools import cache
 from typing import Any
 
-from myostage import cells, schemas, segmentation, slides
+from myostage import cells, schemas, segmentation
 from myostage.runtime import jobs
+from myostage.slides import reader
 from myostage.study import config
 
 
@@ -20,9 +21,9 @@ def work(smk: Any) -> None:
         return cells.CellposeRunner(settings, model_file, tiling.mpp)
 
     def segment(slide: str) -> None:
-        slides.refuse_skipped(paths.slide(slide, "tiles.parquet"))
+        reader.refuse_skipped(paths.slide(slide, "tiles.parquet"))
         segmentation.segment_slide(
-            slides.read_row(paths.slide(slide, "slide.parquet")),
+            reader.read_row(paths.slide(slide, "slide.parquet")),
             paths.slide(slide, "tiles.parquet"),
             tiling,
             settings,
@@ -33,8 +34,8 @@ def work(smk: Any) -> None:
         )
 
     def skip(slide: str, reason: str) -> None:
-        slides.skip(paths.slide(slide, "cells.parquet"), schemas.CELLS, reason)
-        slides.save_png(slides.placeholder(), paths.slide(slide, "qc/cells.png"))
+        reader.skip(paths.slide(slide, "cells.parquet"), schemas.CELLS, reason)
+        reader.save_png(reader.placeholder(), paths.slide(slide, "qc/cells.png"))
 
     members = jobs.of_slides(
         smk,

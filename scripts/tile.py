@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from myostage import schemas, slides, tissue
+from myostage import schemas
 from myostage.runtime import jobs
+from myostage.slides import reader, tissue
 from myostage.study import config
 
 
@@ -12,14 +13,14 @@ def work(smk: Any) -> None:
     paths = jobs.paths(smk)
 
     def tile(slide: str) -> None:
-        row = slides.read_row(paths.slide(slide, "slide.parquet"))
+        row = reader.read_row(paths.slide(slide, "slide.parquet"))
         tissue.tile_slide(
             row, tiling, paths.slide(slide, "tiles.parquet"), paths.slide(slide, "qc/tiles.png")
         )
 
     def skip(slide: str, reason: str) -> None:
-        slides.skip(paths.slide(slide, "tiles.parquet"), schemas.TILES, reason)
-        slides.save_png(slides.placeholder(), paths.slide(slide, "qc/tiles.png"))
+        reader.skip(paths.slide(slide, "tiles.parquet"), schemas.TILES, reason)
+        reader.save_png(reader.placeholder(), paths.slide(slide, "qc/tiles.png"))
 
     members = jobs.of_slides(
         smk, ["slide.parquet"], ["tiles.parquet", "qc/tiles.png"], images=smk.input.images

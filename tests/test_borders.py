@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from myostage.borders import Cell, Tile, merge
+from myostage.slides.tissue import tile_grid
 from myostage.study.config import Tiling
-from myostage.tissue import tile_grid
 
 TILE, OVERLAP = 64, 24
 TILING = Tiling(tile_px=TILE, overlap_px=OVERLAP)

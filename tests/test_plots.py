@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 import study_tables
 from myostage import palette, plots, report, schemas, views
 from myostage.errors import UserError
-from myostage.slides import skip
+from myostage.slides.reader import skip
 
 STAGES = study_tables.STAGES
 

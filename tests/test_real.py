@@ -114,7 +114,7 @@ def test_a_slide_without_mpp_says_what_to_add(fibres: Path) -> None:
 
 @pytest.mark.parametrize("name", ["broken.svs", "unopenable.tiff", "unreadable.svs", "boxes.tiff"])
 def test_each_bad_slide_has_its_own_reason(name: str, tmp_path: Path) -> None:
-    from myostage.slides import check_slides
+    from myostage.slides.reader import check_slides
     from myostage.study.config import SlideRow
 
     good = SlideRow(slide="good", path=str(DATA / "slides/cmu-1-small-region.svs"), group="g", animal="a")

@@ -18,9 +18,9 @@ from myostage.cells import SMALL_WIDTHS, CellposeRunner, Network, as_cellpose, f
 from myostage.errors import UserError
 from myostage.phantom.draw import draw_slide
 from myostage.segmentation import segment_slide, slide_limits, train_cellpose
-from myostage.slides import open_slide
+from myostage.slides.reader import open_slide
+from myostage.slides.tissue import tile_grid
 from myostage.study.config import CellposeTraining, Phantom, Segmentation, Tiling
-from myostage.tissue import tile_grid
 
 ROOT = Path(__file__).parents[1]
 DEMO_MODEL = ROOT / "config" / "demo" / "cellpose.pt"

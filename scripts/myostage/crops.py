@@ -15,7 +15,7 @@ from PIL import Image
 from myostage import schemas
 from myostage.errors import UserError
 from myostage.schemas import CROP_PX
-from myostage.slides import RGB, Slide, open_slide, rgb
+from myostage.slides.reader import RGB, Slide, open_slide, rgb
 from myostage.study.config import Crop, Tiling
 
 if TYPE_CHECKING:

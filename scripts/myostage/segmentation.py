@@ -34,7 +34,7 @@ from myostage.cells import (
 )
 from myostage.errors import UserError
 from myostage.shapes import measure
-from myostage.slides import Slide, open_slide, placeholder, save_png
+from myostage.slides.reader import Slide, open_slide, placeholder, save_png
 from myostage.study.config import CellposeTraining, Segmentation, Tiling
 from myostage.study.inputs import read_training_images
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from myostage import schemas
 from myostage.errors import UserError
-from myostage.slides import skipped
+from myostage.slides.reader import skipped
 
 MEASUREMENTS = (
     "area_um2",

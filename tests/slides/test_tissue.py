@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from myostage import schemas
-from myostage.slides import open_slide
+from myostage.slides.reader import open_slide
+from myostage.slides.tissue import tile_grid, tile_slide, tissue_mask
 from myostage.study.config import Tiling
-from myostage.tissue import tile_grid, tile_slide, tissue_mask
 from slide_files import real, write_pyramid
 
 PINK = (214, 120, 170)

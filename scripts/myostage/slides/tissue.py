@@ -19,7 +19,7 @@ from skimage.filters import threshold_otsu
 from skimage.morphology import remove_small_holes, remove_small_objects
 
 from myostage import schemas
-from myostage.slides import RGB, Slide, open_slide, placeholder, save_png
+from myostage.slides.reader import RGB, Slide, open_slide, placeholder, save_png
 from myostage.study.config import Tiling
 
 logger = logging.getLogger(__name__)

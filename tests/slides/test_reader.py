@@ -10,7 +10,7 @@ from PIL import Image
 
 from myostage import schemas
 from myostage.errors import UserError
-from myostage.slides import check_slides, open_slide, read_row
+from myostage.slides.reader import check_slides, open_slide, read_row
 from myostage.study.inputs import SlideRow
 from slide_files import real, smooth_noise, write_pyramid
 
@@ -85,7 +85,7 @@ def test_large_reductions_are_pieced_together_within_bounded_memory(
             sides.append(max(w, h))
             return region(level, x, y, w, h)
 
-        monkeypatch.setattr("myostage.slides._SOURCE_PX", 32)
+        monkeypatch.setattr("myostage.slides.reader._SOURCE_PX", 32)
         monkeypatch.setattr(slide._reader, "region", watched)
         pieces = slide.read(0, 0, *slide.size(2.9), 2.9)
     assert len(sides) > 4 and max(sides) < 60
