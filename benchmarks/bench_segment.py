@@ -26,9 +26,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from myostage import schemas  # noqa: E402
-from myostage.cells import CellposeRunner  # noqa: E402
+from myostage.cells.cellpose import CellposeRunner  # noqa: E402
+from myostage.cells.segmentation import segment_slide  # noqa: E402
 from myostage.phantom.draw import draw_slide  # noqa: E402
-from myostage.segmentation import segment_slide  # noqa: E402
 from myostage.slides.reader import open_slide  # noqa: E402
 from myostage.slides.tissue import tile_slide  # noqa: E402
 from myostage.study.config import Phantom, Segmentation, Tiling  # noqa: E402

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from myostage import crops
+from myostage.cells import crops
 from myostage.runtime import jobs
 from myostage.study import config
 

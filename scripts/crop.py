@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from myostage import crops, schemas
+from myostage import schemas
+from myostage.cells import crops
 from myostage.runtime import jobs
 from myostage.slides import reader
 from myostage.study import config

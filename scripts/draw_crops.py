@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from myostage.annotations import read_annotations
-from myostage.crops import crop_at
+from myostage.cells.annotations import read_annotations
+from myostage.cells.crops import crop_at
 from myostage.errors import UserError
 from myostage.phantom.draw import draw_slide
 from myostage.slides.reader import open_slide

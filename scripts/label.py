@@ -4,7 +4,8 @@ from typing import Any
 
 import pandas as pd
 
-from myostage import annotations, schemas
+from myostage import schemas
+from myostage.cells import annotations
 from myostage.runtime import jobs
 from myostage.slides import reader
 

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from myostage import schemas
+from myostage.cells.segmentation import segment_slide, train_cellpose
 from myostage.errors import UserError
 from myostage.phantom.draw import draw_slide
-from myostage.segmentation import segment_slide, train_cellpose
 from myostage.slides.tissue import tile_slide
 from myostage.study.config import CellposeTraining, Phantom, Segmentation, Tiling
 

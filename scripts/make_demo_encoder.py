@@ -37,7 +37,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from myostage import schemas
-from myostage.crops import crop_at
+from myostage.cells.crops import crop_at
 from myostage.encoder import Prefix, build
 from myostage.phantom.draw import draw_slide
 from myostage.slides.reader import open_slide

@@ -3,7 +3,8 @@
 from functools import cache
 from typing import Any
 
-from myostage import cells, schemas, segmentation
+from myostage import schemas
+from myostage.cells import cellpose, segmentation
 from myostage.runtime import jobs
 from myostage.slides import reader
 from myostage.study import config
@@ -17,8 +18,8 @@ def work(smk: Any) -> None:
     paths = jobs.paths(smk)
 
     @cache
-    def model() -> cells.CellposeRunner:
-        return cells.CellposeRunner(settings, model_file, tiling.mpp)
+    def model() -> cellpose.CellposeRunner:
+        return cellpose.CellposeRunner(settings, model_file, tiling.mpp)
 
     def segment(slide: str) -> None:
         reader.refuse_skipped(paths.slide(slide, "tiles.parquet"))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from myostage import segmentation
+from myostage.cells import segmentation
 from myostage.runtime import jobs
 from myostage.study import config
 

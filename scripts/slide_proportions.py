@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from myostage.annotations import read_annotations
+from myostage.cells.annotations import read_annotations
 from myostage.errors import UserError
 from myostage.phantom import compose, draw
 from myostage.study import config

@@ -65,12 +65,12 @@ def test_masks_are_those_under_the_numpy_that_cellpose_declares() -> None:
     On the machine that made it the installed numpy gives the same label to every pixel; another processor may
     round a few pixels at outlines differently.
     """
-    from myostage import cells
+    from myostage.cells import cellpose
     from myostage.study import config
 
     segmentation = config.Segmentation(model=str(ROOT / "config/demo/cellpose.pt"), diameter_um=30)
     tile = np.asarray(Image.open(ROOT / "tests/data/tile.png"))
     wanted = np.asarray(Image.open(ROOT / "tests/data/masks_numpy_2_0.png"))
-    found = cells.CellposeRunner(segmentation, None, 1.0, device="cpu").masks(tile[None])[0]
+    found = cellpose.CellposeRunner(segmentation, None, 1.0, device="cpu").masks(tile[None])[0]
     assert wanted.max() == found.max() == 63
     assert np.mean((found > 0) == (wanted > 0)) > 0.999

@@ -14,15 +14,15 @@ from PIL import Image
 from shapely.geometry import Polygon
 
 from myostage import schemas
-from myostage.cells import SMALL_WIDTHS, CellposeRunner, Network, as_cellpose, find_model
+from myostage.cells.cellpose import SMALL_WIDTHS, CellposeRunner, Network, as_cellpose, find_model
+from myostage.cells.segmentation import segment_slide, slide_limits, train_cellpose
 from myostage.errors import UserError
 from myostage.phantom.draw import draw_slide
-from myostage.segmentation import segment_slide, slide_limits, train_cellpose
 from myostage.slides.reader import open_slide
 from myostage.slides.tissue import tile_grid
 from myostage.study.config import CellposeTraining, Phantom, Segmentation, Tiling
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DEMO_MODEL = ROOT / "config" / "demo" / "cellpose.pt"
 REAL = Path(os.environ.get("MYOSTAGE_REAL_DATA", ROOT.parent / "shared" / "data"))
 MPP = 0.5
@@ -108,7 +108,7 @@ def test_tiles_are_evaluated_in_batches_and_slide_percentiles_reach_the_model(tm
 
 def test_a_slide_of_one_colour_has_limits_to_divide_by(tmp_path: Path) -> None:
     Image.new("RGB", (200, 200), (90, 90, 90)).save(tmp_path / "grey.png")
-    from myostage.borders import Tile
+    from myostage.cells.merging import Tile
 
     with open_slide(tmp_path / "grey.png", MPP) as slide:
         low, high = slide_limits(slide, [Tile(0, 0, 0, (0, 0, 200, 200))], TILING)
@@ -225,7 +225,7 @@ def training_table(folder: Path, mpp: str = "1.0", masks: np.ndarray | None = No
 
 
 def test_training_is_reproducible_and_its_model_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("myostage.segmentation.TRAINING_CROPS", 2)
+    monkeypatch.setattr("myostage.cells.segmentation.TRAINING_CROPS", 2)
     training = training_table(tmp_path)
     for name in ("a.pt", "b.pt"):
         train_cellpose(training, diameter_um=30, mpp=1.0, out_model=tmp_path / name, device="cpu")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from myostage import schemas
-from myostage.crops import crop_images, crop_slide
+from myostage.cells.crops import crop_images, crop_slide
 from myostage.errors import UserError
 from myostage.study.config import Crop, Tiling
 from myostage.study.inputs import CropRow

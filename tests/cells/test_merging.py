@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from myostage.borders import Cell, Tile, merge
+from myostage.cells.merging import Cell, Tile, merge
 from myostage.slides.tissue import tile_grid
 from myostage.study.config import Tiling
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from shapely.geometry import Polygon
 from skimage.draw import disk, polygon
 
-from myostage.shapes import feret, measure, outline, polygon_area
+from myostage.cells.shapes import feret, measure, outline, polygon_area
 
 
 def rectangle(height: int, width: int) -> np.ndarray:

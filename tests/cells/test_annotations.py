@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from myostage import schemas
-from myostage.annotations import label_cells, match, read_annotations
+from myostage.cells.annotations import label_cells, match, read_annotations
 from myostage.errors import UserError
 
 STAGES = ("damaged", "recovered", "intact")

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, UnidentifiedImageError
 
 from myostage import schemas
-from myostage.borders import Cell, Tile, merge
-from myostage.cells import (
+from myostage.cells.cellpose import (
     DIAMETER_PX,
     SMALL_WIDTHS,
     WIDTHS,
@@ -32,8 +31,9 @@ from myostage.cells import (
     load_network,
     to_grey,
 )
+from myostage.cells.merging import Cell, Tile, merge
+from myostage.cells.shapes import measure
 from myostage.errors import UserError
-from myostage.shapes import measure
 from myostage.slides.reader import Slide, open_slide, placeholder, save_png
 from myostage.study.config import CellposeTraining, Segmentation, Tiling
 from myostage.study.inputs import read_training_images
