@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from myostage import schemas  # noqa: E402
-from myostage.encoder import Prefix, build, embed_slide  # noqa: E402
+from myostage.features.encoder import Prefix, build, embed_slide  # noqa: E402
 from myostage.study.config import Architecture, Encoder  # noqa: E402
 
 

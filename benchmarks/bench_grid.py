@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from myostage import losses  # noqa: E402
-from myostage.encoder import Prefix, build, split  # noqa: E402
+from myostage.features.encoder import Prefix, build, split  # noqa: E402
 from myostage.study.config import Architecture, Encoder, Training  # noqa: E402
 from myostage.train import StageModel  # noqa: E402
 

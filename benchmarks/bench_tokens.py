@@ -23,7 +23,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from myostage import tokens  # noqa: E402
+from myostage.features import tokens  # noqa: E402
 
 
 def main() -> None:

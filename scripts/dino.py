@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import dino, encoder
+from myostage.features import dino, encoder
 from myostage.runtime import jobs
 from myostage.study import config
 

@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from myostage import encoder
+from myostage.features import encoder
 from myostage.runtime import jobs
 from myostage.study import config
 

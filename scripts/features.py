@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import features
+from myostage.features import ready_made
 from myostage.runtime import jobs
 
 
@@ -14,8 +14,8 @@ def work(smk: Any) -> None:
     paths = jobs.paths(smk)
 
     def read(slide: str) -> None:
-        bag = features.read_bag(dataset, root, name, slide, side)
-        features.write_bag(
+        bag = ready_made.read_bag(dataset, root, name, slide, side)
+        ready_made.write_bag(
             bag,
             tokens_out=paths.tokens(slide, encoder),
             positions_out=paths.slide(slide, "positions.parquet"),
@@ -27,7 +27,7 @@ def work(smk: Any) -> None:
         jobs.Member(
             slide,
             f"slides/{slide}",
-            features.files(dataset, root, name, slide, side),
+            ready_made.files(dataset, root, name, slide, side),
             [
                 paths.tokens(slide, encoder),
                 paths.slide(slide, "positions.parquet"),

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from myostage import schemas
 from myostage.cells.crops import crop_at
-from myostage.encoder import Prefix, build
+from myostage.features.encoder import Prefix, build
 from myostage.phantom.draw import draw_slide
 from myostage.slides.reader import open_slide
 from myostage.study.config import Architecture, Encoder, Phantom

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
-from myostage import gradients, losses, schemas, tokens, train
+from myostage import gradients, losses, schemas, train
 from myostage.errors import UserError
+from myostage.features import tokens
 from myostage.runs import suffix_of
 from myostage.study.config import NOT_IN_TOKENS, Architecture, Encoder, RunSpec, Training
 

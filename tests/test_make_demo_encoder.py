@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 
 from make_demo_encoder import Recipe, contrast, measure, views
-from myostage.encoder import build
+from myostage.features.encoder import build
 
 FILE = Path(__file__).parents[1] / "config" / "demo" / "encoder.safetensors"
 

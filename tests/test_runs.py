@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from myostage import bags, encoder, loop, losses, regression, runs, schemas, tokens, train
+from myostage import bags, loop, losses, regression, runs, schemas, train
 from myostage.errors import UserError
+from myostage.features import encoder, tokens
 from myostage.runtime.checkpoints import Checkpoints
 from myostage.study.config import (
     NOT_IN_TOKENS,

@@ -13,8 +13,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from myostage import mil, runs, schemas, slide_runs, tokens
+from myostage import mil, runs, schemas, slide_runs
 from myostage.errors import UserError
+from myostage.features import tokens
 from myostage.study.config import (
     NOT_IN_TOKENS,
     Architecture,

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from myostage import schemas
 from myostage.errors import UserError
+from myostage.features.tokens import TokenStore
 from myostage.study.config import check_bag_size
-from myostage.tokens import TokenStore
 
 logger = logging.getLogger(__name__)
 

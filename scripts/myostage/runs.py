@@ -27,15 +27,15 @@ from torch import Tensor
 
 from myostage import schemas
 from myostage.bags import STAGED_ONLY, Bag, BagSampler, Floats, perturbed
-from myostage.encoder import Suffix, split
 from myostage.errors import UserError
+from myostage.features.encoder import Suffix, split
+from myostage.features.tokens import TokenStore
 from myostage.localisation import positions
 from myostage.loop import Diverged, fingerprint, write_history
 from myostage.runtime.checkpoints import Checkpoints
 from myostage.runtime.cost import measure
 from myostage.spatial import CellGraph, cell_graph
 from myostage.study.config import NOT_IN_TOKENS, Encoder, RunSpec
-from myostage.tokens import TokenStore
 from myostage.train import (
     BagPair,
     LabelledCells,

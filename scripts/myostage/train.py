@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from myostage import losses, regression, schemas
-from myostage.encoder import Suffix
 from myostage.errors import UserError
+from myostage.features.encoder import Suffix
 from myostage.loop import Diverged, History, autocast, fit, write_history
 from myostage.mil import Reconstruction
 from myostage.runtime.checkpoints import Checkpoints, Progress

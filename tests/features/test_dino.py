@@ -18,9 +18,10 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
-from myostage import dino, schemas
-from myostage.encoder import build
+from myostage import schemas
 from myostage.errors import UserError
+from myostage.features import dino
+from myostage.features.encoder import build
 from myostage.runtime.checkpoints import Checkpoints, Progress
 from myostage.study import plan
 from myostage.study.config import Dino, Encoder

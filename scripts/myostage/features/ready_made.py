@@ -18,8 +18,9 @@ import pandas as pd
 import torch
 from scipy.spatial import cKDTree
 
-from myostage import schemas, tokens
+from myostage import schemas
 from myostage.errors import UserError
+from myostage.features import tokens
 from myostage.study.inputs import raise_all
 from myostage.study.sections import nearest
 

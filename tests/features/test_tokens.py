@@ -10,8 +10,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from myostage import tokens
 from myostage.errors import UserError
+from myostage.features import tokens
 
 SHAPE = (5, 12)
 

@@ -16,11 +16,12 @@ import pytest
 import yaml
 
 import features_table
-from myostage import features, schemas, tokens
+from myostage import schemas
 from myostage.errors import UserError
+from myostage.features import ready_made, tokens
 from myostage.study import config, inputs, sections
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 WIDTH = 16
 STORED = {"camelyon16": "UNI", "panda": "UNI", "rsna": "resnet50"}
 ENCODER = '{"features": "UNI"}'
@@ -58,11 +59,11 @@ class Written:
         np.save(file, values)
         self.bags.setdefault(name, {})[what] = values
 
-    def read(self, name: str) -> features.Bag:
-        return features.read_bag(self.dataset, self.root, self.stored, name)
+    def read(self, name: str) -> ready_made.Bag:
+        return ready_made.read_bag(self.dataset, self.root, self.stored, name)
 
     def list(self) -> list[tuple[str, str, int]]:
-        return features.bags(self.dataset, self.root, self.stored)
+        return ready_made.bags(self.dataset, self.root, self.stored)
 
 
 def generate(root: Path, dataset: str, bags: int = 4) -> Written:
@@ -98,9 +99,11 @@ def slides(tmp_path: Path) -> Written:
     return generate(tmp_path, "camelyon16")
 
 
-def write(bag: features.Bag, folder: Path) -> tuple[Path, Path, Path]:
+def write(bag: ready_made.Bag, folder: Path) -> tuple[Path, Path, Path]:
     out = folder / "tokens.parquet", folder / "positions.parquet", folder / "labels.parquet"
-    features.write_bag(bag, tokens_out=out[0], positions_out=out[1], labels_out=out[2], encoder_json=ENCODER)
+    ready_made.write_bag(
+        bag, tokens_out=out[0], positions_out=out[1], labels_out=out[2], encoder_json=ENCODER
+    )
     return out
 
 
@@ -149,8 +152,8 @@ def test_one_data_set_per_split_is_opened_and_keeps_no_bag(slides: Written) -> N
             slides.read(name)
     arguments = [("camelyon16", slides.root, "UNI", 512, split) for split in ("train", "test")]
     for asked in arguments:
-        opened, _ = features._opened(*asked)
-        assert opened is features._opened(*asked)[0] and not opened.loaded_bags
+        opened, _ = ready_made._opened(*asked)
+        assert opened is ready_made._opened(*asked)[0] and not opened.loaded_bags
 
 
 def test_labels_that_contradict_the_bag_are_unknown(
@@ -285,12 +288,12 @@ def test_a_set_that_is_not_there_is_named(made: Written, tmp_path: Path) -> None
 def test_features_that_are_not_there_are_answered_by_those_that_are(made: Written, tmp_path: Path) -> None:
     message = rf"features_UNO: no such features \(features_{made.stored} there\)"
     with pytest.raises(UserError, match=message):
-        features.bags(made.dataset, tmp_path, "UNO")
+        ready_made.bags(made.dataset, tmp_path, "UNO")
     with pytest.raises(UserError, match=message):
-        features.read_bag(made.dataset, tmp_path, "UNO", "bag_0")
+        ready_made.read_bag(made.dataset, tmp_path, "UNO", "bag_0")
     if made.dataset != "rsna":
         with pytest.raises(UserError, match=r"patches_256: no such folder \(patches_512 there\).*patch_px"):
-            features.bags(made.dataset, tmp_path, made.stored, 256)
+            ready_made.bags(made.dataset, tmp_path, made.stored, 256)
 
 
 @pytest.mark.parametrize(
@@ -339,7 +342,7 @@ def test_the_slide_table_is_one_that_studies_read(
     table = tmp_path / "slides.tsv"
     table.write_text(capsys.readouterr().out)
     assert str(made.root) not in table.read_text()
-    source = features.SOURCES[made.dataset]
+    source = ready_made.SOURCES[made.dataset]
     monkeypatch.setenv(source.variable, str(made.root))
     columns = [column.name for column in inputs.SLIDE_COLUMNS]
     lines = inputs.read_tsv(str(table), columns[:4], columns[4:])
@@ -421,7 +424,7 @@ def test_study_files_run_on_their_sets(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    source = features.SOURCES[dataset]
+    source = ready_made.SOURCES[dataset]
     features_table.main(arguments(generate(tmp_path, dataset, bags=10)))
     (tmp_path / "slides.tsv").write_text(capsys.readouterr().out)
     monkeypatch.setenv(source.variable, str(tmp_path))

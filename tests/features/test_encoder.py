@@ -13,9 +13,10 @@ from timm.layers import SwiGLU
 from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
 from torch import Tensor, nn
 
-from myostage import encoder as enc
-from myostage import schemas, tokens
+from myostage import schemas
 from myostage.errors import UserError
+from myostage.features import encoder as enc
+from myostage.features import tokens
 from myostage.study.config import Architecture, Encoder
 
 TINY = Architecture(patch_px=16, width=32, depth=3, heads=4)

@@ -24,8 +24,9 @@ from timm.layers import Attention, resample_abs_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from myostage import schemas, tokens
+from myostage import schemas
 from myostage.errors import UserError
+from myostage.features import tokens
 from myostage.study.config import NOT_IN_TOKENS, Encoder
 
 logger = logging.getLogger(__name__)

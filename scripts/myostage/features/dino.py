@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from myostage import schemas
-from myostage.encoder import build, crop_pixels, normalisation
 from myostage.errors import UserError
+from myostage.features.encoder import build, crop_pixels, normalisation
 from myostage.runtime.checkpoints import Checkpoints, Progress
 from myostage.study.config import NOT_IN_TOKENS, Dino, Encoder
 
