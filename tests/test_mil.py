@@ -12,7 +12,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from formulas import normal
 from myostage import mil
-from myostage.spatial import CellGraph
+from myostage.spatial.graph import CellGraph
 from myostage.study.sections import ONE_LOGIT, LabelKind, Mil, MilModel, SmOperator
 
 E, CELLS = 6, 9

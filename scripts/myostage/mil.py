@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from myostage.spatial import CellGraph, Smoother
+from myostage.spatial.graph import CellGraph, Smoother
 from myostage.study.sections import ONE_LOGIT, LabelKind, Mil
 
 # Of the hidden layer of a transformer's perceptron, in widths of the transformer.

@@ -34,7 +34,7 @@ from myostage.localisation import positions
 from myostage.loop import Diverged, fingerprint, write_history
 from myostage.runtime.checkpoints import Checkpoints
 from myostage.runtime.cost import measure
-from myostage.spatial import CellGraph, cell_graph
+from myostage.spatial.graph import CellGraph, cell_graph
 from myostage.study.config import NOT_IN_TOKENS, Encoder, RunSpec
 from myostage.train import (
     BagPair,

@@ -25,7 +25,7 @@ from myostage.loop import Diverged, History, fingerprint, fit, write_history
 from myostage.runs import compute_on, outcome_of, suffix_of, token_store
 from myostage.runtime.checkpoints import Checkpoints, Progress
 from myostage.runtime.cost import measure
-from myostage.spatial import CellGraph, cell_graph, energy_per_edge
+from myostage.spatial.graph import CellGraph, cell_graph, energy_per_edge
 from myostage.study.config import Encoder, RunSpec
 from myostage.train import save_model
 

@@ -24,7 +24,7 @@ from myostage.features.encoder import Suffix
 from myostage.loop import Diverged, History, autocast, fit, write_history
 from myostage.mil import Reconstruction
 from myostage.runtime.checkpoints import Checkpoints, Progress
-from myostage.spatial import CellGraph, sm
+from myostage.spatial.graph import CellGraph, sm
 from myostage.study.config import REGRESSION_TERMS, Mil, RunSpec, Training
 
 log = logging.getLogger(__name__)
