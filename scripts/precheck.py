@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from myostage import precheck, schemas
+from myostage import schemas
+from myostage.learning import precheck
 from myostage.runtime import jobs
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import runs
+from myostage.learning import runs
 from myostage.runtime import jobs
 
 

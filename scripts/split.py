@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from myostage import bags
+from myostage.learning import bags
 from myostage.runtime import jobs
 
 

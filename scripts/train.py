@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from myostage import runs, slide_runs
+from myostage.learning import runs, slide_runs
 from myostage.runtime import jobs, scratch
 from myostage.study import config, plan
 

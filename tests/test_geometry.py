@@ -10,7 +10,7 @@ from scipy import stats
 
 from myostage import geometry, schemas
 from myostage.errors import UserError
-from myostage.stages import similarity
+from myostage.learning.stages import similarity
 from myostage.study.config import Encoder, RunSpec, Training
 
 K = 4

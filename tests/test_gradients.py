@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 import torch
 
-from myostage import gradients, losses, schemas, train
+from myostage import gradients, schemas
 from myostage.errors import UserError
 from myostage.features import tokens
-from myostage.runs import suffix_of
+from myostage.learning import losses, train
+from myostage.learning.runs import suffix_of
 from myostage.study.config import NOT_IN_TOKENS, Architecture, Encoder, RunSpec, Training
 
 STAGES = ("early", "middle", "late")

@@ -11,7 +11,7 @@ import pytest
 import study_tables
 from myostage import geometry, plots_embedding, schemas
 from myostage.geometry import Purity
-from myostage.stages import similarity
+from myostage.learning.stages import similarity
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = list(study_tables.STAGES)

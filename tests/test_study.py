@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from myostage import estimate, precheck, schemas
+from myostage import estimate, schemas
 from myostage.errors import UserError
+from myostage.learning import precheck
 from myostage.paths import Paths
 from myostage.study import config, plan
 

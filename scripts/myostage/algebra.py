@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from myostage import schemas
 from myostage.errors import UserError
+from myostage.learning.regression import NO_INJURY
 from myostage.metrics import bootstrap
-from myostage.regression import NO_INJURY
 from myostage.study.config import RunSpec
 from myostage.tallies import held_out, read_splits
 

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from myostage import schemas
 from myostage.errors import UserError
-from myostage.stages import similarity
+from myostage.learning.stages import similarity
 from myostage.study.config import RunSpec
 
 Floats = NDArray[np.float64]

@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from myostage import losses, schemas
-from myostage.bags import STAGED_ONLY
+from myostage import schemas
 from myostage.errors import UserError
-from myostage.runs import compute_on, suffix_of, token_store
+from myostage.learning import losses
+from myostage.learning.bags import STAGED_ONLY
+from myostage.learning.runs import compute_on, suffix_of, token_store
+from myostage.learning.train import BagPair, StageModel, positions_of
 from myostage.study.config import RunSpec
-from myostage.train import BagPair, StageModel, positions_of
 
 Floats = NDArray[np.float64]
 

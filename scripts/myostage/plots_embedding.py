@@ -19,9 +19,9 @@ from matplotlib.ticker import NullFormatter
 
 from myostage import palette
 from myostage.geometry import LEAST_CELLS, NEIGHBOURS, Purity
+from myostage.learning.stages import expected_stage, similarity
 from myostage.plots import FAINT, animal_composition, bare, new_figure, page, set_headline, stage_name, styled
 from myostage.report import Measured, short
-from myostage.stages import expected_stage, similarity
 
 AGREEMENT = 1e-4
 PARTS = ("attention", "mlp", "norm", "head")

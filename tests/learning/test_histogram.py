@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from formulas import histogram_loop, normal
-from myostage import histogram
-from myostage.histogram import log_pair_histogram, log_soft_histogram, soft_histogram
+from myostage.learning import histogram
+from myostage.learning.histogram import log_pair_histogram, log_soft_histogram, soft_histogram
 
-SCRIPTS = Path(histogram.__file__).parents[1]
+SCRIPTS = Path(histogram.__file__).parents[2]
 
 
 @settings(max_examples=60, deadline=None)
@@ -80,7 +80,7 @@ def test_blocks_of_bins_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         return log.detach(), torch.autograd.grad(log[3], s)[0]
 
     whole = run()
-    monkeypatch.setattr("myostage.histogram.BLOCK", 80)
+    monkeypatch.setattr("myostage.learning.histogram.BLOCK", 80)
     assert all(torch.allclose(a, b, atol=1e-14) for a, b in zip(whole, run(), strict=True))
 
 
@@ -145,7 +145,7 @@ def test_pairs_refuse_an_empty_bag() -> None:
 
 LARGE_BAGS = """
 import torch
-from myostage.losses import simprop
+from myostage.learning.losses import simprop
 
 def peak_mb():
     with open("/proc/self/status") as status:

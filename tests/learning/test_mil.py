@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.parametrize import is_parametrized
 
 from formulas import normal
-from myostage import mil
+from myostage.learning import mil
 from myostage.spatial.graph import CellGraph
 from myostage.study.sections import ONE_LOGIT, LabelKind, Mil, MilModel, SmOperator
 

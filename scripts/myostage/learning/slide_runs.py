@@ -17,17 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from myostage import mil, schemas
-from myostage.bags import STAGED_ONLY
+from myostage import schemas
 from myostage.errors import UserError
+from myostage.learning import mil
+from myostage.learning.bags import STAGED_ONLY
+from myostage.learning.loop import Diverged, History, fingerprint, fit, write_history
+from myostage.learning.runs import compute_on, outcome_of, suffix_of, token_store
+from myostage.learning.train import save_model
 from myostage.localisation import positions
-from myostage.loop import Diverged, History, fingerprint, fit, write_history
-from myostage.runs import compute_on, outcome_of, suffix_of, token_store
 from myostage.runtime.checkpoints import Checkpoints, Progress
 from myostage.runtime.cost import measure
 from myostage.spatial.graph import CellGraph, cell_graph, energy_per_edge
 from myostage.study.config import Encoder, RunSpec
-from myostage.train import save_model
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def train_slide_run(
 ) -> None:
     """Train one run of ``method: slide`` and predict the slides it holds out and those that are only staged.
 
-    A run that diverges is no error: its files say so, as those of :func:`myostage.runs.train_run` do.
+    A run that diverges is no error: its files say so, as those of :func:`myostage.learning.runs.train_run` do.
 
     Parameters
     ----------
@@ -83,7 +84,7 @@ def train_slide_run(
         Safetensors, ``schemas.HISTORY``, ``schemas.SLIDE_PREDICTIONS``, ``schemas.ATTENTION``,
         ``schemas.OUTCOME``.
     checkpoint_dir, encoder_weights, device, threads, made_by
-        See :func:`myostage.runs.train_run`.
+        See :func:`myostage.learning.runs.train_run`.
 
     Raises
     ------

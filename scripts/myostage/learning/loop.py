@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from myostage import schemas
 from myostage.errors import UserError
-from myostage.regression import conflict
+from myostage.learning.regression import conflict
 from myostage.runtime.checkpoints import Checkpoints, Progress
 from myostage.study.config import NOT_IN_RUN_ID, RunSpec, Term, Training
 

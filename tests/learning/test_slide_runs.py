@@ -13,9 +13,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from myostage import mil, runs, schemas, slide_runs
+from myostage import schemas
 from myostage.errors import UserError
 from myostage.features import tokens
+from myostage.learning import mil, runs, slide_runs
 from myostage.study.config import (
     NOT_IN_TOKENS,
     Architecture,

@@ -26,17 +26,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from myostage import schemas
-from myostage.bags import STAGED_ONLY, Bag, BagSampler, Floats, perturbed
 from myostage.errors import UserError
 from myostage.features.encoder import Suffix, split
 from myostage.features.tokens import TokenStore
-from myostage.localisation import positions
-from myostage.loop import Diverged, fingerprint, write_history
-from myostage.runtime.checkpoints import Checkpoints
-from myostage.runtime.cost import measure
-from myostage.spatial.graph import CellGraph, cell_graph
-from myostage.study.config import NOT_IN_TOKENS, Encoder, RunSpec
-from myostage.train import (
+from myostage.learning.bags import STAGED_ONLY, Bag, BagSampler, Floats, perturbed
+from myostage.learning.loop import Diverged, fingerprint, write_history
+from myostage.learning.train import (
     BagPair,
     LabelledCells,
     StageModel,
@@ -46,6 +41,11 @@ from myostage.train import (
     smooths,
     train,
 )
+from myostage.localisation import positions
+from myostage.runtime.checkpoints import Checkpoints
+from myostage.runtime.cost import measure
+from myostage.spatial.graph import CellGraph, cell_graph
+from myostage.study.config import NOT_IN_TOKENS, Encoder, RunSpec
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from myostage.histogram import log_pair_histogram, log_soft_histogram
-from myostage.stages import pair_distribution, similarity
+from myostage.learning.histogram import log_pair_histogram, log_soft_histogram
+from myostage.learning.stages import pair_distribution, similarity
 
 Pairs = Literal["all", "aligned"]
 Target = Literal["exact", "truncated"]

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from myostage import bags, loop, losses, regression, runs, schemas, train
+from myostage import schemas
 from myostage.errors import UserError
 from myostage.features import encoder, tokens
+from myostage.learning import bags, loop, losses, regression, runs, train
 from myostage.runtime.checkpoints import Checkpoints
 from myostage.study.config import (
     NOT_IN_TOKENS,

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from myostage import losses, regression, schemas
+from myostage import schemas
 from myostage.errors import UserError
 from myostage.features.encoder import Suffix
-from myostage.loop import Diverged, History, autocast, fit, write_history
-from myostage.mil import Reconstruction
+from myostage.learning import losses, regression
+from myostage.learning.loop import Diverged, History, autocast, fit, write_history
+from myostage.learning.mil import Reconstruction
 from myostage.runtime.checkpoints import Checkpoints, Progress
 from myostage.spatial.graph import CellGraph, sm
 from myostage.study.config import REGRESSION_TERMS, Mil, RunSpec, Training

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from formulas import histogram_loop, normal
-from myostage import losses
-from myostage.stages import expected_stage, pair_distribution, similarity, stage_levels
+from myostage.learning import losses
+from myostage.learning.stages import expected_stage, pair_distribution, similarity, stage_levels
 
 # Proportions per day after injury in the released code, index order:
 # damaged, intact, recovered, large myotube, small myotube.

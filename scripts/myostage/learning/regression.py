@@ -18,7 +18,7 @@ from scipy.optimize.elementwise import find_root
 from scipy.special import ndtr
 from torch import Tensor, nn
 
-from myostage.losses import full_precision
+from myostage.learning.losses import full_precision
 
 Floats = NDArray[np.float64]
 LabelsBy = Literal["kde", "quantiles"]

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from myostage import schemas
-from myostage.bags import BagSampler, assign_folds, perturbed, split_slides
 from myostage.errors import UserError
 from myostage.features import tokens
 from myostage.features.tokens import TokenStore
+from myostage.learning.bags import BagSampler, assign_folds, perturbed, split_slides
 
 PROPORTIONS = {"d0": np.array([0.0, 1.0]), "d3": np.array([0.75, 0.25])}
 
