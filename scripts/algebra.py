@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import algebra
+from myostage.evaluation import algebra
 from myostage.runtime import jobs
 from myostage.study import config
 

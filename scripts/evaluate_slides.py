@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import slide_results
+from myostage.evaluation import slide_results
 from myostage.runtime import jobs
 from myostage.study import config, plan
 from myostage.study.structure import SlideStructure

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import geometry
+from myostage.evaluation import geometry
 from myostage.runtime import jobs
 from myostage.study import config
 

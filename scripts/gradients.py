@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import gradients
+from myostage.evaluation import gradients
 from myostage.runtime import jobs
 from myostage.study import config, plan
 

@@ -7,8 +7,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from myostage import report, schemas
+from myostage import schemas
 from myostage.errors import UserError
+from myostage.evaluation import formatting
 from myostage.paths import Paths
 from myostage.study import config, plan
 from myostage.study.structure import slide_structure, structure
@@ -26,11 +27,11 @@ def main(study: str) -> None:
         parts = structure(settings, staging, config.left_out(settings))
         table = schemas.read(paths.study("metrics.parquet"), schemas.METRICS)
         table = table[table["experiment"].isin(parts["main"])]
-        print("\n".join(report.headline(table, parts["baselines"], parts["ceilings"])))
+        print("\n".join(formatting.headline(table, parts["baselines"], parts["ceilings"])))
     if of_slides:
         table = schemas.read(paths.study("slides_metrics.parquet"), schemas.METRICS)
         references = slide_structure(settings, of_slides)["references"]
-        print("\n".join(report.slide_headline(table, references, settings.compare.slide_metric)))
+        print("\n".join(formatting.slide_headline(table, references, settings.compare.slide_metric)))
     if not runnable:
         print(f"{settings.study} has no experiments of its own: its slides are staged, nothing is measured.")
     for name, made in (("answers", "summary.html"), ("report", "report.zip"), ("figures", "figures")):

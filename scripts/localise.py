@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import localisation
+from myostage.evaluation import localisation
 from myostage.runtime import jobs
 from myostage.study import config, plan
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from myostage import report, schemas
+from myostage import schemas
+from myostage.evaluation import formatting
 
 RESULTS = Path(__file__).parents[1] / "results/demo"
 
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def accuracy(experiment: str) -> tuple[float, float, float]:
-    metrics = report.pooled(schemas.read(RESULTS / "metrics.parquet", schemas.METRICS))
+    metrics = formatting.pooled(schemas.read(RESULTS / "metrics.parquet", schemas.METRICS))
     row = metrics[(metrics["experiment"] == experiment) & (metrics["metric"] == "accuracy")].iloc[0]
     return row["value"], row["low"], row["high"]
 

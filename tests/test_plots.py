@@ -12,8 +12,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 import study_tables
-from myostage import palette, plots, report, schemas, views
+from myostage import palette, plots, schemas, views
 from myostage.errors import UserError
+from myostage.evaluation import formatting
 from myostage.slides.reader import skip
 
 STAGES = study_tables.STAGES
@@ -55,31 +56,33 @@ def test_lightness_and_ink() -> None:
     ],
 )
 def test_short_numbers(value: float, text: str) -> None:
-    assert report.short(value) == text
+    assert formatting.short(value) == text
 
 
 def test_headline_gives_value_interval_and_what_it_compares_with(made: study_tables.Made) -> None:
     table = schemas.read(made.study("metrics"), schemas.METRICS)
-    first = report.headline(table, ["majority"], ["supervised"])[0]
+    first = formatting.headline(table, ["majority"], ["supervised"])[0]
     assert first == (
         "combined: accuracy .68 [.59, .75] on 3,402 cells of 8 slides; "
         "majority .37 [.28, .44], supervised .88 [.79, .95]."
     )
     unlabelled = table[table["metric"].isin(["kl", "l1"])]
-    assert report.headline(unlabelled)[0].startswith("combined: KL to the given proportions .16 [.07, .23]")
-    assert "nothing to measure" in report.headline(table.head(0))[0]
+    assert formatting.headline(unlabelled)[0].startswith(
+        "combined: KL to the given proportions .16 [.07, .23]"
+    )
+    assert "nothing to measure" in formatting.headline(table.head(0))[0]
 
 
 def test_metric_table_in_html_and_latex(made: study_tables.Made, tmp_path: Path) -> None:
     table = schemas.read(made.study("metrics"), schemas.METRICS)
     table["experiment"] = table["experiment"].replace("combined", "a_b<c")
-    rows = report.table(table, ["majority", "a_b<c"])
+    rows = formatting.table(table, ["majority", "a_b<c"])
     assert list(rows.index) == ["majority", "a_b<c"]
     assert rows.loc["majority", "quadratic kappa"] == "–"
-    report.write_html(tmp_path / "m.html", "x & y", ["a < b"], rows)
+    formatting.write_html(tmp_path / "m.html", "x & y", ["a < b"], rows)
     page = (tmp_path / "m.html").read_text(encoding="utf-8")
     assert "a_b&lt;c" in page and "a &lt; b" in page and "x &amp; y" in page and "a_b<c" not in page
-    report.write_latex(tmp_path / "m.tex", rows)
+    formatting.write_latex(tmp_path / "m.tex", rows)
     assert r"a\_b\textless{}c & .68 [.59, .75]" in (tmp_path / "m.tex").read_text(encoding="utf-8")
 
 

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 import study_tables
-from myostage import geometry, plots_embedding, schemas
-from myostage.geometry import Purity
+from myostage import plots_embedding, schemas
+from myostage.evaluation import geometry
+from myostage.evaluation.geometry import Purity
 from myostage.learning.stages import similarity
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 import study_tables
 from myostage import palette, plots_neighbours, schemas, views
-from myostage.algebra import summary
+from myostage.evaluation.algebra import summary
 
 
 def _title(figure: Figure) -> str:

@@ -8,7 +8,8 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from myostage import plots_study, report, schemas
+from myostage import plots_study, schemas
+from myostage.evaluation import formatting
 
 STAGES = ("a", "b", "c")
 
@@ -66,7 +67,7 @@ def test_forest_names_what_differs_and_colours_better_and_worse() -> None:
         {"experiment": "same", "difference": 0.01, "minimum_detectable": 0.06},
     )
     labels = ["up", "down", "same", "broken"]
-    rows = report.differences(table, "accuracy", labels)
+    rows = formatting.differences(table, "accuracy", labels)
     groups = [["first", ["up", "down"]], ["empty", []], ["second", ["same", "broken"]]]
     figure = plots_study.forest(rows, groups, "accuracy", 0.05, {"broken": "failed (3 of 3 runs)"})
     assert _title(figure) == (
@@ -89,7 +90,7 @@ def test_forest_names_what_differs_and_colours_better_and_worse() -> None:
     assert colours[0] == plots_study.BLUE.lower() and colours[1] == plots_study.ORANGE.lower()
     # Of an error the smaller is the better.
     mae = plots_study.forest(
-        report.differences(table.assign(metric="mae"), "mae", ["up"]), [["x", ["up"]]], "mae"
+        formatting.differences(table.assign(metric="mae"), "mae", ["up"]), [["x", ["up"]]], "mae"
     )
     worse = [to_hex(line.get_color()) for line in mae.axes[0].lines if line.get_marker() == "o"]
     assert worse == [plots_study.ORANGE.lower()]
@@ -97,7 +98,7 @@ def test_forest_names_what_differs_and_colours_better_and_worse() -> None:
 
 def test_forest_says_when_nothing_differs_and_holds_forty_rows() -> None:
     labels = [f"design-choice-{number}[bag_size={number}]" for number in range(40)]
-    rows = report.differences(
+    rows = formatting.differences(
         _compared(*({"experiment": label, "difference": 0.01} for label in labels)), "accuracy", labels
     )
     figure = plots_study.forest(rows, [["all", labels]], "accuracy")

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from myostage import report, schemas
+from myostage import schemas
+from myostage.evaluation import formatting
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("MYOSTAGE_REAL_DATA", ROOT.parent / "shared/data")).resolve()
@@ -67,8 +68,8 @@ def test_fibres_of_an_unseen_field_are_found(fibres: Path) -> None:
 
 def test_stages_of_fibres_stand_beside_majority_and_ceiling(fibres: Path) -> None:
     metrics = schemas.read(fibres / "metrics.parquet", schemas.METRICS)
-    print("\n" + "\n".join(report.headline(metrics)))
-    rows = report.pooled(metrics)
+    print("\n" + "\n".join(formatting.headline(metrics)))
+    rows = formatting.pooled(metrics)
     accuracy = rows[rows["metric"] == "accuracy"].set_index("experiment")
     assert {"prop", "combined", "supervised", "majority"} == set(accuracy.index)
     # Three fields are too few to say which method is better: what holds is that each has its interval.

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from myostage import findings, report, schemas, summary
+from myostage import findings, schemas, summary
+from myostage.evaluation import formatting
 from myostage.findings import Difference, Facts
 from myostage.study import config
 from myostage.study.structure import Structure, structure
@@ -543,7 +544,7 @@ def test_the_page_stands_alone_and_shows_every_part(tmp_path: Path) -> None:
     for suffix in ("png", "svg", "csv"):
         assert f'href="figures/grid%20map.{suffix}"' in page
     assert "Grid &lt;map&gt;" in page and "<map>" not in page
-    assert ".46005" in page and report.QUOTED in page
+    assert ".46005" in page and formatting.QUOTED in page
     assert "simprop ‡" in page and "supervised †" in page
     for sentence in (*findings.helps(whole), *findings.wrong_proportions(whole), *summary.headline(whole)):
         assert sentence.replace("<", "&lt;").replace("'", "&#x27;") in page

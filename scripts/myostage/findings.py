@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from myostage import report
+from myostage.evaluation import formatting
 from myostage.study.structure import SlideStructure, Structure
 
 Verdict = Literal["helps", "hurts", "not told", "unknown"]
@@ -54,7 +54,7 @@ class Difference:
     @property
     def gain(self) -> tuple[float, float, float]:
         """Difference, low, high, signed so that more is better."""
-        if report.METRICS[self.metric][2]:
+        if formatting.METRICS[self.metric][2]:
             return self.difference, self.low, self.high
         return -self.difference, -self.high, -self.low
 
@@ -87,11 +87,11 @@ class Difference:
     @property
     def evidence(self) -> str:
         """Everything known of it, in one phrase."""
-        parts = [f"{report.METRICS[self.metric][0]} {self.interval}", self.size]
+        parts = [f"{formatting.METRICS[self.metric][0]} {self.interval}", self.size]
         if np.isfinite(self.effect_size):
-            parts.append(f"effect size {report.short(self.effect_size)}")
+            parts.append(f"effect size {formatting.short(self.effect_size)}")
         parts.append(
-            f"Holm-corrected p {_equal(report.probability(self.p_holm))}"
+            f"Holm-corrected p {_equal(formatting.probability(self.p_holm))}"
             if np.isfinite(self.p_holm)
             else "no test possible"
         )
@@ -154,12 +154,12 @@ class Facts:
     @cached_property
     def metric(self) -> str:
         """What is spoken of: ``compare.metric`` where it was measured, else the KL."""
-        return report.main_metric(self.metrics, self.structure.compare["metric"])
+        return formatting.main_metric(self.metrics, self.structure.compare["metric"])
 
     @property
     def named(self) -> str:
         """The metric in words."""
-        return report.METRICS[self.metric][0]
+        return formatting.METRICS[self.metric][0]
 
     def name(self, label: str) -> str:
         """A label, with what must be known of it."""
@@ -174,9 +174,9 @@ class Facts:
         return float(self.structure.compare["alpha"])
 
     @cached_property
-    def measured(self) -> dict[str, report.Measured]:
+    def measured(self) -> dict[str, formatting.Measured]:
         """The metric of every experiment."""
-        return report.by_experiment(self.metrics, self.metric)
+        return formatting.by_experiment(self.metrics, self.metric)
 
     @cached_property
     def _found(self) -> dict[str, dict[str, Difference]]:
@@ -315,7 +315,7 @@ def ran(facts: Facts) -> list[str]:
     sentences += ended(runs, folds) if len(runs) else ["Nothing was run."]
     sentences += [f"Left out: {label}: {_ended(reason)}" for label, reason in structure.left_out.items()]
     if facts.metric != structure.compare["metric"]:
-        wanted = report.METRICS[structure.compare["metric"]][0]
+        wanted = formatting.METRICS[structure.compare["metric"]][0]
         sentences.append(f"No {wanted} could be measured, so this page speaks of {facts.named} instead.")
     return sentences
 
@@ -650,7 +650,7 @@ def geometry(facts: Facts) -> list[str]:
 
 
 def _rho(row: Mapping[Any, Any]) -> str:
-    shown = report.with_interval(row["rho"], row["low"], row["high"])
+    shown = formatting.with_interval(row["rho"], row["low"], row["high"])
     alone = "" if np.isfinite([row["low"], row["high"]]).all() else " without interval"
     size = f"{many(int(row['cells']), 'cell')} of {many(int(row['slides']), 'slide')}"
     return f"{shown}{alone} in {row['experiment']} ({size})"
@@ -659,7 +659,7 @@ def _rho(row: Mapping[Any, Any]) -> str:
 def whole_runs(facts: Facts) -> pd.DataFrame:
     """Runs that trained and ended well in one job, so that their cost is whole."""
     runs = facts.runs
-    return runs[(runs["status"] == "ok") & (runs["steps"] > 0) & ~report.resumed(runs)]
+    return runs[(runs["status"] == "ok") & (runs["steps"] > 0) & ~formatting.resumed(runs)]
 
 
 def cost(facts: Facts) -> list[str]:
@@ -672,7 +672,7 @@ def cost(facts: Facts) -> list[str]:
     one, other = (
         runs[runs["experiment"] == pair.get(side)].set_index(["fold", "seed"]) for side in ("with", "without")
     )
-    for column, (words, _) in report.COSTS.items():
+    for column, (words, _) in formatting.COSTS.items():
         ratio = (one[column] / other[column]).replace([np.inf, -np.inf], np.nan).dropna()
         if len(ratio):
             sentences.append(
@@ -682,7 +682,7 @@ def cost(facts: Facts) -> list[str]:
             )
     if runs["joules"].isna().all():
         sentences.append("Energy is unknown: the machine does not tell it.")
-    resumed = int(report.resumed(facts.runs).sum())
+    resumed = int(formatting.resumed(facts.runs).sum())
     if resumed:
         sentences.append(f"{many(resumed, 'resumed run')} left out here: only the last part was timed.")
     return sentences

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from myostage import algebra, report
+from myostage.evaluation import algebra, formatting
+from myostage.evaluation.metrics import STAGE_NAMES
+from myostage.evaluation.slide_results import ENERGY
 from myostage.findings import (
     Difference,
     Facts,
@@ -28,7 +30,6 @@ from myostage.findings import (
     sizes,
     unsigned,
 )
-from myostage.metrics import STAGE_NAMES
 from myostage.plots_neighbours import (
     LOW_FREQUENCY,
     conflicts,
@@ -36,7 +37,6 @@ from myostage.plots_neighbours import (
     mean_interval,
     spectrum_slides,
 )
-from myostage.slide_results import ENERGY
 from myostage.study.config import control_of
 
 SMOOTHING = ("smap", "smtap")
@@ -222,7 +222,7 @@ def _by_metric(what: str, labels: Sequence[str], views: Sequence[Facts], wanted:
         sentences += _counted(view, what, rows)
         for own in _by_reference(rows):
             sentences += _ends(view, own)
-    if missing := [report.METRICS[name][0] for name in wanted if name not in told]:
+    if missing := [formatting.METRICS[name][0] for name in wanted if name not in told]:
         sentences.append(f"Not measured, or compared with nothing: {listed(missing)}.")
     return sentences
 
@@ -335,7 +335,7 @@ def _spectrum(facts: Facts) -> list[str]:
         )
         own = part[part["signal"] == "raw"]
         rho = correlation(own["low_share"], own["instance_auroc"])
-        of = f"Spearman's rho of that share and {report.METRICS['instance_auroc'][0]} over slides of {name}"
+        of = f"Spearman's rho of that share and {formatting.METRICS['instance_auroc'][0]} over slides of {name}"
         told = "told from 0" if rho.low > 0 or rho.high < 0 else "not told from 0"
         sentences.append(
             f"{of} is {rho} ({many(rho.slides, 'slide')}), {told}."
@@ -347,7 +347,7 @@ def _spectrum(facts: Facts) -> list[str]:
 
 def _mean(values: pd.Series, sign: bool = False) -> str:
     mean, low, high = (float(one) for one in mean_interval(values))
-    return report.with_interval(mean, low, high, sign)
+    return formatting.with_interval(mean, low, high, sign)
 
 
 def _borders(facts: Facts) -> list[str]:
@@ -386,12 +386,12 @@ def _bands(rows: pd.DataFrame) -> str:
     if rows.empty:
         return "in none"
     parts = []
-    for row in report.each(rows):
+    for row in formatting.each(rows):
         where = f"{row.low_um:g} to {row.high_um:g} µm"
         where = f"beyond {row.low_um:g} µm outside" if np.isinf(row.high_um) else where
         where = f"beyond {abs(row.high_um):g} µm inside" if np.isinf(row.low_um) else where
-        own = report.with_interval(row.correct_with, row.correct_low_with, row.correct_high_with)
-        theirs = report.with_interval(row.correct, row.correct_low, row.correct_high)
+        own = formatting.with_interval(row.correct_with, row.correct_low_with, row.correct_high_with)
+        theirs = formatting.with_interval(row.correct, row.correct_low, row.correct_high)
         parts.append(f"{where}: {own} against {theirs}")
     return f"in {many(len(rows), 'band')} ({'; '.join(parts)})"
 
@@ -402,7 +402,7 @@ def _conflict(facts: Facts) -> list[str]:
         return []
     sentences = []
     table = conflicts(facts.histories)
-    for row in report.each(table):
+    for row in formatting.each(table):
         verdict = "whether they oppose each other could not be told"
         if row.high < 0:
             verdict = "they oppose each other"
@@ -411,7 +411,7 @@ def _conflict(facts: Facts) -> list[str]:
         alone = "" if np.isfinite([row.low, row.high]).all() else " without interval"
         sentences.append(
             f"Gradients of supcr and cell in {row.experiment}: mean cosine "
-            f"{report.with_interval(row.cosine, row.low, row.high, True)}{alone}, below 0 at "
+            f"{formatting.with_interval(row.cosine, row.low, row.high, True)}{alone}, below 0 at "
             f"{100 * row.below:.0f} % of {many(row.steps, 'measured step')} "
             f"({many(row.runs, 'run')}): {verdict}."
         )
@@ -426,7 +426,7 @@ def _algebra(facts: Facts) -> list[str]:
     """Whether z_W + z_P of a held-out slide ranks its own z_I first, with and without the cell term."""
     if facts.algebra is None:
         return []
-    found = {str(row.experiment): row for row in report.each(algebra.summary(facts.algebra))}
+    found = {str(row.experiment): row for row in formatting.each(algebra.summary(facts.algebra))}
     if not found:
         return ["Latent algebra: no run holds out a healthy slide and at least two injured ones."]
     losses = facts.structure.losses
@@ -442,7 +442,7 @@ def _algebra(facts: Facts) -> list[str]:
             continue
         beyond = sum(row.reciprocal_rank_low > row.reciprocal_rank_chance for row in rows)
         parts = [
-            f"{row.experiment} {_rank(row)} against {report.short(row.reciprocal_rank_chance)} by chance "
+            f"{row.experiment} {_rank(row)} against {formatting.short(row.reciprocal_rank_chance)} by chance "
             f"({many(row.slides, 'slide')})"
             for row in rows
         ]
@@ -458,7 +458,7 @@ def _algebra(facts: Facts) -> list[str]:
 
 
 def _rank(row: Any) -> str:
-    return report.with_interval(row.reciprocal_rank, row.reciprocal_rank_low, row.reciprocal_rank_high)
+    return formatting.with_interval(row.reciprocal_rank, row.reciprocal_rank_low, row.reciprocal_rank_high)
 
 
 def _worth(own: Any, control: Any) -> str:

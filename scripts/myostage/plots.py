@@ -21,7 +21,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from myostage import palette, report, schemas
+from myostage import palette, schemas
+from myostage.evaluation import formatting
 
 STYLE: Any = {
     "font.size": 9,
@@ -562,15 +563,15 @@ def metrics(
     metric : str
         What the title speaks of, where it was measured.
     """
-    whole = report.pooled(table)
+    whole = formatting.pooled(table)
     if whole.empty:
         return page("No metrics", NOTHING)
     found = dict.fromkeys(whole["experiment"])
-    failed = report.failures(runs)
+    failed = formatting.failures(runs)
     order = [name for name in (experiments or found) if name in found or name in failed]
     table, whole = (rows[rows["experiment"].isin(order)] for rows in (table, whole))
     known = set(whole.loc[whole["value"].notna(), "metric"])
-    panels = [name for name in report.METRICS if name in known]
+    panels = [name for name in formatting.METRICS if name in known]
     columns = _columns(len(panels))
     rows = -(-len(panels) // columns)
     longest = max(len(name) for name in order)
@@ -580,8 +581,8 @@ def metrics(
         axes.set_visible(False)
     learnt = palette.series_colours(1)[0]
     for panel, axes in zip(panels, grid, strict=False):
-        best = report.METRICS[panel][2]
-        at = report.by_experiment(table, panel)
+        best = formatting.METRICS[panel][2]
+        at = formatting.by_experiment(table, panel)
         single = table[(table["run"] != "") & (table["metric"] == panel)]
         for place, name in enumerate(order):
             if name not in at or not np.isfinite(at[name].value):
@@ -602,7 +603,7 @@ def metrics(
             axes.axvline(
                 max(floors) if best else min(floors), color=palette.BASELINE, lw=1, ls="--", zorder=0
             )
-        axes.set_title(report.label(panel))
+        axes.set_title(formatting.label(panel))
         axes.set_xlabel("higher is better" if best else "lower is better", fontsize=7.5, color=FAINT)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.grid(axis="x", color="#eee", lw=0.7)
@@ -635,8 +636,10 @@ def _standing(
     comparisons: pd.DataFrame | None = None,
 ) -> str:
     """The best experiment by a metric against the best baseline and ceiling, and against the reference."""
-    text, _, more = report.METRICS[metric]
-    at = {name: row for name, row in report.by_experiment(table, metric).items() if np.isfinite(row.value)}
+    text, _, more = formatting.METRICS[metric]
+    at = {
+        name: row for name, row in formatting.by_experiment(table, metric).items() if np.isfinite(row.value)
+    }
 
     def best(names: Iterable[str]) -> list[str]:
         known = sorted((name for name in names if name in at), key=lambda name: at[name].value, reverse=more)
@@ -644,7 +647,7 @@ def _standing(
 
     plain = best(name for name in at if name not in baselines and name not in ceilings)
     parts = [f"{name} {at[name]}" for name in (*plain, *best(baselines), *best(ceilings))]
-    against = "" if comparisons is None else report.against_reference(comparisons, metric, *plain)
+    against = "" if comparisons is None else formatting.against_reference(comparisons, metric, *plain)
     if against:
         parts[0] += f", {against}"
     return f"{text[0].upper()}{text[1:]}: {'; '.join(parts)}"

@@ -18,10 +18,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter
 
 from myostage import palette
-from myostage.geometry import LEAST_CELLS, NEIGHBOURS, Purity
+from myostage.evaluation.formatting import Measured, short
+from myostage.evaluation.geometry import LEAST_CELLS, NEIGHBOURS, Purity
 from myostage.learning.stages import expected_stage, similarity
 from myostage.plots import FAINT, animal_composition, bare, new_figure, page, set_headline, stage_name, styled
-from myostage.report import Measured, short
 
 AGREEMENT = 1e-4
 PARTS = ("attention", "mlp", "norm", "head")
@@ -429,7 +429,7 @@ def embedding(
     places : float[n, 2]
         Where they lie.
     purities : mapping
-        As :func:`myostage.geometry.purities` returns them, of the embedding itself.
+        As :func:`myostage.evaluation.geometry.purities` returns them, of the embedding itself.
     """
     if len(cells) < LEAST_CELLS:
         return page(

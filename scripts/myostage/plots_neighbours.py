@@ -25,8 +25,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 from scipy.stats import rankdata
 
-from myostage import palette, report, schemas
-from myostage.metrics import auroc, bootstrap, resample, spearman
+from myostage import palette, schemas
+from myostage.evaluation import formatting
+from myostage.evaluation.metrics import auroc, bootstrap, resample, spearman
 from myostage.plots import FAINT, SMOOTHING, bare, new_figure, page, set_headline, styled
 from myostage.plots_study import BLUE, DASHES, MARKERS, ORANGE
 
@@ -71,9 +72,9 @@ def to_control(
 
 def difference_columns(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Rows of :func:`to_control` as columns of a table, indexed by experiment."""
-    text = report.difference_table(rows)[["reference", "difference", "p (Holm)", "pairs"]]
+    text = formatting.difference_table(rows)[["reference", "difference", "p (Holm)", "pairs"]]
     return text.rename(
-        columns={"reference": "control", "difference": f"{report.METRICS[metric][0]} minus control"}
+        columns={"reference": "control", "difference": f"{formatting.METRICS[metric][0]} minus control"}
     )
 
 
@@ -95,12 +96,12 @@ def _said(rows: Sequence[Any], alpha: float, reference: str) -> str:
         return f"nothing was compared with {reference}"
     found = [row for row in compared if told(row, alpha)]
     largest = max(found or compared, key=lambda row: abs(row.difference))
-    gap = report.with_interval(largest.difference, largest.low, largest.high, True)
+    gap = formatting.with_interval(largest.difference, largest.low, largest.high, True)
     if len(compared) == 1:
         return f"{gap} against {reference}, {'a' if found else 'no'} difference that could be told"
     if not found:
         return f"no difference to {reference} that could be told ({len(compared)} compared)"
-    better = sum((row.difference > 0) == report.METRICS[row.metric][2] for row in found)
+    better = sum((row.difference > 0) == formatting.METRICS[row.metric][2] for row in found)
     text = f"against {reference} {better or 'none'} of {len(compared)} better"
     text += f", {len(found) - better} worse" if better < len(found) else ""
     return f"{text}, most {largest.experiment}: {gap}"
@@ -153,11 +154,11 @@ def slide_rows(
         ``control``, then ``difference``, ``low``, ``high``, ``pairs``, ``p_holm`` as in COMPARISONS; missing
         where not measured or not compared.
     """
-    none = report.Measured(np.nan, np.nan, np.nan, 0, 0)
+    none = formatting.Measured(np.nan, np.nan, np.nan, 0, 0)
     names = ["difference", "low", "high", "pairs", "p_holm"]
     parts = []
     for metric in columns:
-        at = report.by_experiment(metrics, metric)
+        at = formatting.by_experiment(metrics, metric)
         rows = to_control(comparisons, metric, against, experiments)[["experiment", *names]]
         found = [at.get(name, none) for name in rows["experiment"]]
         parts.append(
@@ -208,9 +209,9 @@ def slide_metrics(
     figure = new_figure(1.0 + 2.3 * max(2, len(panels)) + 0.07 * longest, 2.4 + 0.27 * len(order))
     drawn = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, name in zip(drawn, panels, strict=True):
-        more = report.METRICS[name][2]
+        more = formatting.METRICS[name][2]
         part = rows[rows["metric"] == name]
-        for place, row in enumerate(report.each(part)):
+        for place, row in enumerate(formatting.each(part)):
             one = row.experiment
             if not np.isfinite(row.value):
                 text = (failed or {}).get(one, "undefined")
@@ -224,7 +225,7 @@ def slide_metrics(
             face = colour if colour != FAINT else "white"
             style = {"color": colour, "mfc": face, "marker": marker}
             _value(axes, row.value, place, row.value_low, row.value_high, False, **style)
-        axes.set_title("\n".join(textwrap.wrap(report.label(name), 26)))
+        axes.set_title("\n".join(textwrap.wrap(formatting.label(name), 26)))
         axes.set_xlabel("higher is better" if more else "lower is better", fontsize=7.5, color=FAINT)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.grid(axis="x", color="#eee", lw=0.7)
@@ -243,14 +244,14 @@ def slide_metrics(
     )
     part = rows[rows["metric"] == spoken]
     best = _best(part, spoken)
-    value = report.with_interval(best.value, best.value_low, best.value_high)
+    value = formatting.with_interval(best.value, best.value_low, best.value_high)
     only = next(iter(controls)) if len(controls) == 1 else "its control"
-    finding = f"{_capital(report.METRICS[spoken][0])}: best {best.experiment}, {value}"
+    finding = f"{_capital(formatting.METRICS[spoken][0])}: best {best.experiment}, {value}"
     if controls:
-        finding += f"; {_said(list(report.each(part)), alpha, only)}"
+        finding += f"; {_said(list(formatting.each(part)), alpha, only)}"
     note = (
         "Point and line: value and 95 % interval (bootstrap over slides). Told: paired interval excludes 0 "
-        f"and Holm p < {report.short(alpha)}. n: up to {int(measured['n_slides'].max()):,} slides and "
+        f"and Holm p < {formatting.short(alpha)}. n: up to {int(measured['n_slides'].max()):,} slides and "
         f"{int(measured['n_cells'].max()):,} cells."
     )
     set_headline(figure, finding, note)
@@ -260,7 +261,7 @@ def slide_metrics(
 def _best(rows: pd.DataFrame, metric: str) -> Any:
     """The first of the best values of a metric."""
     return next(
-        report.each(rows.sort_values("value", ascending=not report.METRICS[metric][2], kind="stable"))
+        formatting.each(rows.sort_values("value", ascending=not formatting.METRICS[metric][2], kind="stable"))
     )
 
 
@@ -361,7 +362,7 @@ def placement(rows: pd.DataFrame, metric: str, reference: str = "", alpha: float
     base = rows[(rows["experiment"] == reference) & rows["value"].notna()]
     handles: list[Any] = []
     for axes, key in zip(drawn, panels, strict=True):
-        for row in report.each(base):
+        for row in formatting.each(base):
             if np.isfinite(row.value_low) and np.isfinite(row.value_high):
                 axes.axhspan(row.value_low, row.value_high, color="#e8e8e8", lw=0, zorder=0)
             axes.axhline(row.value, color=palette.BASELINE, lw=1.2, ls="--", zorder=1)
@@ -375,7 +376,7 @@ def placement(rows: pd.DataFrame, metric: str, reference: str = "", alpha: float
             # Words have no order to follow with a line.
             if not isinstance(values[key][0], str | bool):
                 axes.plot(at[order], part["value"].to_numpy()[order], color=colour, lw=0.9, alpha=0.6)
-            for x, row in zip(at, report.each(part), strict=True):
+            for x, row in zip(at, formatting.each(part), strict=True):
                 style = {"color": colour, "marker": MARKERS[number]}
                 style["mfc"] = colour if told(row, alpha) else "white"
                 _value(axes, float(x), row.value, row.value_low, row.value_high, True, **style)
@@ -387,7 +388,7 @@ def placement(rows: pd.DataFrame, metric: str, reference: str = "", alpha: float
         axes.grid(axis="y", color="#eee", lw=0.7)
         axes.set_axisbelow(True)
     drawn[0].set_ylabel(
-        f"{report.label(metric)}\n({'higher' if report.METRICS[metric][2] else 'lower'} is better)"
+        f"{formatting.label(metric)}\n({'higher' if formatting.METRICS[metric][2] else 'lower'} is better)"
     )
     for number, (name, colour) in enumerate(zip(places, palette.series_colours(len(places)), strict=True)):
         handles.append(Line2D([], [], color=colour, marker=MARKERS[number], mfc="white", label=f"Sm {name}"))
@@ -400,7 +401,7 @@ def placement(rows: pd.DataFrame, metric: str, reference: str = "", alpha: float
     note = (
         f"Line: 95 % interval (bootstrap over {int(points['n_slides'].max()):,} slides). Filled: difference "
         f"to {reference or 'the reference'} told (paired interval excludes 0, Holm p < "
-        f"{report.short(alpha)}). Where not varied: {fixed}."
+        f"{formatting.short(alpha)}). Where not varied: {fixed}."
     )
     shown = {name for key in panels for name in of_panel[key]["experiment"]}
     left = [name for name in points["experiment"] if name not in shown]
@@ -414,16 +415,16 @@ def _settings(points: pd.DataFrame, metric: str, reference: str, alpha: float) -
     """How far the settings spread against the width of an interval, the best, and what differs."""
     best = _best(points, metric)
     low, high = float(points["value"].min()), float(points["value"].max())
-    value = report.with_interval(best.value, best.value_low, best.value_high)
-    text = f"{_capital(report.METRICS[metric][0])}: best with Sm {best.experiment}, {value}"
+    value = formatting.with_interval(best.value, best.value_low, best.value_high)
+    text = f"{_capital(formatting.METRICS[metric][0])}: best with Sm {best.experiment}, {value}"
     width = float((points["value_high"] - points["value_low"]).median())
     if len(points) > 1:
-        text += f"; {len(points)} settings spread by {report.short(high - low)}"
+        text += f"; {len(points)} settings spread by {formatting.short(high - low)}"
         if np.isfinite(width):
             than = "less" if high - low < width else "more"
-            text += f", {than} than the typical width of an interval, {report.short(width)}"
+            text += f", {than} than the typical width of an interval, {formatting.short(width)}"
     if reference:
-        text += f"; {_said(list(report.each(points)), alpha, reference)}"
+        text += f"; {_said(list(formatting.each(points)), alpha, reference)}"
     return text
 
 
@@ -476,7 +477,9 @@ def attention_maps(
             auroc = _auroc(injured, logit)
             found[name].append(auroc)
             text = (
-                f"{name}: AUROC {report.short(auroc)}" if np.isfinite(auroc) else f"{name}: AUROC undefined"
+                f"{name}: AUROC {formatting.short(auroc)}"
+                if np.isfinite(auroc)
+                else f"{name}: AUROC undefined"
             )
             if not np.isfinite(logit).any():
                 text = f"{name}: held out by no run"
@@ -569,7 +572,7 @@ def _localised(found: Mapping[str, Sequence[float]]) -> str:
         )
     count = int(np.any([np.isfinite(one) for one in values.values()], axis=0).sum())
     means = ", ".join(
-        f"{name} {report.short(float(np.nanmean(one)))}"
+        f"{name} {formatting.short(float(np.nanmean(one)))}"
         for name, one in values.items()
         if np.isfinite(one).any()
     )
@@ -615,15 +618,15 @@ def spectrum_slides(table: pd.DataFrame) -> pd.DataFrame:
     return out.reset_index()
 
 
-def correlation(x: ArrayLike, y: ArrayLike) -> report.Measured:
+def correlation(x: ArrayLike, y: ArrayLike) -> formatting.Measured:
     """Spearman's rho over slides with its 95 % interval, slides drawn with replacement; nan for too few."""
     both = np.stack([np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)])
     both = both[:, np.isfinite(both).all(axis=0)]
     count = both.shape[1]
     if count < LEAST_SLIDES:
-        return report.Measured(np.nan, np.nan, np.nan, count, 0)
+        return formatting.Measured(np.nan, np.nan, np.nan, count, 0)
     value, low, high = resample(count, lambda weights: spearman(both[0], both[1], weights))
-    return report.Measured(float(value), float(low), float(high), count, 0)
+    return formatting.Measured(float(value), float(low), float(high), count, 0)
 
 
 @styled
@@ -701,7 +704,7 @@ def _wide(slides: pd.DataFrame, experiment: str, column: str) -> pd.DataFrame:
     return part.pivot(index="slide", columns="signal", values=column).reindex(columns=["raw", "smoothed"])
 
 
-def _frequencies(slides: pd.DataFrame, found: Mapping[str, report.Measured]) -> str:
+def _frequencies(slides: pd.DataFrame, found: Mapping[str, formatting.Measured]) -> str:
     """What Sm does to the low frequencies, and whether slides with more of them are localised better."""
     parts = []
     for name in found:
@@ -732,7 +735,7 @@ def _energies(slides: pd.DataFrame) -> str:
     text = []
     for name in dict.fromkeys(slides["experiment"]):
         means = [
-            f"{signal} {report.short(float(value))}"
+            f"{signal} {formatting.short(float(value))}"
             for signal, value in _wide(slides, name, "energy").mean().items()
             if np.isfinite(value)
         ]
@@ -922,7 +925,7 @@ def control(
     drawn = figure.subplots(1, panels, squeeze=False, sharey=True)[0]
     for coordinates, colour, marker, shift in (("true", BLUE, "o", -0.13), ("permuted", ORANGE, "s", 0.13)):
         part = losses[losses["coordinates"] == coordinates]
-        for place, row in enumerate(report.each(part)):
+        for place, row in enumerate(formatting.each(part)):
             if np.isfinite(row.loss):
                 _value(
                     drawn[0], row.loss, place + shift, row.low, row.high, False, color=colour, marker=marker
@@ -940,8 +943,8 @@ def control(
     drawn[0].set_title("end of training")
     drawn[0].set_xlabel("reconstruction loss, 1 − cosine")
     for axes, (metric, rows) in zip(drawn[1:], compared.items(), strict=True):
-        more = report.METRICS[metric][2]
-        for place, row in enumerate(report.each(rows)):
+        more = formatting.METRICS[metric][2]
+        for place, row in enumerate(formatting.each(rows)):
             if not np.isfinite(row.difference):
                 where = axes.get_yaxis_transform()
                 axes.text(0.02, place, "not compared", fontsize=7, color="#777", va="center", transform=where)
@@ -952,7 +955,7 @@ def control(
             _value(axes, row.difference, place, row.low, row.high, False, **style)
         axes.axvline(0, color="black", lw=0.8)
         axes.set_title(f"true minus permuted, {rows['slides'].max():.0f} slides")
-        axes.set_xlabel(f"{report.label(metric)}, difference")
+        axes.set_xlabel(f"{formatting.label(metric)}, difference")
     for axes in drawn:
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.grid(axis="x", color="#eee", lw=0.7)
@@ -972,7 +975,7 @@ def control(
     note = (
         "Loss: mean over the last tenth of steps, then over n runs, 95 % interval (bootstrap over runs). "
         "Differences: paired bootstrap over slides; told where it excludes 0 and Holm p < "
-        f"{report.short(alpha)}."
+        f"{formatting.short(alpha)}."
     )
     set_headline(figure, _worth(losses, compared, alpha), note)
     return figure
@@ -986,9 +989,9 @@ def _worth(losses: pd.DataFrame, compared: Mapping[str, pd.DataFrame], alpha: fl
     )
     parts = []
     if len(both) == 1:
-        row = next(report.each(both))
-        with_true = report.with_interval(row.loss, row.low, row.high)
-        with_permuted = report.with_interval(row.loss_permuted, row.low_permuted, row.high_permuted)
+        row = next(formatting.each(both))
+        with_true = formatting.with_interval(row.loss, row.low, row.high)
+        with_permuted = formatting.with_interval(row.loss_permuted, row.low_permuted, row.high_permuted)
         parts.append(f"reconstruction loss {with_true} with true coordinates, {with_permuted} permuted")
     elif len(both):
         lower = int((both["high"] < both["low_permuted"]).sum())
@@ -996,8 +999,8 @@ def _worth(losses: pd.DataFrame, compared: Mapping[str, pd.DataFrame], alpha: fl
         text = f"true coordinates reconstruct better in {lower or 'none'} of {len(both)} settings"
         parts.append(text + (f" and worse in {higher}" if higher else "") + " (intervals apart)")
     for metric, rows in compared.items():
-        said = _said(list(report.each(rows)), alpha, "permuted coordinates")
-        parts.append(f"{report.METRICS[metric][0]}: {said}")
+        said = _said(list(formatting.each(rows)), alpha, "permuted coordinates")
+        parts.append(f"{formatting.METRICS[metric][0]}: {said}")
     return _capital("; ".join(parts))
 
 
@@ -1054,13 +1057,13 @@ def conflict(histories: pd.DataFrame) -> Figure:
     axes = figure.subplots()
     handles = []
     for number, (row, colour) in enumerate(
-        zip(report.each(whole), palette.series_colours(len(whole)), strict=True)
+        zip(formatting.each(whole), palette.series_colours(len(whole)), strict=True)
     ):
         part = curves[curves["experiment"] == row.experiment]
         axes.fill_between(part["step"], part["low"], part["high"], color=colour, alpha=0.18, lw=0)
         dash = DASHES[number % len(DASHES)]
         axes.plot(part["step"], part["cosine"], color=colour, lw=1.6, ls=dash)
-        mean = report.with_interval(row.cosine, row.low, row.high, True)
+        mean = formatting.with_interval(row.cosine, row.low, row.high, True)
         text = f"{row.experiment}: {mean}, below 0 at {100 * row.below:.0f} % of steps, n {row.runs}"
         handles.append(Line2D([], [], color=colour, ls=dash, label=text))
     axes.axhline(0, color="black", lw=0.8)
@@ -1080,9 +1083,9 @@ def conflict(histories: pd.DataFrame) -> Figure:
 
 def _opposed(whole: pd.DataFrame) -> str:
     parts = []
-    for row in report.each(whole):
+    for row in formatting.each(whole):
         share = f"below 0 at {100 * row.below:.0f} % of steps"
-        mean = f"mean cosine {report.with_interval(row.cosine, row.low, row.high, True)}"
+        mean = f"mean cosine {formatting.with_interval(row.cosine, row.low, row.high, True)}"
         if row.high < 0:
             verdict = "they oppose each other"
         elif row.low > 0:
@@ -1105,7 +1108,7 @@ def algebra(table: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     table : DataFrame
         The ALGEBRA table.
     summary : DataFrame
-        Rows of :func:`myostage.algebra.summary` of it.
+        Rows of :func:`myostage.evaluation.algebra.summary` of it.
     """
     if table.empty:
         return page(
@@ -1133,7 +1136,7 @@ def algebra(table: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     left.set_title("one point per slide, marked as right")
     left.set_xlabel("cosine with z_I of other slides (mean)")
     left.set_ylabel("cosine with z_I of its own slide")
-    for place, (row, colour) in enumerate(zip(report.each(summary), colours, strict=True)):
+    for place, (row, colour) in enumerate(zip(formatting.each(summary), colours, strict=True)):
         right.plot(
             [row.reciprocal_rank_chance] * 2, [place - 0.35, place + 0.35], color=palette.BASELINE, lw=2
         )
@@ -1143,7 +1146,7 @@ def algebra(table: pd.DataFrame, summary: pd.DataFrame) -> Figure:
         _value(right, *whole, False, **style)
         _value(right, *alone, False, **style, mfc="white")
     right.set_yticks(
-        range(len(experiments)), [f"{row.experiment} (n {row.slides})" for row in report.each(summary)]
+        range(len(experiments)), [f"{row.experiment} (n {row.slides})" for row in formatting.each(summary)]
     )
     right.set_ylim(len(experiments) - 0.4, -0.6)
     right.set_xlim(0, 1.03)
@@ -1174,14 +1177,16 @@ def algebra_points(table: pd.DataFrame) -> pd.DataFrame:
 
 def _predicts(summary: pd.DataFrame) -> str:
     parts = []
-    for row in report.each(summary):
-        rank = report.with_interval(row.reciprocal_rank, row.reciprocal_rank_low, row.reciprocal_rank_high)
+    for row in formatting.each(summary):
+        rank = formatting.with_interval(
+            row.reciprocal_rank, row.reciprocal_rank_low, row.reciprocal_rank_high
+        )
         verdict = "not told from chance"
         if row.reciprocal_rank_low > row.reciprocal_rank_chance:
             verdict = "beyond chance"
         elif row.reciprocal_rank_high < row.reciprocal_rank_chance:
             verdict = "worse than chance"
-        chance, alone = report.short(row.reciprocal_rank_chance), report.short(row.reciprocal_rank_p)
+        chance, alone = formatting.short(row.reciprocal_rank_chance), formatting.short(row.reciprocal_rank_p)
         numbers = f"reciprocal rank {rank}, chance {chance}, z_P alone {alone}"
         parts.append((verdict, f"{row.experiment} {verdict} ({numbers})"))
     # What differs from chance comes first.

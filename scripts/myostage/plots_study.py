@@ -15,8 +15,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from myostage import palette, report
-from myostage.metrics import bootstrap
+from myostage import palette
+from myostage.evaluation import formatting
+from myostage.evaluation.metrics import bootstrap
 from myostage.plots import FAINT, bare, new_figure, page, set_headline, stage_name, styled
 
 BLUE, ORANGE = palette.series_colours(2)
@@ -29,7 +30,7 @@ Groups = Sequence[tuple[str, Sequence[str]]]
 
 
 def _better(metric: str) -> str:
-    return "higher is better" if report.METRICS[metric][2] else "lower is better"
+    return "higher is better" if formatting.METRICS[metric][2] else "lower is better"
 
 
 @styled
@@ -45,7 +46,7 @@ def forest(
     Parameters
     ----------
     rows : DataFrame
-        Rows of :func:`myostage.report.differences`.
+        Rows of :func:`myostage.evaluation.formatting.differences`.
     groups : sequence of (heading, experiments)
         From top to bottom.
     metric : str
@@ -54,14 +55,14 @@ def forest(
     failed : mapping of experiment to text, optional
         What stands in place of an experiment without a comparison.
     """
-    at = {row.experiment: row for row in report.each(rows) if np.isfinite(row.difference)}
+    at = {row.experiment: row for row in formatting.each(rows) if np.isfinite(row.difference)}
     lines = [
         line
         for heading, names in groups
         if names
         for line in ((heading, None), *((heading, n) for n in names))
     ]
-    name = report.METRICS[metric][0]
+    name = formatting.METRICS[metric][0]
     if not any(one in at for _, one in lines):
         return page("No differences", f"No experiment of this figure was compared with another by {name}.")
     references = {at[one].reference for _, one in lines if one in at}
@@ -97,10 +98,10 @@ def forest(
         if np.isfinite(row.low) and np.isfinite(row.high):
             axes.hlines(place, row.low, row.high, color=colour, lw=1.8)
         axes.plot(row.difference, place, "o", color=colour, ms=6, mfc=colour if found else "white")
-        text = report.with_interval(row.difference, row.low, row.high, sign=True)
+        text = formatting.with_interval(row.difference, row.low, row.high, sign=True)
         right.text(0, place, text, va="center", fontsize=8)
         right.text(0.62, place, f"{row.pairs:.0f}", va="center", ha="right", fontsize=8)
-        right.text(1, place, report.probability(row.p_holm), va="center", ha="right", fontsize=8)
+        right.text(1, place, formatting.probability(row.p_holm), va="center", ha="right", fontsize=8)
     for x, align, title in (
         (0, "left", "difference [95 %]"),
         (0.62, "right", "pairs"),
@@ -116,14 +117,16 @@ def forest(
     axes.set_ylim(len(lines) - 0.4, -1.5)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel(
-        f"{report.label(metric)}: experiment minus {single or 'its reference'} ({_better(metric)})"
+        f"{formatting.label(metric)}: experiment minus {single or 'its reference'} ({_better(metric)})"
     )
     axes.xaxis.set_major_locator(MaxNLocator(7))
     figure.legend(
         handles=[
             Line2D([], [], color=BLUE, marker="o", label="better"),
             Line2D([], [], color=ORANGE, marker="o", label="worse"),
-            Line2D([], [], color=FAINT, marker="o", mfc="white", label=f"p (Holm) ≥ {report.short(alpha)}"),
+            Line2D(
+                [], [], color=FAINT, marker="o", mfc="white", label=f"p (Holm) ≥ {formatting.short(alpha)}"
+            ),
             Patch(color="#e8e8e8", label="below the minimum detectable difference"),
         ],
         loc="outside lower left",
@@ -140,22 +143,22 @@ def forest(
 
 
 def _verdict_colour(difference: float, metric: str) -> str:
-    return BLUE if (difference > 0) == report.METRICS[metric][2] else ORANGE
+    return BLUE if (difference > 0) == formatting.METRICS[metric][2] else ORANGE
 
 
 def _changes(rows: Sequence[Any], metric: str, reference: str | None, alpha: float) -> str:
     """Which of the compared experiments differ, and how small a difference could have been found."""
     found = sorted((row for row in rows if row.p_holm < alpha), key=lambda row: -abs(row.difference))
-    name = report.METRICS[metric][0]
+    name = formatting.METRICS[metric][0]
     count = len(rows)
     text = f"{'None' if not found else len(found)} of {count} differ{'' if count > 1 else 's'} from "
-    text += f"{reference or 'what they are compared with'} in {name} (Holm p < {report.short(alpha)})"
+    text += f"{reference or 'what they are compared with'} in {name} (Holm p < {formatting.short(alpha)})"
     if found:
-        text += ": " + ", ".join(f"{row.experiment} {report.signed(row.difference)}" for row in found[:3])
+        text += ": " + ", ".join(f"{row.experiment} {formatting.signed(row.difference)}" for row in found[:3])
         text += ", …" if len(found) > 3 else ""
     detectable = np.array([row.minimum_detectable for row in rows], dtype=float)
     if np.isfinite(detectable).any():
-        smallest = report.short(float(np.nanmedian(detectable)))
+        smallest = formatting.short(float(np.nanmedian(detectable)))
         text += f"; minimum detectable difference {smallest} (median)"
     return text
 
@@ -181,11 +184,11 @@ def grid(
         return page("No grid", "No point of the grid of sigma and bins was measured.")
     sigmas, bins = sorted(set(points["sigma"])), sorted(set(points["bins"]))
     compared = points["difference"].notna().any()
-    name = report.METRICS[metric][0]
+    name = formatting.METRICS[metric][0]
     panels = 2 if compared else 1
     figure = new_figure(max(7.0, panels * (1.5 + 0.62 * len(bins))), 2.0 + 0.47 * len(sigmas))
     drawn = figure.subplots(1, panels, squeeze=False)[0]
-    more = report.METRICS[metric][2]
+    more = formatting.METRICS[metric][2]
     ramp = LinearSegmentedColormap.from_list("value", ["white", BLUE] if more else [BLUE, "white"])
     two = LinearSegmentedColormap.from_list(
         "difference", [ORANGE, "white", BLUE] if more else [BLUE, "white", ORANGE]
@@ -193,9 +196,9 @@ def grid(
     low, high = known["value"].min(), known["value"].max()
     largest = float(points["difference"].abs().max()) or 1.0
     pad = 0.5 if high == low else 0.0
-    shown = [(drawn[0], "value", ramp, (low - pad, high + pad), report.label(metric))]
+    shown = [(drawn[0], "value", ramp, (low - pad, high + pad), formatting.label(metric))]
     if compared:
-        title = f"{report.label(metric)} minus {_only(points['reference'].dropna(), 'its reference')}"
+        title = f"{formatting.label(metric)} minus {_only(points['reference'].dropna(), 'its reference')}"
         shown.append((drawn[1], "difference", two, (-largest, largest), title))
     for axes, column, colours, (bottom, top), title in shown:
         square = points.pivot(index="sigma", columns="bins", values=column).reindex(
@@ -208,11 +211,11 @@ def grid(
         axes.set_xlabel("bins b of the similarity histogram")
         axes.tick_params(length=0)
         figure.colorbar(
-            image, ax=axes, shrink=0.85, format=FuncFormatter(lambda value, _: report.short(value))
+            image, ax=axes, shrink=0.85, format=FuncFormatter(lambda value, _: formatting.short(value))
         )
         for spine in axes.spines.values():
             spine.set_visible(False)
-        for row in report.each(points):
+        for row in formatting.each(points):
             place = (bins.index(row.bins), sigmas.index(row.sigma))
             value = getattr(row, column)
             if not np.isfinite(value):
@@ -224,11 +227,11 @@ def grid(
                 continue
             red, green, blue, _ = colours((value - bottom) / (top - bottom))
             ink = palette.ink("#" + "".join(f"{round(255 * part):02x}" for part in (red, green, blue)))
-            main = report.short(value) if column == "value" else report.signed(value)
+            main = formatting.short(value) if column == "value" else formatting.signed(value)
             axes.text(place[0], place[1] - 0.1, main, ha="center", va="center", fontsize=8.5, color=ink)
             small = "●" if column == "difference" and row.p_holm < alpha else ""
             if column == "value" and np.isfinite(row.high - row.low):
-                small = f"±{report.short((row.high - row.low) / 2)}"
+                small = f"±{formatting.short((row.high - row.low) / 2)}"
             axes.text(place[0], place[1] + 0.27, small, ha="center", va="center", fontsize=6.5, color=ink)
         for (sigma, number, _), dash in zip(
             _on_grid(marked, sigmas, bins), DASHES * len(marked), strict=False
@@ -244,7 +247,9 @@ def grid(
     ]
     if compared:
         handles.append(
-            Line2D([], [], ls="", marker="o", color="black", ms=4, label=f"p (Holm) < {report.short(alpha)}")
+            Line2D(
+                [], [], ls="", marker="o", color="black", ms=4, label=f"p (Holm) < {formatting.short(alpha)}"
+            )
         )
     if handles:
         figure.legend(handles=handles, loc="outside lower left", ncols=3, alignment="left")
@@ -272,7 +277,7 @@ def grid_points(
     comparisons : DataFrame, optional
         The COMPARISONS table.
     failed : mapping of experiment to text, optional
-        Of :func:`myostage.report.failures`.
+        Of :func:`myostage.evaluation.formatting.failures`.
 
     Returns
     -------
@@ -281,8 +286,8 @@ def grid_points(
         (what to say where there is no value), ``reference``, ``difference``, ``difference_low``,
         ``difference_high``, ``p_holm``, ``pairs``; missing where not measured or not compared.
     """
-    at = report.by_experiment(metrics, metric)
-    none = report.Measured(np.nan, np.nan, np.nan, 0, 0)
+    at = formatting.by_experiment(metrics, metric)
+    none = formatting.Measured(np.nan, np.nan, np.nan, 0, 0)
     out = pd.DataFrame(
         {"experiment": label, "sigma": float(sigma), "bins": int(bins), **vars(at.get(label, none))}
         for label, (sigma, bins) in points.items()
@@ -293,7 +298,7 @@ def grid_points(
     names = ["reference", "difference", "difference_low", "difference_high", "p_holm", "pairs"]
     if comparisons is None:
         return out.assign(**dict.fromkeys(names, np.nan))
-    rows = report.differences(comparisons, metric, out["experiment"])
+    rows = formatting.differences(comparisons, metric, out["experiment"])
     rows = rows.rename(columns={"low": "difference_low", "high": "difference_high"})
     return out.join(rows[names])
 
@@ -313,21 +318,19 @@ def _on_grid(
 def _spread(known: pd.DataFrame, name: str, more: bool, alpha: float) -> str:
     """How far the grid spreads against the width of an interval, and where it is best."""
     low, high = known["value"].min(), known["value"].max()
-    best = next(report.each(known.sort_values("value", ascending=not more, kind="stable")))
+    best = next(formatting.each(known.sort_values("value", ascending=not more, kind="stable")))
     width = float((known["high"] - known["low"]).median())
-    text = f"Over {len(known)} points of sigma and b, {name} spreads by {report.short(high - low)}"
-    text += f" ({report.short(low)} to {report.short(high)})"
+    text = f"Over {len(known)} points of sigma and b, {name} spreads by {formatting.short(high - low)}"
+    text += f" ({formatting.short(low)} to {formatting.short(high)})"
     if np.isfinite(width):
         than = "less" if high - low < width else "more"
-        text += f", {than} than the typical width of an interval, {report.short(width)}"
+        text += f", {than} than the typical width of an interval, {formatting.short(width)}"
     text += f"; best at sigma {_plain(best.sigma)}, b {best.bins}"
     compared = known[known["p_holm"].notna()]
     if len(compared):
         apart = int((compared["p_holm"] < alpha).sum())
         reference = _only(compared["reference"], "their reference")
-        text += (
-            f"; {apart or 'none'} of {len(compared)} differ from {reference} (Holm p < {report.short(alpha)})"
-        )
+        text += f"; {apart or 'none'} of {len(compared)} differ from {reference} (Holm p < {formatting.short(alpha)})"
     return text
 
 
@@ -519,15 +522,15 @@ def recovery_table(
     ].reset_index(drop=True)
 
 
-def recovery_error(rows: pd.DataFrame) -> report.Measured:
+def recovery_error(rows: pd.DataFrame) -> formatting.Measured:
     """Mean absolute error of the recovery score with its 95 % interval, bootstrap over slides."""
     known = rows[rows["error"].notna()]
     if known.empty:
-        return report.Measured(np.nan, np.nan, np.nan, 0, 0)
+        return formatting.Measured(np.nan, np.nan, np.nan, 0, 0)
     # Per slide its error, then 1, so that a sum holds its number of terms.
     counts = np.stack([known["error"].abs(), np.ones(len(known))], axis=1)
     value, low, high = bootstrap(counts, lambda sums: sums[..., 0] / sums[..., 1])
-    return report.Measured(float(value), float(low), float(high), len(known), int(known["cells"].sum()))
+    return formatting.Measured(float(value), float(low), float(high), len(known), int(known["cells"].sum()))
 
 
 def _mean_interval(values: np.ndarray) -> tuple[float, float, float]:
@@ -605,11 +608,11 @@ def recovery(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def _scored(name: str, error: report.Measured | None) -> str:
+def _scored(name: str, error: formatting.Measured | None) -> str:
     return f"{name}: MAE {error}, n {error.slides}" if error and error.slides else name
 
 
-def _recovered(rows: pd.DataFrame, errors: Mapping[str, report.Measured]) -> str:
+def _recovered(rows: pd.DataFrame, errors: Mapping[str, formatting.Measured]) -> str:
     """How far the recovery score is off, or how it runs where no truth is known."""
     known = {name: error for name, error in errors.items() if error.slides}
     if not known:
@@ -617,8 +620,8 @@ def _recovered(rows: pd.DataFrame, errors: Mapping[str, report.Measured]) -> str
         means = rows[rows["experiment"] == first].groupby("group", sort=False)["predicted"].mean()
         low, high = str(means.idxmin()), str(means.idxmax())
         return (
-            f"{first}: predicted recovery score from {report.short(means[low])} at {low} to "
-            f"{report.short(means[high])} at {high}; no cell is annotated, so there is no truth beside it"
+            f"{first}: predicted recovery score from {formatting.short(means[low])} at {low} to "
+            f"{formatting.short(means[high])} at {high}; no cell is annotated, so there is no truth beside it"
         )
     best = min(known, key=lambda name: known[name].value)
     error = known[best]
@@ -629,7 +632,7 @@ def _recovered(rows: pd.DataFrame, errors: Mapping[str, report.Measured]) -> str
     )
     worst = str(gap.abs().idxmax())
     text = f"{best}: recovery score off by {error} (MAE, {error.slides} slides)"
-    text += f", most at {worst} ({report.signed(float(gap[worst]))})"
+    text += f", most at {worst} ({formatting.signed(float(gap[worst]))})"
     if len(known) > 1:
         last = max(known, key=lambda name: known[name].value)
         text = f"Best of {len(known)}, {text}; worst, {last}: {known[last]}"
@@ -660,8 +663,8 @@ def robustness_table(
         ``method``, ``t``, ``experiment``, ``value``, ``low``, ``high``, ``slides``, ``cells``,
         ``difference``, ``difference_low``, ``difference_high``, ``p_holm``, ``pairs``; t rises.
     """
-    at = report.by_experiment(metrics, metric)
-    none = report.Measured(np.nan, np.nan, np.nan, 0, 0)
+    at = formatting.by_experiment(metrics, metric)
+    none = formatting.Measured(np.nan, np.nan, np.nan, 0, 0)
     names = ["difference", "low", "high", "p_holm", "pairs"]
     rows = []
     for method, labels in curves.items():
@@ -687,7 +690,7 @@ def hurts_from(rows: pd.DataFrame, metric: str) -> pd.Series | None:
 
 
 def _worse(rows: pd.DataFrame, metric: str) -> pd.Series:
-    return rows["difference_high"] < 0 if report.METRICS[metric][2] else rows["difference_low"] > 0
+    return rows["difference_high"] < 0 if formatting.METRICS[metric][2] else rows["difference_low"] > 0
 
 
 @styled
@@ -726,7 +729,7 @@ def robustness(rows: pd.DataFrame, metric: str) -> Figure:
     axes.set_xticks(sorted(set(rows["t"])))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda t, _: f"{t:g}"))
     axes.set_xlabel("share t of the proportions that is random: (1 − t) given + t drawn")
-    axes.set_ylabel(f"{report.label(metric)}, {_better(metric)}")
+    axes.set_ylabel(f"{formatting.label(metric)}, {_better(metric)}")
     axes.grid(axis="y", color="#eee", lw=0.7)
     axes.set_axisbelow(True)
     figure.legend(handles=handles, loc="outside lower left", ncols=3, alignment="left")
@@ -748,7 +751,7 @@ def _wrong_proportions(known: pd.DataFrame, metric: str) -> str:
         if first is not None:
             later = part[part["t"] >= first["t"]]
             lasting = _worse(later, metric).all()
-            gap = report.with_interval(
+            gap = formatting.with_interval(
                 first["difference"], first["difference_low"], first["difference_high"], True
             )
             where = f"{'from' if lasting else 'first at'} t = {_plain(first['t'])}{' on' if lasting else ''}"
@@ -757,7 +760,7 @@ def _wrong_proportions(known: pd.DataFrame, metric: str) -> str:
             parts.append(f"{method} not up to t = {_plain(part['t'].max())}")
         else:
             parts.append(f"{method} is compared with nothing")
-    return f"Wrong proportions hurt {report.METRICS[metric][0]}: {'; '.join(parts)}"
+    return f"Wrong proportions hurt {formatting.METRICS[metric][0]}: {'; '.join(parts)}"
 
 
 def _plain(value: float) -> str:
@@ -775,16 +778,16 @@ def cost(runs: pd.DataFrame, experiments: Sequence[str]) -> Figure:
     experiments : sequence of str
         Rows from top to bottom.
     """
-    found = report.costs(runs, experiments)
-    panels = [name for name in report.COSTS if any(found[one][name].runs for one in experiments)]
+    found = formatting.costs(runs, experiments)
+    panels = [name for name in formatting.COSTS if any(found[one][name].runs for one in experiments)]
     if not panels:
         return page("No costs", "No run of these experiments ended well and told what it cost.")
-    failed = report.failures(runs)
+    failed = formatting.failures(runs)
     longest = max(len(name) for name in experiments)
     figure = new_figure(1.6 + 2.1 * len(panels) + 0.07 * longest, 1.5 + 0.28 * len(experiments))
     drawn = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, name in zip(drawn, panels, strict=True):
-        text, unit = report.COSTS[name]
+        text, unit = formatting.COSTS[name]
         positive = [found[one][name].low for one in experiments if found[one][name].low > 0]
         top = max(found[one][name].high for one in experiments if found[one][name].runs)
         for place, one in enumerate(experiments):
@@ -821,25 +824,25 @@ def cost(runs: pd.DataFrame, experiments: Sequence[str]) -> Figure:
     return figure
 
 
-def _dearest(found: Mapping[str, Mapping[str, report.Spread]]) -> str:
+def _dearest(found: Mapping[str, Mapping[str, formatting.Spread]]) -> str:
     """The quickest and the slowest experiment."""
     times = {name: spreads["seconds"] for name, spreads in found.items() if spreads["seconds"].runs}
     if not times:
         return "Cost of a run; its time is not known"
     low, high = (pick(times, key=lambda name: times[name].median) for pick in (min, max))
-    text = f"Wall time of a run: {report.amount(times[low].median)} s ({low}, n {times[low].runs})"
+    text = f"Wall time of a run: {formatting.amount(times[low].median)} s ({low}, n {times[low].runs})"
     if low == high:
         return text
-    text += f" to {report.amount(times[high].median)} s ({high}, n {times[high].runs})"
+    text += f" to {formatting.amount(times[high].median)} s ({high}, n {times[high].runs})"
     if times[low].median > 0:
-        text += f", {report.amount(times[high].median / times[low].median)} times as long"
+        text += f", {formatting.amount(times[high].median / times[low].median)} times as long"
     return text
 
 
 def _cost_note(runs: pd.DataFrame, experiments: Sequence[str], panels: Sequence[str]) -> str:
     part = runs[runs["experiment"].isin(list(experiments))]
     note = "Point and line: median and range over the n runs that ended well in one job."
-    later = int(report.resumed(part).sum())
+    later = int(formatting.resumed(part).sum())
     if later:
         note += (
             f" Left out, as only its last job was measured: {later} resumed run{'s' if later > 1 else ''}."
@@ -856,8 +859,13 @@ def _cost_note(runs: pd.DataFrame, experiments: Sequence[str], panels: Sequence[
 def cost_rows(runs: pd.DataFrame, experiments: Sequence[str]) -> pd.DataFrame:
     """The numbers of :func:`cost`, one row per experiment and cost."""
     rows = [
-        {"experiment": name, "cost": report.COSTS[column][0], "unit": report.COSTS[column][1], **vars(spread)}
-        for name, spreads in report.costs(runs, experiments).items()
+        {
+            "experiment": name,
+            "cost": formatting.COSTS[column][0],
+            "unit": formatting.COSTS[column][1],
+            **vars(spread),
+        }
+        for name, spreads in formatting.costs(runs, experiments).items()
         for column, spread in spreads.items()
     ]
-    return pd.DataFrame(rows, columns=["experiment", "cost", "unit", *report.Spread.__annotations__])
+    return pd.DataFrame(rows, columns=["experiment", "cost", "unit", *formatting.Spread.__annotations__])

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from myostage import schemas
 from myostage.errors import UserError
+from myostage.evaluation.tallies import STAGED_ONLY, read_slide, read_splits
 from myostage.study.config import RunSpec
-from myostage.tallies import STAGED_ONLY, read_slide, read_splits
 
 Floats = NDArray[np.float64]
 

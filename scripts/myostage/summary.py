@@ -10,7 +10,8 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-from myostage import findings, findings_neighbours, palette, report, schemas
+from myostage import findings, findings_neighbours, palette, schemas
+from myostage.evaluation import formatting
 from myostage.findings import Difference, Facts, Verdict
 
 # shown beside a verdict, so that it does not hang on colour
@@ -128,10 +129,10 @@ def write(out: str | Path, facts: Facts) -> None:
 
 def rules(facts: Facts) -> str:
     """The rules by which verdicts are made, in words."""
-    better = "more" if report.METRICS[facts.metric][2] else "less"
+    better = "more" if formatting.METRICS[facts.metric][2] else "less"
     compare = facts.structure.compare
     return (
-        f"A difference is experiment minus reference in {report.label(facts.metric)}, of which {better} is "
+        f"A difference is experiment minus reference in {formatting.label(facts.metric)}, of which {better} is "
         "better, on held-out slides, all folds and seeds together; in brackets its 95 % interval by paired "
         "bootstrap over slides. Better (helps): the whole interval lies on the better side of 0, and p of "
         "the corrected resampled t-test over pairs of fold and seed, after Holm's correction within its "
@@ -188,12 +189,15 @@ def _design(facts: Facts) -> list[str]:
 
 def _methods(facts: Facts) -> list[str]:
     structure = facts.structure
-    rows = report.table(facts.metrics, structure.main, runs=facts.runs, metric=facts.metric)
+    rows = formatting.table(facts.metrics, structure.main, runs=facts.runs, metric=facts.metric)
     marks = structure.ceilings, structure.fitted_afterwards
-    notes = report.footnotes(structure.main, *marks)
-    blocks = [_frame(report.marked(rows, *marks), f"{report.CAPTION} {notes}")]
+    notes = formatting.footnotes(structure.main, *marks)
+    blocks = [_frame(formatting.marked(rows, *marks), f"{formatting.CAPTION} {notes}")]
     if structure.quoted:
-        blocks += ["<h3>Published figures</h3>", _frame(report.quoted_table(structure.quoted), report.QUOTED)]
+        blocks += [
+            "<h3>Published figures</h3>",
+            _frame(formatting.quoted_table(structure.quoted), formatting.QUOTED),
+        ]
     return blocks
 
 
@@ -201,7 +205,7 @@ def _cost(facts: Facts) -> list[str]:
     trained = set(findings.whole_runs(facts)["experiment"])
     labels = [label for label in facts.structure.main if label in trained]
     blocks = [_points(findings.cost(facts))]
-    return blocks + ([_frame(report.cost_table(facts.runs, labels), report.COST)] if labels else [])
+    return blocks + ([_frame(formatting.cost_table(facts.runs, labels), formatting.COST)] if labels else [])
 
 
 def _frame(rows: pd.DataFrame, caption: str) -> str:
@@ -224,8 +228,8 @@ def _differences(facts: Facts, rows: Sequence[Difference]) -> str:
     """A table of differences with their intervals drawn; nothing for no rows."""
     if not rows:
         return ""
-    marks = dict.fromkeys(facts.structure.ceilings, report.SEES_LABELS)
-    marks |= dict.fromkeys(facts.structure.fitted_afterwards, report.FITTED_AFTERWARDS)
+    marks = dict.fromkeys(facts.structure.ceilings, formatting.SEES_LABELS)
+    marks |= dict.fromkeys(facts.structure.fitted_afterwards, formatting.FITTED_AFTERWARDS)
     reach = _reach(rows)
     head = ("experiment", "against", "difference", "", "verdict", "effect size", "p (Holm)")
     cells = []
@@ -238,18 +242,18 @@ def _differences(facts: Facts, rows: Sequence[Difference]) -> str:
                 row.interval,
                 _strip(row, reach, verdict),
                 _marked(verdict, WORDS[verdict]),
-                report.short(row.effect_size),
-                html.escape(report.probability(row.p_holm)),
+                formatting.short(row.effect_size),
+                html.escape(formatting.probability(row.p_holm)),
                 findings.unsigned(row.minimum_detectable),
                 f"{row.pairs:,}",
                 f"{row.slides:,}",
             )
         )
-    notes = report.footnotes(
+    notes = formatting.footnotes(
         [row.experiment for row in rows], facts.structure.ceilings, facts.structure.fitted_afterwards
     )
     drawn = f" Drawn up to {findings.unsigned(reach)} from 0; hollow: beyond." if reach else ""
-    caption = f"Difference in {report.label(rows[0].metric)} [95 % interval].{drawn} {notes}".rstrip()
+    caption = f"Difference in {formatting.label(rows[0].metric)} [95 % interval].{drawn} {notes}".rstrip()
     return _table((*head, "could have found", "pairs", "slides"), cells, caption)
 
 
@@ -304,7 +308,7 @@ def _grid(facts: Facts) -> str:
     marks = "; ".join(f"{MARKS[verdict]} {word}" for verdict, word in WORDS.items())
     to = f" to {rows[0].reference}" if rows else ""
     return _table(
-        head, lines, f"Difference in {report.label(facts.metric)}{to} [95 % interval].{size} {marks}."
+        head, lines, f"Difference in {formatting.label(facts.metric)}{to} [95 % interval].{size} {marks}."
     )
 
 

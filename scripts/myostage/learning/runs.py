@@ -27,6 +27,7 @@ from torch import Tensor
 
 from myostage import schemas
 from myostage.errors import UserError
+from myostage.evaluation.localisation import positions
 from myostage.features.encoder import Suffix, split
 from myostage.features.tokens import TokenStore
 from myostage.learning.bags import STAGED_ONLY, Bag, BagSampler, Floats, perturbed
@@ -41,7 +42,6 @@ from myostage.learning.train import (
     smooths,
     train,
 )
-from myostage.localisation import positions
 from myostage.runtime.checkpoints import Checkpoints
 from myostage.runtime.cost import measure
 from myostage.spatial.graph import CellGraph, cell_graph

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from myostage import schemas
 from myostage.errors import UserError
+from myostage.evaluation.localisation import positions
 from myostage.learning import mil
 from myostage.learning.bags import STAGED_ONLY
 from myostage.learning.loop import Diverged, History, fingerprint, fit, write_history
 from myostage.learning.runs import compute_on, outcome_of, suffix_of, token_store
 from myostage.learning.train import save_model
-from myostage.localisation import positions
 from myostage.runtime.checkpoints import Checkpoints, Progress
 from myostage.runtime.cost import measure
 from myostage.spatial.graph import CellGraph, cell_graph, energy_per_edge

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from myostage import geometry, schemas
+from myostage import schemas
 from myostage.errors import UserError
+from myostage.evaluation import geometry
 from myostage.learning.stages import similarity
 from myostage.study.config import Encoder, RunSpec, Training
 

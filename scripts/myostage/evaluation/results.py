@@ -14,9 +14,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from myostage import schemas
-from myostage.comparisons import Key, holm, paired_differences, paired_seeds, paired_test
 from myostage.errors import UserError
-from myostage.metrics import (
+from myostage.evaluation.comparisons import Key, holm, paired_differences, paired_seeds, paired_test
+from myostage.evaluation.metrics import (
     COMPOSITION_NAMES,
     HIGHER_IS_BETTER,
     NAMES,
@@ -28,8 +28,8 @@ from myostage.metrics import (
     tail,
     wasserstein,
 )
+from myostage.evaluation.tallies import STAGED_ONLY, PerCell, Split, Tally, held_out, read_splits, tally_run
 from myostage.study.config import Compare, RunSpec
-from myostage.tallies import STAGED_ONLY, PerCell, Split, Tally, held_out, read_splits, tally_run
 
 Floats = NDArray[np.float64]
 Runs = Sequence[tuple[RunSpec, Path]]

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from myostage import comparisons, metrics, results, schemas, staging, tallies
+from myostage import schemas, staging
 from myostage.errors import UserError
+from myostage.evaluation import comparisons, metrics, results, tallies
 from myostage.study.config import Compare, Encoder, RunSpec, Training
 
 K = 4

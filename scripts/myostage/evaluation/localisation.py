@@ -24,7 +24,7 @@ from torch import Tensor
 
 from myostage import schemas
 from myostage.errors import UserError
-from myostage.metrics import auroc, bootstrap
+from myostage.evaluation.metrics import auroc, bootstrap
 from myostage.spatial.graph import CellGraph, band_shares, cell_graph, energy_per_edge, sm, spectrum
 from myostage.study.sections import Graph
 

@@ -9,8 +9,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from myostage import algebra, schemas
+from myostage import schemas
 from myostage.errors import UserError
+from myostage.evaluation import algebra
 from myostage.study.config import Encoder, RunSpec, Training
 
 K = 3

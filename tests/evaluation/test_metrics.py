@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as reference
 
-from myostage.metrics import NAMES, bootstrap, composition_metrics, confusion, metrics, rps, summarise
+from myostage.evaluation.metrics import (
+    NAMES,
+    bootstrap,
+    composition_metrics,
+    confusion,
+    metrics,
+    rps,
+    summarise,
+)
 
 
 def cells(seed: int, n: int, stages: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

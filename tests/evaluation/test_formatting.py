@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 import study_tables
-from myostage import report, schemas
+from myostage import schemas
+from myostage.evaluation import formatting
 
 QUOTED = [
     {"method": "OSLSP", "metric": "rmse", "value": 2.152, "source": "A & B"},
@@ -40,25 +41,25 @@ def runs(made: study_tables.Made) -> pd.DataFrame:
     ("p", "text"), [(0.012, ".012"), (0.0004, "< .001"), (0.0006, ".001"), (1.0, "1.000"), (np.nan, "–")]
 )
 def test_p_in_words(p: float, text: str) -> None:
-    assert report.probability(p) == text
+    assert formatting.probability(p) == text
 
 
 def test_signed_numbers() -> None:
-    assert [report.signed(value) for value in (0.07, -0.031, 0.001, -0.001, np.nan)] == [
+    assert [formatting.signed(value) for value in (0.07, -0.031, 0.001, -0.001, np.nan)] == [
         "+.07",
         "-.03",
         ".00",
         ".00",
         "–",
     ]
-    assert report.with_interval(0.07, -0.02, 0.15, sign=True) == "+.07 [-.02, +.15]"
+    assert formatting.with_interval(0.07, -0.02, 0.15, sign=True) == "+.07 [-.02, +.15]"
 
 
 def test_the_main_table_has_differences_and_names_failed_and_absent_experiments(
     metrics: pd.DataFrame, comparisons: pd.DataFrame, runs: pd.DataFrame
 ) -> None:
     order = [study_tables.REFERENCE, "combined", "majority", "broken", "absent"]
-    rows = report.table(metrics, order, comparisons, runs, left_out={"absent": "no package"})
+    rows = formatting.table(metrics, order, comparisons, runs, left_out={"absent": "no package"})
     assert list(rows.columns) == [
         "accuracy",
         "MAE (stages)",
@@ -84,7 +85,7 @@ def test_an_experiment_with_some_failed_runs_keeps_its_value(
 ) -> None:
     runs = runs.copy()
     runs.loc[runs["run"] == "combined-f1", "status"] = "failed"
-    rows = report.table(metrics, ["combined"], runs=runs)
+    rows = formatting.table(metrics, ["combined"], runs=runs)
     assert rows.loc["combined", ["accuracy", "runs"]].tolist() == [".68 [.59, .75]", "2 of 3"]
 
 
@@ -97,13 +98,13 @@ def test_a_row_is_compared_with_what_it_changes_something_of_else_with_the_refer
     baseline = against.assign(family="baseline", difference=9.0)
     other = against.assign(metric="mae", difference=8.0)
     everything = pd.concat([comparisons, baseline, other, against])
-    rows = report.differences(everything, "accuracy", ["supervised", "combined", "nobody"])
+    rows = formatting.differences(everything, "accuracy", ["supervised", "combined", "nobody"])
     assert rows["experiment"].tolist() == ["supervised", "combined", "nobody"]
     assert rows["reference"].tolist()[:2] == [study_tables.REFERENCE, "majority"]
     np.testing.assert_allclose(rows["difference"], [0.27, 0.31, np.nan])
-    text = report.difference_table(rows)
+    text = formatting.difference_table(rows)
     assert text.loc["nobody"].eq("–").all()
-    both = report.to_references(everything, "accuracy", ["combined", "supervised"])
+    both = formatting.to_references(everything, "accuracy", ["combined", "supervised"])
     assert both[["experiment", "family"]].to_numpy().tolist() == [
         ["combined", "reference"],
         ["supervised", "reference"],
@@ -114,21 +115,23 @@ def test_a_row_is_compared_with_what_it_changes_something_of_else_with_the_refer
 def test_quoted_figures_stand_in_a_block_of_their_own(
     metrics: pd.DataFrame, comparisons: pd.DataFrame, tmp_path: Path
 ) -> None:
-    rows = report.marked(report.table(metrics, ["combined", "supervised"]), ["supervised"], ["combined"])
-    notes = report.footnotes(["combined", "supervised"], ["supervised"], ["combined", "elsewhere"])
-    blocks = report.further_blocks(comparisons, "accuracy", ["combined"], QUOTED)
+    rows = formatting.marked(
+        formatting.table(metrics, ["combined", "supervised"]), ["supervised"], ["combined"]
+    )
+    notes = formatting.footnotes(["combined", "supervised"], ["supervised"], ["combined", "elsewhere"])
+    blocks = formatting.further_blocks(comparisons, "accuracy", ["combined"], QUOTED)
     quoted = blocks[1][0]
     assert quoted.columns.tolist() == ["accuracy", "RMSE (stages)", "source"]
     assert quoted.loc["OSLSP"].tolist() == [".46005", "2.152", "A & B"]
     assert quoted.loc["DINO", "RMSE (stages)"] == "–"
     assert "OSLSP" not in rows.index
-    report.write_html(tmp_path / "m.html", "t", [], rows, notes, blocks)
+    formatting.write_html(tmp_path / "m.html", "t", [], rows, notes, blocks)
     tables = (tmp_path / "m.html").read_text(encoding="utf-8").split("<table")[1:]
     assert len(tables) == 3
     assert "combined ‡" in tables[0] and "supervised †" in tables[0] and "OSLSP" not in tables[0]
     assert "fitted afterwards by L_prop" in tables[0] and "learns from cell labels" in tables[0]
     assert "A &amp; B" in tables[2] and "As published" in tables[2] and "combined" not in tables[2]
-    report.write_latex(tmp_path / "m.tex", rows, notes, blocks)
+    formatting.write_latex(tmp_path / "m.tex", rows, notes, blocks)
     parts = (tmp_path / "m.tex").read_text(encoding="utf-8").split(r"\begin{tabular}")[1:]
     assert len(parts) == 3
     assert r"combined \ddag{} & .68" in parts[0] and r"L\_prop" in parts[0] and "OSLSP" not in parts[0]
@@ -136,25 +139,25 @@ def test_quoted_figures_stand_in_a_block_of_their_own(
 
 
 def test_without_comparisons_and_quoted_figures_nothing_stands_below(comparisons: pd.DataFrame) -> None:
-    assert report.further_blocks(None, "accuracy", ["combined"]) == []
-    assert report.further_blocks(comparisons, "kl", ["combined"]) == []
+    assert formatting.further_blocks(None, "accuracy", ["combined"]) == []
+    assert formatting.further_blocks(comparisons, "kl", ["combined"]) == []
 
 
 def test_latex_takes_no_cell_for_a_command(tmp_path: Path) -> None:
     rows = pd.DataFrame({"a_b": ["50 % {x}"]}, index=pd.Index(["[1] \\x"], name="n#"))
-    report.write_latex(tmp_path / "m.tex", rows)
+    formatting.write_latex(tmp_path / "m.tex", rows)
     text = (tmp_path / "m.tex").read_text(encoding="utf-8")
     assert r"n\# & a\_b" in text and r"{}[1] \textbackslash{}x & 50 \% \{x\} \\" in text
 
 
 def test_the_headline_names_the_best_of_many_baselines(metrics: pd.DataFrame) -> None:
-    said = report.headline(metrics, ["majority", study_tables.REFERENCE, "absent"], ["supervised"])
+    said = formatting.headline(metrics, ["majority", study_tables.REFERENCE, "absent"], ["supervised"])
     assert said == [
         "combined: accuracy .68 [.59, .75] on 3,402 cells of 8 slides; prop[sigma=0.1,bins=6] .61 "
         "[.52, .68], supervised .88 [.79, .95]."
     ]
     # The lowest KL is the best.
-    kl = report.headline(metrics[metrics["metric"] == "kl"], ["majority", study_tables.REFERENCE], [])
+    kl = formatting.headline(metrics[metrics["metric"] == "kl"], ["majority", study_tables.REFERENCE], [])
     assert f"; {study_tables.REFERENCE} " in kl[0] and "majority" not in kl[0]
 
 
@@ -162,11 +165,11 @@ def test_costs_leave_out_failed_and_resumed_runs(runs: pd.DataFrame) -> None:
     runs = runs.copy()
     # combined took 10, 11 and 12 s.
     runs.loc[runs["run"] == "combined-f0", ["steps", "seconds"]] = [50, 1.0]
-    found = report.costs(runs, ["combined", "broken", "nobody"])
-    assert found["combined"]["seconds"] == report.Spread(11.5, 11.0, 12.0, 2)
+    found = formatting.costs(runs, ["combined", "broken", "nobody"])
+    assert found["combined"]["seconds"] == formatting.Spread(11.5, 11.0, 12.0, 2)
     assert found["combined"]["joules"].runs == found["broken"]["seconds"].runs == 0
-    assert report.resumed(runs).sum() == 1
-    rows = report.cost_table(runs, ["combined", "broken", "nobody"])
+    assert formatting.resumed(runs).sum() == 1
+    rows = formatting.cost_table(runs, ["combined", "broken", "nobody"])
     assert rows["wall time (s)"].tolist() == ["12 (11 to 12), n 2", "–", "–"]
     assert rows["energy (J)"].eq("–").all()
     assert rows["status"].tolist() == ["ok", "failed (3 of 3 runs)", "–"]

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from myostage import localisation, schemas
+from myostage import schemas
 from myostage.errors import UserError
+from myostage.evaluation import localisation
 from myostage.study.sections import Graph
 
 HEALTHY = (2, 3)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from myostage import schemas
 from myostage.errors import UserError
+from myostage.evaluation.metrics import confusion, rps
 from myostage.learning.stages import stage_levels
-from myostage.metrics import confusion, rps
 from myostage.study.config import RunSpec
 
 Floats = NDArray[np.float64]

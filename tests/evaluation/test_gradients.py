@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
-from myostage import gradients, schemas
+from myostage import schemas
 from myostage.errors import UserError
+from myostage.evaluation import gradients
 from myostage.features import tokens
 from myostage.learning import losses, train
 from myostage.learning.runs import suffix_of

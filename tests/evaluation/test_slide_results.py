@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as reference
 
-from myostage import comparisons, metrics, report, schemas, slide_results
+from myostage import schemas
 from myostage.errors import UserError
-from myostage.slide_results import SlideRun, evaluate_slides
+from myostage.evaluation import comparisons, formatting, metrics, slide_results
+from myostage.evaluation.slide_results import SlideRun, evaluate_slides
 from myostage.study.config import Compare, Encoder, RunSpec, Training
 from myostage.study.sections import Mil, SlideLabel
 
@@ -507,15 +508,15 @@ def test_a_table_shows_the_metrics_it_is_asked_for(study: Study) -> None:
     told = {"a": study.experiment(), "b": study.experiment(DAYS)}
     found = study.evaluate(told, labels={})
     frame, chosen = found["metrics"], ["energy", "bag_mae", "instance_auroc", "bag_auroc"]
-    rows = report.table(frame, runs=found["runs"], metric="bag_auroc", columns=chosen)
-    texts = [report.label(name) for name in ("energy", "bag_mae", "bag_auroc")]
+    rows = formatting.table(frame, runs=found["runs"], metric="bag_auroc", columns=chosen)
+    texts = [formatting.label(name) for name in ("energy", "bag_mae", "bag_auroc")]
     assert list(rows.columns) == [*texts, "slides", "cells", "runs"]
     assert rows.loc["a", "slide MAE (classes)"] == "–" and rows.loc["b", "slide MAE (classes)"] != "–"
     assert rows["slides"].tolist() == [12, 12]
-    only = report.table(frame, columns=["bag_auroc"])
+    only = formatting.table(frame, columns=["bag_auroc"])
     assert only["slides"].tolist() == [11, 11]  # what the metrics shown were measured on
-    assert set(report.METRICS) >= set(frame["metric"])
-    better = {name for name, (_, _, more) in report.METRICS.items() if more}
+    assert set(formatting.METRICS) >= set(frame["metric"])
+    better = {name for name, (_, _, more) in formatting.METRICS.items() if more}
     assert better == set(metrics.HIGHER_IS_BETTER)
     with pytest.raises(ValueError, match="bag_acc: no metric"):
-        report.table(frame, columns=["bag_acc"])
+        formatting.table(frame, columns=["bag_acc"])

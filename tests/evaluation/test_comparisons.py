@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from myostage import results
-from myostage.comparisons import holm, paired_differences, paired_seeds, paired_test
+from myostage.evaluation import results
+from myostage.evaluation.comparisons import holm, paired_differences, paired_seeds, paired_test
 
 Floats = NDArray[np.float64]
 

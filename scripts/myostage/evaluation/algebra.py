@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from myostage import schemas
 from myostage.errors import UserError
+from myostage.evaluation.metrics import bootstrap
+from myostage.evaluation.tallies import held_out, read_splits
 from myostage.learning.regression import NO_INJURY
-from myostage.metrics import bootstrap
 from myostage.study.config import RunSpec
-from myostage.tallies import held_out, read_splits
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from myostage import schemas
 from myostage.errors import UserError
-from myostage.localisation import ROUNDING
-from myostage.metrics import NAMES, auroc, summarise
-from myostage.results import (
+from myostage.evaluation.localisation import ROUNDING
+from myostage.evaluation.metrics import NAMES, auroc, summarise
+from myostage.evaluation.results import (
     Evaluated,
     Measure,
     additive,
@@ -30,9 +30,9 @@ from myostage.results import (
     outcome_of,
     per_seed,
 )
+from myostage.evaluation.tallies import STAGED_ONLY, PerCell, Split, held_out, read_splits
 from myostage.study.config import Compare, RunSpec
 from myostage.study.sections import LabelKind
-from myostage.tallies import STAGED_ONLY, PerCell, Split, held_out, read_splits
 
 Floats = NDArray[np.float64]
 
