@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from myostage import geojson
+from myostage.export import geojson
 from myostage.runtime import jobs
 from myostage.slides import reader
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import staging
+from myostage.export import staging
 from myostage.runtime import jobs
 from myostage.study import config, plan
 

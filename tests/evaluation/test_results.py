@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from myostage import schemas, staging
+from myostage import schemas
 from myostage.errors import UserError
 from myostage.evaluation import comparisons, metrics, results, tallies
+from myostage.export import staging
 from myostage.study.config import Compare, Encoder, RunSpec, Training
 
 K = 4

@@ -10,8 +10,9 @@ import pytest
 from shapely.geometry import Point, shape
 
 import study_tables
-from myostage import geojson, palette, schemas
+from myostage import palette, schemas
 from myostage.errors import UserError
+from myostage.export import geojson
 
 STAGES = study_tables.STAGES
 SLIDE = "d7_a1"
