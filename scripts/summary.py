@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import schemas, summary, views
+from myostage import schemas, summary
+from myostage.figures import views
 from myostage.runtime import jobs
 from myostage.study.structure import SlideStructure, Structure
 

@@ -130,7 +130,7 @@ class Facts:
     spectrum, borders, algebra : DataFrame, optional
         The tables of these names.
     histories : DataFrame, optional
-        Rows of :func:`myostage.views.histories` of the experiments that learn with both supcr and cell.
+        Rows of :func:`myostage.figures.views.histories` of the experiments that learn with both supcr and cell.
     """
 
     structure: Structure

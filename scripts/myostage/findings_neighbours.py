@@ -15,6 +15,13 @@ import pandas as pd
 from myostage.evaluation import algebra, formatting
 from myostage.evaluation.metrics import STAGE_NAMES
 from myostage.evaluation.slide_results import ENERGY
+from myostage.figures.plots_neighbours import (
+    LOW_FREQUENCY,
+    conflicts,
+    correlation,
+    mean_interval,
+    spectrum_slides,
+)
 from myostage.findings import (
     Difference,
     Facts,
@@ -29,13 +36,6 @@ from myostage.findings import (
     sentence,
     sizes,
     unsigned,
-)
-from myostage.plots_neighbours import (
-    LOW_FREQUENCY,
-    conflicts,
-    correlation,
-    mean_interval,
-    spectrum_slides,
 )
 from myostage.study.config import control_of
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from myostage import palette, schemas, views
+from myostage import palette, schemas
+from myostage.figures import views
 
 # Cells held in memory at once.
 BATCH = 4096

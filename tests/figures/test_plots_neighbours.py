@@ -15,8 +15,9 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 import study_tables
-from myostage import palette, plots_neighbours, schemas, views
+from myostage import palette, schemas
 from myostage.evaluation.algebra import summary
+from myostage.figures import plots_neighbours, views
 
 
 def _title(figure: Figure) -> str:

@@ -8,8 +8,9 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from myostage import plots_study, schemas
+from myostage import schemas
 from myostage.evaluation import formatting
+from myostage.figures import plots_study
 
 STAGES = ("a", "b", "c")
 

@@ -379,7 +379,7 @@ def gallery(
     ----------
     crops : uint8[n, h, w, 3]
     chosen : DataFrame
-        Rows of :func:`myostage.views.pick`, one per crop.
+        Rows of :func:`myostage.figures.views.pick`, one per crop.
     annotated : int[n], optional
         Annotated stage, -1 for none: the frame of a crop has its colour.
     """
@@ -461,7 +461,7 @@ def training_curves(histories: pd.DataFrame) -> Figure:
     Parameters
     ----------
     histories : DataFrame
-        Rows of :func:`myostage.views.histories`.
+        Rows of :func:`myostage.figures.views.histories`.
     """
     terms = [term for term in TERM_TITLES if histories[term].notna().any()]
     panels = [*terms, "learning_rate", "gradient_norm"]

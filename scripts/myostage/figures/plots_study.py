@@ -1,6 +1,6 @@
 """Figures that compare experiments: differences, the grid, confusions, recovery, robustness, cost.
 
-Tables in, a matplotlib Figure out, as in :mod:`myostage.plots`; nothing is read here.
+Tables in, a matplotlib Figure out, as in :mod:`myostage.figures.plots`; nothing is read here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from myostage import palette
 from myostage.evaluation import formatting
 from myostage.evaluation.metrics import bootstrap
-from myostage.plots import FAINT, bare, new_figure, page, set_headline, stage_name, styled
+from myostage.figures.plots import FAINT, bare, new_figure, page, set_headline, stage_name, styled
 
 BLUE, ORANGE = palette.series_colours(2)
 MARKERS = ("o", "s", "^", "D", "v", "P")

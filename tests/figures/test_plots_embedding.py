@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 
 import study_tables
-from myostage import plots_embedding, schemas
+from myostage import schemas
 from myostage.evaluation import geometry
 from myostage.evaluation.geometry import Purity
+from myostage.figures import plots_embedding
 from myostage.learning.stages import similarity
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STAGES = list(study_tables.STAGES)
 K = len(STAGES)
 GIVEN = study_tables.GIVEN

@@ -1,6 +1,6 @@
 """Figures of what uses a cell's neighbours and of ordinal regression: attention, its spectrum, its controls.
 
-Tables in, a matplotlib Figure out, as in :mod:`myostage.plots`; nothing is read here. A difference counts as
+Tables in, a matplotlib Figure out, as in :mod:`myostage.figures.plots`; nothing is read here. A difference counts as
 told where its paired interval excludes 0 and its Holm-corrected p is below the level; where nothing paired is
 at hand, intervals have to lie apart, which asks for more.
 """
@@ -28,8 +28,8 @@ from scipy.stats import rankdata
 from myostage import palette, schemas
 from myostage.evaluation import formatting
 from myostage.evaluation.metrics import auroc, bootstrap, resample, spearman
-from myostage.plots import FAINT, SMOOTHING, bare, new_figure, page, set_headline, styled
-from myostage.plots_study import BLUE, DASHES, MARKERS, ORANGE
+from myostage.figures.plots import FAINT, SMOOTHING, bare, new_figure, page, set_headline, styled
+from myostage.figures.plots_study import BLUE, DASHES, MARKERS, ORANGE
 
 Floats = NDArray[np.float64]
 
@@ -440,7 +440,7 @@ def attention_maps(
     Parameters
     ----------
     cells : DataFrame
-        Rows of :func:`myostage.views.attended`.
+        Rows of :func:`myostage.figures.views.attended`.
     polygons : mapping of slide to n arrays float[points, 2]
         Outlines in the unit of ``x_um`` and ``y_um``, in the order of the slide's cells; without any
         its cells are drawn as squares.
@@ -877,7 +877,7 @@ def reconstruction(histories: pd.DataFrame, pairs: Mapping[str, str]) -> pd.Data
     Parameters
     ----------
     histories : DataFrame
-        Rows of :func:`myostage.views.histories`.
+        Rows of :func:`myostage.figures.views.histories`.
     pairs : mapping of experiment to its control with permuted coordinates
 
     Returns
@@ -1045,7 +1045,7 @@ def conflict(histories: pd.DataFrame) -> Figure:
     Parameters
     ----------
     histories : DataFrame
-        Rows of :func:`myostage.views.histories`.
+        Rows of :func:`myostage.figures.views.histories`.
     """
     curves, whole = conflict_curves(histories), conflicts(histories)
     if whole.empty:

@@ -12,9 +12,10 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 import study_tables
-from myostage import palette, plots, schemas, views
+from myostage import palette, schemas
 from myostage.errors import UserError
 from myostage.evaluation import formatting
+from myostage.figures import plots, views
 from myostage.slides.reader import skip
 
 STAGES = study_tables.STAGES

@@ -1,6 +1,6 @@
 """Drawing code of the paper's first experiments and of the embedding, each with what it passes or fails.
 
-As in :mod:`myostage.plots`: tables in, a figure out, and titles that say what the numbers say.
+As in :mod:`myostage.figures.plots`: tables in, a figure out, and titles that say what the numbers say.
 """
 
 import math
@@ -20,8 +20,17 @@ from matplotlib.ticker import NullFormatter
 from myostage import palette
 from myostage.evaluation.formatting import Measured, short
 from myostage.evaluation.geometry import LEAST_CELLS, NEIGHBOURS, Purity
+from myostage.figures.plots import (
+    FAINT,
+    animal_composition,
+    bare,
+    new_figure,
+    page,
+    set_headline,
+    stage_name,
+    styled,
+)
 from myostage.learning.stages import expected_stage, similarity
-from myostage.plots import FAINT, animal_composition, bare, new_figure, page, set_headline, stage_name, styled
 
 AGREEMENT = 1e-4
 PARTS = ("attention", "mlp", "norm", "head")
