@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import schemas, summary
+from myostage import schemas
 from myostage.figures import views
+from myostage.report import summary
 from myostage.runtime import jobs
 from myostage.study.structure import SlideStructure, Structure
 

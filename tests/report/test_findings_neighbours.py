@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from test_summary import difference, everything
+from test_summary import facts as of_cells
 
-from myostage import findings_neighbours, schemas, summary
-from myostage.findings import Facts
-from myostage.findings_neighbours import Section
+from myostage import schemas
+from myostage.report import findings_neighbours, summary
+from myostage.report.findings import Facts
+from myostage.report.findings_neighbours import Section
 from myostage.study import config, plan
 from myostage.study.structure import SlideStructure, Structure, slide_structure, structure
 from study_tables import add_neighbours, make
-from test_summary import difference, everything
-from test_summary import facts as of_cells
 
 ABMIL = {"name": "abmil", "method": "slide", "mil": {"model": "abmil"}, "part": "attention"}
 SMAP = {"name": "smap", "method": "slide", "vary": {"mil.alpha": [0.1, 0.5, 0.9]}, "part": "attention"}

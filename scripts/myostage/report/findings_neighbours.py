@@ -1,6 +1,6 @@
 """What a study found of cells' neighbours and of ordinal regression, as plain sentences made from its tables.
 
-As in :mod:`myostage.findings`, but told of the metrics that these questions are about. A question of which a
+As in :mod:`myostage.report.findings`, but told of the metrics that these questions are about. A question of which a
 study has no experiment has no section.
 """
 
@@ -22,7 +22,7 @@ from myostage.figures.plots_neighbours import (
     mean_interval,
     spectrum_slides,
 )
-from myostage.findings import (
+from myostage.report.findings import (
     Difference,
     Facts,
     Verdict,

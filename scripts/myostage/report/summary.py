@@ -10,9 +10,10 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-from myostage import findings, findings_neighbours, palette, schemas
+from myostage import palette, schemas
 from myostage.evaluation import formatting
-from myostage.findings import Difference, Facts, Verdict
+from myostage.report import findings, findings_neighbours
+from myostage.report.findings import Difference, Facts, Verdict
 
 # shown beside a verdict, so that it does not hang on colour
 MARKS: dict[Verdict, str] = {"helps": "▲", "hurts": "▼", "not told": "○", "unknown": "–"}

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from myostage import findings, schemas, summary
+from myostage import schemas
 from myostage.evaluation import formatting
-from myostage.findings import Difference, Facts
+from myostage.report import findings, summary
+from myostage.report.findings import Difference, Facts
 from myostage.study import config
 from myostage.study.structure import Structure, structure
 
@@ -240,7 +241,7 @@ def test_structure_of_a_study_without_experiments_is_empty() -> None:
 
 def test_structure_is_light_enough_for_every_parse_of_the_snakefile() -> None:
     heavy = "import sys, myostage.study.structure; assert not {'torch', 'pandas'} & set(sys.modules)"
-    scripts = Path(findings.__file__).parents[1]
+    scripts = Path(findings.__file__).parents[2]
     subprocess.run([sys.executable, "-c", heavy], check=True, cwd=scripts)
 
 
