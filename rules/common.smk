@@ -16,12 +16,12 @@ sys.path.insert(0, str(SCRIPTS))
 from myostage.study import config as studies
 from myostage.study import plan
 from myostage.errors import UserError
-from myostage.estimate import estimate
+from myostage.cluster.estimate import estimate
 from myostage.runtime.lock import acquire, release
-from myostage.needs import read_needs, scaled
+from myostage.cluster.needs import read_needs, scaled
 from myostage.paths import Paths
 from myostage.runtime.provenance import code_digest
-from myostage.site import read_site
+from myostage.cluster.site import read_site
 from myostage.study.structure import slide_structure, structure
 
 try:

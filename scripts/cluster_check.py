@@ -9,10 +9,10 @@ import signal
 import sys
 from pathlib import Path
 
-from myostage import cluster
-from myostage.cluster_facts import closing
+from myostage.cluster import check
+from myostage.cluster.facts import closing
+from myostage.cluster.site import read_site
 from myostage.errors import UserError
-from myostage.site import read_site
 
 
 def main(results: Path, timeout: float, gpu: bool) -> bool:
@@ -20,7 +20,7 @@ def main(results: Path, timeout: float, gpu: bool) -> bool:
     site = read_site(Path(__file__).absolute().parent.parent)
     findings = []
     # closing it cancels the jobs, whatever ends this
-    with contextlib.closing(cluster.check(site, results, timeout, gpu)) as checks:
+    with contextlib.closing(check.check(site, results, timeout, gpu)) as checks:
         for finding in checks:
             print(finding, flush=True)
             findings.append(finding)

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from myostage import schedule
+from myostage.cluster import schedule
+from myostage.cluster.estimate import JOB_SECONDS
 from myostage.errors import UserError
-from myostage.estimate import JOB_SECONDS
 from myostage.study import config
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from myostage import estimate, schemas
+from myostage import schemas
+from myostage.cluster import estimate
 from myostage.errors import UserError
 from myostage.learning import precheck
 from myostage.paths import Paths

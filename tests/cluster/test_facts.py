@@ -13,14 +13,13 @@ from typing import Any
 
 import pytest
 
-from myostage import cluster, cluster_probe
-from myostage import cluster_facts as facts
-from myostage.cluster_facts import Finding, Job, Kind, Partition
-from myostage.cluster_probe import Report
+from myostage.cluster import check, facts, probe
+from myostage.cluster.facts import Finding, Job, Kind, Partition
+from myostage.cluster.probe import Report
+from myostage.cluster.site import Site
 from myostage.errors import UserError
-from myostage.site import Site
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NOW = datetime(2026, 3, 1, 12, 0, 0)
 TOKEN = "0123abcd"
 
@@ -514,13 +513,13 @@ def test_the_last_line() -> None:
 
 def test_the_probe_writes_a_whole_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = report()["torch"]
-    monkeypatch.setattr(cluster_probe, "WRITE_MB", 8)
-    monkeypatch.setattr(cluster_probe, "try_torch", lambda gpu: torch)
+    monkeypatch.setattr(probe, "WRITE_MB", 8)
+    monkeypatch.setattr(probe, "try_torch", lambda gpu: torch)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.delenv("SLURM_TMPDIR", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    (tmp_path / cluster_probe.TOKEN_FILE).write_text(TOKEN)
-    cluster_probe.main(tmp_path, gpu=True)
+    (tmp_path / probe.TOKEN_FILE).write_text(TOKEN)
+    probe.main(tmp_path, gpu=True)
     found: Report = json.loads((tmp_path / "gpu.json").read_text())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu.json", "token"]
     assert found.keys() == report().keys()
@@ -530,18 +529,18 @@ def test_the_probe_writes_a_whole_report(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_probe_measures_the_disk_and_leaves_nothing(tmp_path: Path) -> None:
-    disk = cluster_probe.write_speed(tmp_path, "a.bin", size_mb=8)
+    disk = probe.write_speed(tmp_path, "a.bin", size_mb=8)
     assert disk["mb_per_s"] > 0
     assert disk["free_gb"] > 0
     assert list(tmp_path.iterdir()) == []
-    assert "No such file" in cluster_probe.write_speed(tmp_path / "none", "a.bin", size_mb=8)["error"]
+    assert "No such file" in probe.write_speed(tmp_path / "none", "a.bin", size_mb=8)["error"]
 
 
 def test_the_probe_tells_of_a_scratch_that_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_TMPDIR", str(tmp_path / "none"))
-    disk = cluster_probe.scratch()
+    disk = probe.scratch()
     assert disk["variable"] == "SLURM_TMPDIR"
     assert "No such file" in disk["error"]
 
@@ -551,14 +550,14 @@ def test_the_probe_tells_of_a_torch_that_crashes(monkeypatch: pytest.MonkeyPatch
     broken.write_text("#!/bin/sh\necho 'ImportError: no torch' >&2\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(broken))
-    assert cluster_probe.try_torch(False)["error"] == "ImportError: no torch"
+    assert probe.try_torch(False)["error"] == "ImportError: no torch"
     broken.write_text("#!/bin/sh\nkill -SEGV $$\n")
-    assert cluster_probe.try_torch(False)["error"] == "it ended with exit code -11"
+    assert probe.try_torch(False)["error"] == "it ended with exit code -11"
 
 
 def test_the_token_that_never_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_probe, "TOKEN_SECONDS", 0.2)
-    token, seconds = cluster_probe.read_token(tmp_path / "token")
+    monkeypatch.setattr(probe, "TOKEN_SECONDS", 0.2)
+    token, seconds = probe.read_token(tmp_path / "token")
     assert token == ""
     assert seconds > 0.2
 
@@ -568,8 +567,8 @@ def test_the_token_that_never_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_what_sbatch_is_asked_for() -> None:
     plain = ["--time=10", "--mem=4000", "--cpus-per-task=1"]
-    assert cluster.options(Site(), "cpu") == [*plain, "--ntasks=1"]
-    assert cluster.options(Site(), "gpu") == [*plain, "--gpus=1"]
+    assert check.options(Site(), "cpu") == [*plain, "--ntasks=1"]
+    assert check.options(Site(), "gpu") == [*plain, "--gpus=1"]
     site = Site(
         account="lab",
         partition="c",
@@ -579,7 +578,7 @@ def test_what_sbatch_is_asked_for() -> None:
         max_mem_mb=2000,
         max_runtime=5,
     )
-    assert cluster.options(site, "gpu") == [
+    assert check.options(site, "gpu") == [
         "--time=5",
         "--mem=2000",
         "--cpus-per-task=1",
@@ -588,14 +587,14 @@ def test_what_sbatch_is_asked_for() -> None:
         "--partition=g",
         "--qos=q",
     ]
-    assert "--partition=c" in cluster.options(site, "cpu")
+    assert "--partition=c" in check.options(site, "cpu")
 
 
 def test_the_job_runs_the_probe_whatever_the_folder_is_called(tmp_path: Path) -> None:
-    text = cluster.script("cpu", tmp_path / "with blank's")
+    text = check.script("cpu", tmp_path / "with blank's")
     assert text.startswith("#!/bin/sh\ncd ")
     assert subprocess.run(["sh", "-n"], input=text, text=True).returncode == 0
-    assert f"{sys.executable} -m myostage.cluster_probe" in text
+    assert f"{sys.executable} -m myostage.cluster.probe" in text
 
 
 # A SLURM of shell scripts: jobs run at once, on this machine, as far as $FAKE lets them.
@@ -651,7 +650,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def probe_writes(monkeypatch: pytest.MonkeyPatch, made: Callable[[Path, Kind], str]) -> None:
-    monkeypatch.setattr(cluster, "script", lambda kind, folder: f"#!/bin/sh\n{made(folder, kind)}\n")
+    monkeypatch.setattr(check, "script", lambda kind, folder: f"#!/bin/sh\n{made(folder, kind)}\n")
 
 
 def test_both_jobs_are_sent_and_judged_and_leave_nothing(
@@ -663,7 +662,7 @@ def test_both_jobs_are_sent_and_judged_and_leave_nothing(
         monkeypatch,
         lambda folder, kind: f"sed s/{TOKEN}/$(cat {folder}/token)/ {source} >{folder}/{kind}.json",
     )
-    findings = list(cluster.check(Site(max_mem_mb=8000), tmp_path / "results", 60))
+    findings = list(check.check(Site(max_mem_mb=8000), tmp_path / "results", 60))
     assert set(levels(findings)) == {"ok"}
     said = [finding.text for finding in findings]
     assert "CPU job ran on n1 after a wait of 0 s" in said
@@ -673,9 +672,9 @@ def test_both_jobs_are_sent_and_judged_and_leave_nothing(
 
 
 def test_a_folder_that_is_not_shared(fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "REPORT_SECONDS", 0.3)
+    monkeypatch.setattr(check, "REPORT_SECONDS", 0.3)
     probe_writes(monkeypatch, lambda folder, kind: f"rm {folder}/{kind}.log")
-    findings = list(cluster.check(Site(max_mem_mb=8000), tmp_path, 60, gpu=False))
+    findings = list(check.check(Site(max_mem_mb=8000), tmp_path, 60, gpu=False))
     assert "the folder is not shared with the node" in only(findings, "FAILED").text
 
 
@@ -683,7 +682,7 @@ def test_jobs_that_wait_too_long_are_cancelled_by_the_name_they_were_sent_with(
     fake: Path, tmp_path: Path
 ) -> None:
     (fake / "stuck").touch()
-    findings = list(cluster.check(Site(max_mem_mb=8000), tmp_path / "results", 0.5, gpu=False))
+    findings = list(check.check(Site(max_mem_mb=8000), tmp_path / "results", 0.5, gpu=False))
     assert "has not ended within 0.5 s (pending, Priority)" in only(findings, "FAILED").text
     (name,) = (fake / "names").read_text().split()
     assert (fake / "cancelled").read_text().strip() == name.replace("--job-name", "--name")
@@ -693,12 +692,12 @@ def test_jobs_that_wait_too_long_are_cancelled_by_the_name_they_were_sent_with(
 def test_results_that_cannot_be_written_to(fake: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written there"):
-        list(cluster.check(Site(max_mem_mb=8000), tmp_path / "file", 60))
+        list(check.check(Site(max_mem_mb=8000), tmp_path / "file", 60))
     assert not (fake / "jobs").exists()
 
 
 def test_nothing_is_sent_where_the_site_is_wrong(fake: Path, tmp_path: Path) -> None:
-    findings = list(cluster.check(Site(partition="none", gpu_partition="none"), tmp_path, 60))
+    findings = list(check.check(Site(partition="none", gpu_partition="none"), tmp_path, 60))
     assert levels(findings).count("FAILED") == 2
     assert not (fake / "jobs").exists()
 
@@ -737,10 +736,10 @@ def test_no_slurm_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_command_that_hangs_is_an_answer(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "COMMAND_SECONDS", 0.2)
+    monkeypatch.setattr(check, "COMMAND_SECONDS", 0.2)
     (fake / "bin/sinfo").write_text("#!/bin/sh\nexec sleep 5\n")
-    assert cluster.call("sinfo").said == "sinfo timed out after 0.2 s"
-    assert not cluster.call("no-such-command").fine
+    assert check.call("sinfo").said == "sinfo timed out after 0.2 s"
+    assert not check.call("no-such-command").fine
 
 
 def test_variables_of_the_job_around_do_not_shape_the_jobs_sent(
@@ -750,6 +749,6 @@ def test_variables_of_the_job_around_do_not_shape_the_jobs_sent(
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
     (fake / "bin/sinfo").write_text("#!/bin/sh\nenv\n")
-    seen = dict(line.split("=", 1) for line in cluster.call("sinfo").out.splitlines() if "=" in line)
+    seen = dict(line.split("=", 1) for line in check.call("sinfo").out.splitlines() if "=" in line)
     assert not {"SLURM_JOB_ID", "SLURM_MEM_PER_NODE", "SINFO_FORMAT"} & set(seen)
     assert (seen["SLURM_CONF"], seen["SLURM_TIME_FORMAT"]) == ("/etc/slurm.conf", "standard")

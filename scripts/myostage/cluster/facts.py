@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from myostage.cluster_probe import Disk, Report
-from myostage.site import SITE_FILE, Site
+from myostage.cluster.probe import Disk, Report
+from myostage.cluster.site import SITE_FILE, Site
 from myostage.study.sections import nearest
 
 Kind = Literal["cpu", "gpu"]

@@ -1,6 +1,6 @@
 """What a job of the preflight does on its node: look around and write one JSON file.
 
-``python -m myostage.cluster_probe FOLDER cpu|gpu``. Only the standard library is imported, so that an
+``python -m myostage.cluster.probe FOLDER cpu|gpu``. Only the standard library is imported, so that an
 environment that does not start there is reported, and torch is tried in a process of its own.
 """
 
@@ -151,7 +151,7 @@ def scratch() -> Disk:
 def try_torch(gpu: bool) -> Torch:
     """:func:`torch_facts` of a process of its own: a crash there is an answer too."""
     code = (
-        f"import json; from myostage.cluster_probe import torch_facts; print(json.dumps(torch_facts({gpu})))"
+        f"import json; from myostage.cluster.probe import torch_facts; print(json.dumps(torch_facts({gpu})))"
     )
     nothing = Torch(
         seconds=0.0,

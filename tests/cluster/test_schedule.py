@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from myostage import schedule
+from myostage.cluster import schedule
+from myostage.cluster.schedule import Job, Rate, Timings
 from myostage.errors import UserError
-from myostage.schedule import Job, Rate, Timings
 from myostage.study import config
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RATES = {
     "check": Rate(1, 1),
     "tile": Rate(1, 1),

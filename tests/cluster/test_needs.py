@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from myostage import needs
+from myostage.cluster import needs
+from myostage.cluster.needs import Need
 from myostage.errors import UserError
-from myostage.needs import Need
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "config/resources.tsv"
 HEAD = "rule\tmem_mb\tmem_mb_per_gb\tminutes\tminutes_per_gb\n"
 

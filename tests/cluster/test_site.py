@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from myostage.cluster.site import SITE_FILE, Site, read_site
 from myostage.errors import UserError
-from myostage.site import SITE_FILE, Site, read_site
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_a_site_cannot_be_changed() -> None:
 
 
 def test_reading_it_imports_nothing_heavy() -> None:
-    code = "import sys, myostage.site; print([m for m in ('torch', 'pandas', 'numpy') if m in sys.modules])"
+    code = "import sys, myostage.cluster.site; print([m for m in ('torch', 'pandas', 'numpy') if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT / "scripts", capture_output=True, text=True, check=True
     )

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from myostage.errors import UserError
-from myostage.estimate import (
+from myostage.cluster.estimate import (
     GPU_SPEED,
     GPU_STEP_SECONDS,
     JOB_SECONDS,
@@ -22,6 +21,7 @@ from myostage.estimate import (
     geometry,
     step_seconds,
 )
+from myostage.errors import UserError
 from myostage.study import config, plan
 from myostage.study.config import Encoder, RunSpec, Study
 
@@ -170,8 +170,8 @@ def build(
 ) -> list[Job]:
     """The jobs of a study from check to figures, with ``runs_per_job`` in place of its own.
 
-    On a GPU the work of segment and embed takes :data:`~myostage.estimate.GPU_SPEED` times less than was
-    measured on a core, and training takes what :mod:`myostage.estimate` says. Slides and cells per slide
+    On a GPU the work of segment and embed takes :data:`~myostage.cluster.estimate.GPU_SPEED` times less than was
+    measured on a core, and training takes what :mod:`myostage.cluster.estimate` says. Slides and cells per slide
     are taken to be like those of the study that was timed.
 
     Raises
@@ -291,7 +291,7 @@ def units(study: Study) -> dict[str, dict[str, float]]:
     """Work of every job by rule and name, in the unit that its seconds grow with.
 
     Slides; for embed slides x (blocks x tokens x width squared); for train the CPU seconds that
-    :mod:`myostage.estimate` says; runs for baselines and evaluate.
+    :mod:`myostage.cluster.estimate` says; runs for baselines and evaluate.
     """
     slides = [row.slide for row in config.read_slides(study)]
     batches = plan.batches(slides, study.jobs.slides_per_job, "slides")
@@ -333,12 +333,12 @@ def embedding(encoder: Encoder) -> float:
 
 
 def cpu_seconds(spec: RunSpec) -> float:
-    """CPU seconds of a run by :mod:`myostage.estimate`."""
+    """CPU seconds of a run by :mod:`myostage.cluster.estimate`."""
     return RUN_SECONDS + _steps(spec) * step_seconds(spec)
 
 
 def gpu_seconds(spec: RunSpec) -> float:
-    """GPU seconds of a run by :mod:`myostage.estimate`."""
+    """GPU seconds of a run by :mod:`myostage.cluster.estimate`."""
     return RUN_SECONDS + _steps(spec) * max(step_seconds(spec) / GPU_SPEED, GPU_STEP_SECONDS)
 
 

@@ -19,16 +19,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from myostage import cluster_facts as facts
-from myostage.cluster_facts import Finding, Job, Kind, Partition
-from myostage.cluster_probe import TOKEN_FILE, Report
+from myostage.cluster import facts
+from myostage.cluster.facts import Finding, Job, Kind, Partition
+from myostage.cluster.probe import TOKEN_FILE, Report
+from myostage.cluster.site import Site
 from myostage.errors import UserError
-from myostage.site import Site
 
 COMMANDS = ("sbatch", "scancel", "scontrol", "sinfo", "squeue")
 COMMAND_SECONDS = 60
 FOLDER = ".cluster_check"
-SCRIPTS = Path(__file__).absolute().parent.parent
+SCRIPTS = Path(__file__).absolute().parents[2]
 
 # what a job of the preflight asks for: enough to import torch and write one file
 JOB_MINUTES = 10
@@ -186,7 +186,7 @@ def options(site: Site, kind: Kind) -> list[str]:
 
 def script(kind: Kind, folder: Path) -> str:
     """The job itself: the probe, by the interpreter that runs here."""
-    probe = shlex.join([sys.executable, "-m", "myostage.cluster_probe", str(folder), kind])
+    probe = shlex.join([sys.executable, "-m", "myostage.cluster.probe", str(folder), kind])
     return f"#!/bin/sh\ncd {shlex.quote(str(SCRIPTS))} && exec {probe}\n"
 
 
