@@ -25,9 +25,10 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from myostage import schemas  # noqa: E402
+from myostage import tables  # noqa: E402
+from myostage.cells.tables import CROPS  # noqa: E402
 from myostage.features.encoder import Prefix, build, embed_slide  # noqa: E402
-from myostage.study.config import Architecture, Encoder  # noqa: E402
+from myostage.study.sections import Architecture, Encoder  # noqa: E402
 
 
 def main() -> None:
@@ -82,9 +83,7 @@ def main() -> None:
         folder = Path(name)
         pixels = pa.array([crop.tobytes() for crop in crops], pa.binary(crops[0].nbytes))
         numbers = pa.array(np.arange(len(crops), dtype=np.int32))
-        schemas.write(
-            folder / "crops.parquet", pa.table([numbers, pixels], schema=schemas.CROPS.schema), schemas.CROPS
-        )
+        tables.write(folder / "crops.parquet", pa.table([numbers, pixels], schema=CROPS.schema), CROPS)
 
         def ours() -> None:
             embed_slide(folder / "crops.parquet", folder / "tokens.parquet", encoder, device, prefix=prefix)

@@ -41,7 +41,7 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from myostage import palette
+from myostage import palette  # noqa: E402
 from myostage.figures.plots import PNG_DPI, STYLE  # noqa: E402
 from myostage.study import config, plan  # noqa: E402
 

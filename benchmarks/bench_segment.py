@@ -25,13 +25,14 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from myostage import schemas  # noqa: E402
+from myostage import tables  # noqa: E402
 from myostage.cells.cellpose import CellposeRunner  # noqa: E402
 from myostage.cells.segmentation import segment_slide  # noqa: E402
 from myostage.phantom.draw import draw_slide  # noqa: E402
 from myostage.slides.reader import open_slide  # noqa: E402
+from myostage.slides.tables import TILES  # noqa: E402
 from myostage.slides.tissue import tile_slide  # noqa: E402
-from myostage.study.config import Phantom, Segmentation, Tiling  # noqa: E402
+from myostage.study.sections import Phantom, Segmentation, Tiling  # noqa: E402
 
 STAGES = ("damaged", "small_myotube", "large_myotube", "recovered", "intact")
 MIXED = np.full(len(STAGES), 1 / len(STAGES))
@@ -59,7 +60,7 @@ def main() -> None:
         row = SimpleNamespace(slide="s", path=str(path), mpp=phantom.mpp, status="ok", reason="")
         tiles_path = folder / "tiles.parquet"
         tile_slide(row, tiling, tiles_path, folder / "tiles.png")
-        table = schemas.read(tiles_path, schemas.TILES)
+        table = tables.read(tiles_path, TILES)
         with open_slide(path) as slide:
             side = tiling.tile_px
             images = [

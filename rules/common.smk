@@ -13,6 +13,7 @@ from snakemake.logging import logger
 SCRIPTS = Path(workflow.basedir) / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
+from myostage.study.inputs import read_slides
 from myostage.study import config as studies
 from myostage.study import plan
 from myostage.errors import UserError
@@ -27,7 +28,7 @@ from myostage.study.structure import slide_structure, structure
 try:
     # a job on a node need not look at every slide again
     STUDY = studies.load_study(config, files=workflow.is_main_process)
-    SLIDES = {row.slide: row for row in studies.read_slides(STUDY)}
+    SLIDES = {row.slide: row for row in read_slides(STUDY)}
     LEFT_OUT = studies.left_out(STUDY)
     RUNNABLE = studies.runnable(STUDY)
     ENCODERS = studies.encoders(STUDY)

@@ -2,14 +2,15 @@
 
 from typing import Any
 
-from myostage import schemas
+from myostage import tables
 from myostage.runtime import jobs
 from myostage.slides import reader
-from myostage.study import config
+from myostage.slides.tables import SLIDES
+from myostage.study.inputs import SlideRow
 
 
 def work(smk: Any) -> None:
-    rows = [config.SlideRow(**row) for row in smk.params.rows]
+    rows = [SlideRow(**row) for row in smk.params.rows]
     found = reader.check_slides(
         rows,
         on_bad_slide=smk.params.on_bad_slide,
@@ -17,7 +18,7 @@ def work(smk: Any) -> None:
         thumbnails={row.slide: path for row, path in zip(rows, smk.output.thumbnails, strict=True)},
     )
     for number, path in enumerate(smk.output.slides):
-        schemas.write(path, found.iloc[[number]], schemas.SLIDES)
+        tables.write(path, found.iloc[[number]], SLIDES)
 
 
 jobs.run(snakemake, work)

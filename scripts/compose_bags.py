@@ -14,6 +14,8 @@ import numpy as np
 from myostage.errors import UserError
 from myostage.phantom import compose
 from myostage.study import config
+from myostage.study.inputs import read_proportions
+from myostage.study.sections import Study
 
 GROUPS = 5
 
@@ -25,10 +27,10 @@ def shares(
     if arguments.proportions:
         if arguments.groups:
             raise UserError("--proportions names the groups; leave --groups out")
-        study = config.Study(
+        study = Study(
             study="composed", stages=tuple(stages), proportions=arguments.proportions, normalise=True
         )
-        return config.read_proportions(study)
+        return read_proportions(study)
     groups = arguments.groups or GROUPS
     if arguments.draw == "dirichlet":
         drawn = rng.dirichlet(np.ones(len(stages)), groups)

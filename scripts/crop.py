@@ -2,16 +2,17 @@
 
 from typing import Any
 
-from myostage import schemas
 from myostage.cells import crops
+from myostage.cells.tables import CROPS
 from myostage.runtime import jobs
 from myostage.slides import reader
 from myostage.study import config
+from myostage.study.sections import Crop, Tiling
 
 
 def work(smk: Any) -> None:
-    tiling = config.Tiling(**smk.params.tiling)
-    crop = config.Crop(**smk.params.crop)
+    tiling = Tiling(**smk.params.tiling)
+    crop = Crop(**smk.params.crop)
     paths = jobs.paths(smk)
 
     def cut(slide: str) -> None:
@@ -22,7 +23,7 @@ def work(smk: Any) -> None:
         )
 
     def skip(slide: str, reason: str) -> None:
-        reader.skip(paths.slide(slide, "crops.parquet"), schemas.CROPS, reason)
+        reader.skip(paths.slide(slide, "crops.parquet"), CROPS, reason)
 
     members = jobs.of_slides(
         smk, ["slide.parquet", "cells.parquet"], ["crops.parquet"], images=smk.input.images

@@ -6,6 +6,7 @@ from typing import Any
 from myostage.evaluation import results
 from myostage.runtime import jobs
 from myostage.study import config, plan
+from myostage.study.sections import Compare
 
 
 def work(smk: Any) -> None:
@@ -24,7 +25,7 @@ def work(smk: Any) -> None:
         {slide: Path(path) for slide, path in zip(smk.params.labelled, smk.input.labels, strict=True)},
         # a crop study has no areas: every cell weighs the same
         {slide: Path(paths.slide(slide, "cells.parquet")) for slide in smk.params.imaged} or None,
-        compare=config.Compare(**smk.params.compare),
+        compare=Compare(**smk.params.compare),
         against=smk.params.against,
         parts=smk.params.parts,
         baselines=smk.params.baselines,

@@ -6,6 +6,7 @@ from typing import Any
 from myostage.evaluation import slide_results
 from myostage.runtime import jobs
 from myostage.study import config, plan
+from myostage.study.sections import Compare
 from myostage.study.structure import SlideStructure
 
 
@@ -29,7 +30,7 @@ def work(smk: Any) -> None:
         healthy=smk.params.healthy,
         kinds=structure.kinds,
         classes=structure.classes,
-        compare=config.Compare(**smk.params.compare),
+        compare=Compare(**smk.params.compare),
         against=structure.against,
         parts={label: part for part, labels in structure.parts.items() for label in labels},
         metrics_out=Path(smk.output.metrics),

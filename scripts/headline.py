@@ -7,9 +7,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from myostage import schemas
+from myostage import tables
 from myostage.errors import UserError
 from myostage.evaluation import formatting
+from myostage.evaluation.tables import METRICS
 from myostage.paths import Paths
 from myostage.study import config, plan
 from myostage.study.structure import slide_structure, structure
@@ -25,11 +26,11 @@ def main(study: str) -> None:
     staging, of_slides = plan.of_cells(runnable), plan.of_slides(runnable)
     if staging:
         parts = structure(settings, staging, config.left_out(settings))
-        table = schemas.read(paths.study("metrics.parquet"), schemas.METRICS)
+        table = tables.read(paths.study("metrics.parquet"), METRICS)
         table = table[table["experiment"].isin(parts["main"])]
         print("\n".join(formatting.headline(table, parts["baselines"], parts["ceilings"])))
     if of_slides:
-        table = schemas.read(paths.study("slides_metrics.parquet"), schemas.METRICS)
+        table = tables.read(paths.study("slides_metrics.parquet"), METRICS)
         references = slide_structure(settings, of_slides)["references"]
         print("\n".join(formatting.slide_headline(table, references, settings.compare.slide_metric)))
     if not runnable:

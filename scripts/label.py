@@ -4,8 +4,9 @@ from typing import Any
 
 import pandas as pd
 
-from myostage import schemas
+from myostage import tables
 from myostage.cells import annotations
+from myostage.cells.tables import LABELS, SEGMENTATION_QUALITY
 from myostage.runtime import jobs
 from myostage.slides import reader
 
@@ -22,15 +23,13 @@ def work(smk: Any) -> None:
         found = reader.read_row(paths.slide(slide, "slide.parquet"))
         cells = paths.slide(slide, "cells.parquet")
         if found.status == "skipped":
-            schemas.write(labels, schemas.LABELS.schema.empty_table(), schemas.LABELS)
-            schemas.write(
-                quality, schemas.SEGMENTATION_QUALITY.schema.empty_table(), schemas.SEGMENTATION_QUALITY
-            )
+            tables.write(labels, LABELS.schema.empty_table(), LABELS)
+            tables.write(quality, SEGMENTATION_QUALITY.schema.empty_table(), SEGMENTATION_QUALITY)
             continue
         scale = found.mpp / smk.params.mpp
         annotations.label_cells(cells, outlines, smk.params.stages, scale, labels, quality, slide)
-    counts = [schemas.read(path, schemas.SEGMENTATION_QUALITY) for path in smk.output.quality]
-    schemas.write(smk.output.table, pd.concat(counts), schemas.SEGMENTATION_QUALITY)
+    counts = [tables.read(path, SEGMENTATION_QUALITY) for path in smk.output.quality]
+    tables.write(smk.output.table, pd.concat(counts), SEGMENTATION_QUALITY)
 
 
 jobs.run(snakemake, work)

@@ -5,7 +5,8 @@ from typing import Any
 
 from myostage.evaluation import localisation
 from myostage.runtime import jobs
-from myostage.study import config, plan
+from myostage.study import plan
+from myostage.study.sections import Graph
 
 
 def work(smk: Any) -> None:
@@ -22,7 +23,7 @@ def work(smk: Any) -> None:
     alpha, steps = smk.params.smooth["alpha"], smk.params.smooth["smooth_steps"]
     localisation.spectra(
         *shared,
-        config.Graph(**smk.params.graph),
+        Graph(**smk.params.graph),
         localisation.ALPHA if alpha == "trainable" else alpha,
         steps,
         Path(smk.output.spectrum),

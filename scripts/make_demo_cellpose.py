@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from myostage import schemas
+from myostage import tables
 from myostage.cells.segmentation import segment_slide, train_cellpose
+from myostage.cells.tables import CELLS
 from myostage.errors import UserError
 from myostage.phantom.draw import draw_slide
 from myostage.slides.tissue import tile_slide
-from myostage.study.config import CellposeTraining, Phantom, Segmentation, Tiling
+from myostage.study.sections import CellposeTraining, Phantom, Segmentation, Tiling
 
 SEED = 90210  # the demo's is 0
 STAGES = ("damaged", "small_myotube", "large_myotube", "recovered", "intact")
@@ -98,7 +99,7 @@ def test(folder: Path, model: Path, day: str, proportions: tuple[float, ...]) ->
     true = outlines(truth, SLIDE_MPP / STUDY_MPP, (width, height))
     found = Image.new("I", (width, height))
     canvas = ImageDraw.Draw(found)
-    for number, polygon in enumerate(schemas.read(cells, schemas.CELLS)["polygon"], start=1):
+    for number, polygon in enumerate(tables.read(cells, CELLS)["polygon"], start=1):
         canvas.polygon((np.asarray(polygon) - 0.5).tolist(), fill=number)
     _, hits, extra, missed = cellpose.metrics.average_precision(
         true, np.asarray(found, dtype=np.int32), [IOU]

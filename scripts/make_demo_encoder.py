@@ -36,12 +36,13 @@ from sklearn.preprocessing import StandardScaler
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from myostage import schemas
+from myostage import tables
 from myostage.cells.crops import crop_at
+from myostage.cells.tables import CROP_PX
 from myostage.features.encoder import Prefix, build
 from myostage.phantom.draw import draw_slide
 from myostage.slides.reader import open_slide
-from myostage.study.config import Architecture, Encoder, Phantom
+from myostage.study.sections import Architecture, Encoder, Phantom
 
 log = logging.getLogger("make_demo_encoder")
 
@@ -140,7 +141,7 @@ def draw_cells(job: tuple[Recipe, str, str, tuple[str, ...], tuple[float, ...]])
                 x, y = outline.mean(axis=0)
                 crop = crop_at(slide, float(x), float(y), recipe.mpp)
                 crops.append(crop)
-                measured.append(measure(crop, outline - (x, y) + schemas.CROP_PX / 2))
+                measured.append(measure(crop, outline - (x, y) + CROP_PX / 2))
                 stage.append(stages.index(feature["properties"]["classification"]["name"]))
     return Cells(np.stack(crops), np.array(measured, np.float32), np.array(stage))
 
@@ -324,7 +325,7 @@ def main() -> None:
         "probe": json.dumps({name: judged._asdict() for name, judged in found.items()}),
         "versions": json.dumps({"torch": torch.__version__, "timm": timm.__version__}),
     }
-    with schemas.atomic(arguments.out) as temporary:
+    with tables.atomic(arguments.out) as temporary:
         safetensors.torch.save_file(model.state_dict(), temporary, metadata)
 
 

@@ -6,11 +6,11 @@ import numpy as np
 
 from myostage.phantom import draw
 from myostage.runtime import jobs
-from myostage.study import config
+from myostage.study.sections import Phantom
 
 
 def work(smk: Any) -> None:
-    drawing = config.Phantom(**smk.params.phantom)
+    drawing = Phantom(**smk.params.phantom)
     healthy = [list(smk.params.stages).index(stage) for stage in smk.params.healthy]
     for slide, animal, proportions, (border, score), path, truth in zip(
         smk.params.slides,
@@ -29,7 +29,7 @@ def work(smk: Any) -> None:
             proportions=np.array(proportions),
             animal=animal,
             slide=slide,
-            region=phantom.Region(border, float(score), tuple(healthy)) if border else None,
+            region=draw.Region(border, float(score), tuple(healthy)) if border else None,
         )
 
 

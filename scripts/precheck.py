@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from myostage import schemas
+from myostage import tables
 from myostage.learning import precheck
 from myostage.runtime import jobs
 
@@ -17,7 +17,7 @@ def work(smk: Any) -> None:
         source=smk.params.source,
         size=smk.params.size,
     )
-    with schemas.atomic(Path(smk.output[0])) as path:
+    with tables.atomic(Path(smk.output[0])) as path:
         path.write_text(json.dumps(cells, indent=1) + "\n", encoding="utf-8")
 
 

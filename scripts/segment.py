@@ -3,17 +3,18 @@
 from functools import cache
 from typing import Any
 
-from myostage import schemas
 from myostage.cells import cellpose, segmentation
+from myostage.cells.tables import CELLS
 from myostage.runtime import jobs
 from myostage.slides import reader
 from myostage.study import config
+from myostage.study.sections import Tiling
 
 
 def work(smk: Any) -> None:
     study = config.load_study(smk.config, files=False)
     settings = study.segmentation
-    tiling = config.Tiling(**smk.params.tiling)
+    tiling = Tiling(**smk.params.tiling)
     model_file = smk.input.get("model") or None
     paths = jobs.paths(smk)
 
@@ -35,7 +36,7 @@ def work(smk: Any) -> None:
         )
 
     def skip(slide: str, reason: str) -> None:
-        reader.skip(paths.slide(slide, "cells.parquet"), schemas.CELLS, reason)
+        reader.skip(paths.slide(slide, "cells.parquet"), CELLS, reason)
         reader.save_png(reader.placeholder(), paths.slide(slide, "qc/cells.png"))
 
     members = jobs.of_slides(

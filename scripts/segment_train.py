@@ -4,12 +4,12 @@ from typing import Any
 
 from myostage.cells import segmentation
 from myostage.runtime import jobs
-from myostage.study import config
+from myostage.study.sections import CellposeTraining
 
 
 def work(smk: Any) -> None:
     segmentation.train_cellpose(
-        config.CellposeTraining(**smk.params.training),
+        CellposeTraining(**smk.params.training),
         diameter_um=smk.params.diameter_um,
         mpp=smk.params.mpp,
         out_model=smk.output[0],

@@ -17,9 +17,11 @@ from myostage.cells.annotations import read_annotations
 from myostage.errors import UserError
 from myostage.phantom import compose, draw
 from myostage.study import config
+from myostage.study.inputs import SlideRow, read_proportions, read_slides
+from myostage.study.sections import Study
 
 
-def counts(study: config.Study, slide: config.SlideRow, proportions: dict[str, np.ndarray]) -> np.ndarray:
+def counts(study: Study, slide: SlideRow, proportions: dict[str, np.ndarray]) -> np.ndarray:
     """Outlines of each stage on one slide, int [K]."""
     with tempfile.TemporaryDirectory() as folder:
         truth = Path(slide.annotations or "")
@@ -44,11 +46,9 @@ def counts(study: config.Study, slide: config.SlideRow, proportions: dict[str, n
 def main(file: str, out: Path) -> None:
     """Write the table of the study in ``file``."""
     study = config.load_study(file, files=False)
-    proportions = config.read_proportions(study)
+    proportions = read_proportions(study)
     counted = {
-        slide.slide: counts(study, slide, proportions)
-        for slide in config.read_slides(study)
-        if slide.annotations
+        slide.slide: counts(study, slide, proportions) for slide in read_slides(study) if slide.annotations
     }
     if not counted:
         raise UserError(f"{file}: no slide has annotations; name them in the slide table")

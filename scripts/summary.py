@@ -3,21 +3,24 @@
 from pathlib import Path
 from typing import Any
 
-from myostage import schemas
+from myostage import tables
+from myostage.evaluation.tables import ALGEBRA, BORDERS, COMPARISONS, CORRELATIONS, METRICS, RUNS, SPECTRUM
 from myostage.figures import views
+from myostage.learning.tables import SPLITS
 from myostage.report import summary
 from myostage.runtime import jobs
+from myostage.slides.tables import SLIDES
 from myostage.study.structure import SlideStructure, Structure
 
 # tables that only some studies have
 OPTIONAL = {
-    "correlations": schemas.CORRELATIONS,
-    "slide_metrics": schemas.METRICS,
-    "slide_comparisons": schemas.COMPARISONS,
-    "slide_runs": schemas.RUNS,
-    "spectrum": schemas.SPECTRUM,
-    "borders": schemas.BORDERS,
-    "algebra": schemas.ALGEBRA,
+    "correlations": CORRELATIONS,
+    "slide_metrics": METRICS,
+    "slide_comparisons": COMPARISONS,
+    "slide_runs": RUNS,
+    "spectrum": SPECTRUM,
+    "borders": BORDERS,
+    "algebra": ALGEBRA,
 }
 
 
@@ -26,17 +29,17 @@ def work(smk: Any) -> None:
     crops = {slide: paths.slide(slide, "crops.parquet") for slide in smk.params.slides}
     facts = summary.Facts(
         structure=Structure(**smk.params.structure),
-        splits=schemas.read(smk.input.splits, schemas.SPLITS),
-        metrics=schemas.read(smk.input.metrics, schemas.METRICS),
-        comparisons=schemas.read(smk.input.comparisons, schemas.COMPARISONS),
-        runs=schemas.read(smk.input.runs, schemas.RUNS),
+        splits=tables.read(smk.input.splits, SPLITS),
+        metrics=tables.read(smk.input.metrics, METRICS),
+        comparisons=tables.read(smk.input.comparisons, COMPARISONS),
+        runs=tables.read(smk.input.runs, RUNS),
         figures=[(Path(figure).stem.replace("_", " "), Path(figure)) for figure in smk.input.figures],
-        unused=views.left_out(schemas.read(smk.input.slides[0], schemas.SLIDES), crops) if crops else {},
+        unused=views.left_out(tables.read(smk.input.slides[0], SLIDES), crops) if crops else {},
         slide_structure=SlideStructure(**smk.params.slide_structure) if smk.input.slide_metrics else None,
         models=smk.params.models,
         histories=views.histories(smk.params.histories) if smk.params.histories else None,
         **{
-            name: schemas.read(files[0], table)
+            name: tables.read(files[0], table)
             for name, table in OPTIONAL.items()
             if (files := getattr(smk.input, name))
         },

@@ -2,14 +2,15 @@
 
 from typing import Any
 
-from myostage import schemas
 from myostage.runtime import jobs
 from myostage.slides import reader, tissue
+from myostage.slides.tables import TILES
 from myostage.study import config
+from myostage.study.sections import Tiling
 
 
 def work(smk: Any) -> None:
-    tiling = config.Tiling(**smk.params.tiling)
+    tiling = Tiling(**smk.params.tiling)
     paths = jobs.paths(smk)
 
     def tile(slide: str) -> None:
@@ -19,7 +20,7 @@ def work(smk: Any) -> None:
         )
 
     def skip(slide: str, reason: str) -> None:
-        reader.skip(paths.slide(slide, "tiles.parquet"), schemas.TILES, reason)
+        reader.skip(paths.slide(slide, "tiles.parquet"), TILES, reason)
         reader.save_png(reader.placeholder(), paths.slide(slide, "qc/tiles.png"))
 
     members = jobs.of_slides(

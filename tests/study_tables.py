@@ -8,7 +8,20 @@ import pandas as pd
 import pyarrow as pa
 from PIL import Image
 
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import CELLS, CROPS, LABELS
+from myostage.evaluation.tables import (
+    ALGEBRA,
+    BORDERS,
+    COMPARISONS,
+    CONFUSION,
+    METRICS,
+    RUNS,
+    SCORES,
+    SPECTRUM,
+)
+from myostage.learning.tables import ATTENTION, HISTORY, predictions_table
+from myostage.slides.tables import SLIDES
 
 STAGES = ("damaged", "small_myotube", "large_myotube", "recovered", "intact")
 GIVEN = {
@@ -52,12 +65,12 @@ def make(root: Path, cells: int = 64) -> Made:
         probabilities = np.repeat(((1 - sure) / (count - 1))[:, None], count, axis=1)
         probabilities[np.arange(cells), predicted] = sure
         table = _cells(rng, truth)
-        schemas.write(made.of("cells")[slide], table, schemas.CELLS)
+        tables.write(made.of("cells")[slide], table, CELLS)
         # Two cells are dropped as background: they have no crop and no stage.
         kept = np.arange(cells - 2)
         images = rng.integers(90, 240, (len(kept), 1, 3)).repeat(64 * 64, axis=1).astype(np.uint8)
         crops = pd.DataFrame({"cell": kept, "image": [image.tobytes() for image in images]})
-        schemas.write(made.of("crops")[slide], crops, schemas.CROPS)
+        tables.write(made.of("crops")[slide], crops, CROPS)
         staged = pd.DataFrame(
             {
                 "slide": slide,
@@ -67,9 +80,9 @@ def make(root: Path, cells: int = 64) -> Made:
                 "embedding": [np.empty(0, dtype=np.float16)] * len(kept),
             }
         )
-        schemas.write(made.of("stages")[slide], staged, schemas.predictions_table(count))
+        tables.write(made.of("stages")[slide], staged, predictions_table(count))
         labels = pd.DataFrame({"cell": kept[::2], "stage": truth[kept][::2], "iou": 0.9})
-        schemas.write(made.of("labels")[slide], labels, schemas.LABELS)
+        tables.write(made.of("labels")[slide], labels, LABELS)
         shade = np.kron(rng.integers(170, 240, (20, 20, 1)), np.ones((32, 32, 1))) - np.array([0, 60, 30])
         Image.fromarray(shade.astype(np.uint8)).save(root / f"{slide}.png")
         share = np.bincount(predicted[kept], minlength=count) / len(kept)
@@ -87,7 +100,7 @@ def make(root: Path, cells: int = 64) -> Made:
                 "proportions": share,
             }
         )
-    schemas.write(made.study("scores"), pd.DataFrame(scores), schemas.SCORES)
+    tables.write(made.study("scores"), pd.DataFrame(scores), SCORES)
     _slides(made)
     _metrics(rng, made)
     _comparisons(made)
@@ -126,7 +139,7 @@ def _cells(rng: np.random.Generator, truth: np.ndarray) -> pa.Table:
             "polygon": list(outline.reshape(count, -1)),
         }
     )
-    return pa.Table.from_pandas(frame, schema=schemas.CELLS.schema, preserve_index=False)
+    return pa.Table.from_pandas(frame, schema=CELLS.schema, preserve_index=False)
 
 
 def _slides(made: Made) -> None:
@@ -136,7 +149,7 @@ def _slides(made: Made) -> None:
     frame[["status", "reason", "reader", "mpp_source"]] = ["ok", "", "image", "table"]
     frame[["width_px", "height_px"]] = SIDE_PX
     frame["mpp"], frame["levels"] = MPP, 1
-    schemas.write(made.study("slides"), frame, schemas.SLIDES)
+    tables.write(made.study("slides"), frame, SLIDES)
 
 
 def _metrics(rng: np.random.Generator, made: Made) -> None:
@@ -164,7 +177,7 @@ def _metrics(rng: np.random.Generator, made: Made) -> None:
             for fold in range(3):
                 run = {"run": f"{name}-f{fold}", "fold": fold, "seed": 0, "low": np.nan, "high": np.nan}
                 rows.append(row | run | {"value": value + rng.normal(0, 0.04)})
-    schemas.write(made.study("metrics"), pd.DataFrame(rows), schemas.METRICS)
+    tables.write(made.study("metrics"), pd.DataFrame(rows), METRICS)
 
 
 def _comparisons(made: Made) -> None:
@@ -176,7 +189,7 @@ def _comparisons(made: Made) -> None:
     frame["effect_size"], frame["minimum_detectable"] = frame["difference"] / 0.05, 0.04
     frame["p"], frame["p_holm"] = frame["difference"] * 0 + 0.004, frame["difference"] * 0 + 0.012
     frame["pairs"], frame["slides"] = 3, 8
-    schemas.write(made.study("comparisons"), frame, schemas.COMPARISONS)
+    tables.write(made.study("comparisons"), frame, COMPARISONS)
 
 
 def _runs(made: Made) -> None:
@@ -196,7 +209,7 @@ def _runs(made: Made) -> None:
     ]
     frame = pd.DataFrame(rows).assign(seed=0, device="cpu", steps=200, joules=np.nan)
     frame["cpu_seconds"], frame["peak_memory_mb"] = 1.5 * frame["seconds"], 20 * frame["seconds"]
-    schemas.write(made.study("runs"), frame, schemas.RUNS)
+    tables.write(made.study("runs"), frame, RUNS)
 
 
 def _confusion(made: Made) -> None:
@@ -204,7 +217,7 @@ def _confusion(made: Made) -> None:
     matrix = np.eye(count) * 80 + np.eye(count, k=1) * 15 + np.eye(count, k=-1) * 12 + np.eye(count, k=3) * 4
     true, predicted = np.nonzero(matrix)
     frame = pd.DataFrame({"true_stage": true, "predicted_stage": predicted, "cells": matrix[true, predicted]})
-    schemas.write(made.study("confusion"), frame.assign(experiment="combined"), schemas.CONFUSION)
+    tables.write(made.study("confusion"), frame.assign(experiment="combined"), CONFUSION)
 
 
 def _histories(rng: np.random.Generator, made: Made) -> None:
@@ -217,8 +230,8 @@ def _histories(rng: np.random.Generator, made: Made) -> None:
             frame["loss"] = prop + np.nan_to_num(simprop)
             frame["learning_rate"] = 1e-3 * (1 + np.cos(step / 64)) / 2
             frame["gradient_norm"] = 2 * prop
-            frame = frame.reindex(columns=schemas.HISTORY.schema.names)
-            schemas.write(made.root / f"{experiment}-{run}.parquet", frame, schemas.HISTORY)
+            frame = frame.reindex(columns=HISTORY.schema.names)
+            tables.write(made.root / f"{experiment}-{run}.parquet", frame, HISTORY)
 
 
 # What uses neighbours. Attention without Sm, with it, and both models of the reconstruction control.
@@ -257,8 +270,8 @@ def add_neighbours(made: Made) -> None:
             frame["spatial_reconstruction"] = loss + np.exp(-step / 40) + rng.normal(0, 0.02)
             angle = cosine + 0.1 * rng.normal() + 0.2 * rng.normal(size=len(step))
             frame["conflict"] = np.where(step % 5 == 0, angle, np.nan)
-            frame = frame.reindex(columns=schemas.HISTORY.schema.names)
-            schemas.write(made.root / f"{experiment}-{run}.parquet", frame, schemas.HISTORY)
+            frame = frame.reindex(columns=HISTORY.schema.names)
+            tables.write(made.root / f"{experiment}-{run}.parquet", frame, HISTORY)
 
 
 def _neighbour_metrics(rng: np.random.Generator, made: Made) -> None:
@@ -283,8 +296,8 @@ def _neighbour_metrics(rng: np.random.Generator, made: Made) -> None:
                 test["p_holm"] = 0.02 if abs(gap) > 0.05 else 0.6
                 keys = {"experiment": name, "reference": control, "family": "against", "metric": metric}
                 compared.append(keys | numbers | test)
-    schemas.write(made.study("slide_metrics"), pd.DataFrame(rows), schemas.METRICS)
-    schemas.write(made.study("slide_comparisons"), pd.DataFrame(compared), schemas.COMPARISONS)
+    tables.write(made.study("slide_metrics"), pd.DataFrame(rows), METRICS)
+    tables.write(made.study("slide_comparisons"), pd.DataFrame(compared), COMPARISONS)
 
 
 def _attention(rng: np.random.Generator, made: Made) -> None:
@@ -293,11 +306,11 @@ def _attention(rng: np.random.Generator, made: Made) -> None:
         for run in range(2):
             parts = []
             for slide, path in made.of("stages").items():
-                staged = schemas.read(path, schemas.predictions_table(len(STAGES)), ["cell", "stage"])
+                staged = tables.read(path, predictions_table(len(STAGES)), ["cell", "stage"])
                 logit = (staged["stage"] < 3) + noise * rng.normal(size=len(staged))
                 weight = np.exp(logit) / np.exp(logit).sum()
                 parts.append(staged[["cell"]].assign(slide=slide, logit=logit, weight=weight))
-            schemas.write(made.root / f"{name}-attention-{run}.parquet", pd.concat(parts), schemas.ATTENTION)
+            tables.write(made.root / f"{name}-attention-{run}.parquet", pd.concat(parts), ATTENTION)
 
 
 def _spectrum(rng: np.random.Generator, made: Made) -> None:
@@ -313,7 +326,7 @@ def _spectrum(rng: np.random.Generator, made: Made) -> None:
                 rows.append(frame.assign(experiment=name, signal=signal, slide=slide, **numbers))
     frame = pd.concat(rows, ignore_index=True)
     frame.loc[frame["slide"].str.startswith("d0"), "instance_auroc"] = np.nan
-    schemas.write(made.study("spectrum"), frame, schemas.SPECTRUM)
+    tables.write(made.study("spectrum"), frame, SPECTRUM)
 
 
 def _borders(made: Made) -> None:
@@ -326,7 +339,7 @@ def _borders(made: Made) -> None:
             frame = pd.DataFrame({"low_um": edges[:-1], "high_um": edges[1:], "correct": right - dip * near})
             frame["correct_low"], frame["correct_high"] = frame["correct"] - 0.05, frame["correct"] + 0.05
             rows.append(frame.assign(experiment=name, border=border, cells=80, slides=6))
-    schemas.write(made.study("borders"), pd.concat(rows), schemas.BORDERS)
+    tables.write(made.study("borders"), pd.concat(rows), BORDERS)
 
 
 def _algebra(rng: np.random.Generator, made: Made) -> None:
@@ -342,4 +355,4 @@ def _algebra(rng: np.random.Generator, made: Made) -> None:
                     rows.append(
                         key | {"own": own, "others": others, "rank": rank, "rank_p": 4, "candidates": 4}
                     )
-    schemas.write(made.study("algebra"), pd.DataFrame(rows), schemas.ALGEBRA)
+    tables.write(made.study("algebra"), pd.DataFrame(rows), ALGEBRA)

@@ -16,6 +16,14 @@ import slide_proportions
 from myostage.errors import UserError
 from myostage.phantom import compose
 from myostage.study import config
+from myostage.study.inputs import (
+    crop_slides,
+    read_crops,
+    read_proportions,
+    read_slide_proportions,
+    read_slides,
+)
+from myostage.study.sections import Study
 
 ROOT = Path(__file__).parents[1]
 STAGES = ["low", "middle", "high"]
@@ -43,18 +51,18 @@ def table(folder: Path, per_stage: int = 200, subjects: int = 0, extra: str = ""
     return file
 
 
-def composed(folder: Path, source: Path, **options: Any) -> config.Study:
+def composed(folder: Path, source: Path, **options: Any) -> Study:
     defaults = {"stages": "low,middle,high", "groups": 4, "animals": 3, "cells": 30, "seed": 0}
     defaults |= {"draw": "drift", "proportions": None, "table": str(source), "out": folder / "mine"}
     compose_bags.main(Namespace(**(defaults | options)))
     return config.load_study(folder / "mine" / "study.yaml")
 
 
-def counted(study: config.Study) -> tuple[dict[str, Counter[int]], dict[str, Counter[int]]]:
+def counted(study: Study) -> tuple[dict[str, Counter[int]], dict[str, Counter[int]]]:
     """Crops of each stage by group and by slide, from the crop table."""
     groups: dict[str, Counter[int]] = {}
     slides: dict[str, Counter[int]] = {}
-    for slide, rows in config.crop_slides(study).items():
+    for slide, rows in crop_slides(study).items():
         for row in rows:
             assert row.label is not None
             groups.setdefault(row.group, Counter())[row.label] += 1
@@ -67,8 +75,8 @@ def test_proportions_are_those_of_the_crops(tmp_path: Path) -> None:
     groups, slides = counted(study)
     assert list(groups) == ["g1", "g2", "g3", "g4"] and len(slides) == 12
     for given, found in (
-        (config.read_proportions(study), groups),
-        (config.read_slide_proportions(study), slides),
+        (read_proportions(study), groups),
+        (read_slide_proportions(study), slides),
     ):
         assert set(given) == set(found)
         for name, share in given.items():
@@ -81,7 +89,7 @@ def test_proportions_are_those_of_the_crops(tmp_path: Path) -> None:
 def test_no_crop_stands_twice_and_labels_stay(tmp_path: Path) -> None:
     source = table(tmp_path)
     label = dict(line.split("\t") for line in source.read_text().splitlines()[1:])
-    rows = config.read_crops(composed(tmp_path, source))
+    rows = read_crops(composed(tmp_path, source))
     assert len({row.path for row in rows}) == len(rows) == 360
     assert all(STAGES[row.label or 0] == label[row.path] for row in rows)
     # an animal belongs to one group, so that folds keep groups apart
@@ -90,7 +98,7 @@ def test_no_crop_stands_twice_and_labels_stay(tmp_path: Path) -> None:
 
 def test_groups_drift_from_the_first_stage_to_the_last(tmp_path: Path) -> None:
     study = composed(tmp_path, table(tmp_path), cells=40)
-    means = [share @ np.arange(3) for share in config.read_proportions(study).values()]
+    means = [share @ np.arange(3) for share in read_proportions(study).values()]
     assert (np.diff(means) > 0).all() and means[0] < 0.6 and means[-1] > 1.4
     drawn = compose.drift(5, 6)
     assert np.allclose(drawn.sum(1), 1) and (drawn.argmax(1)[[0, -1]] == [0, 5]).all()
@@ -111,7 +119,7 @@ def test_given_proportions_are_followed(tmp_path: Path) -> None:
     given = tmp_path / "given.tsv"
     given.write_text("group\tlow\tmiddle\thigh\nearly\t3\t1\t0\nlate\t0\t1\t3\n")
     study = composed(tmp_path, table(tmp_path), groups=None, proportions=str(given), cells=80, animals=2)
-    shares = config.read_proportions(study)
+    shares = read_proportions(study)
     assert list(shares) == ["early", "late"] and study.folds == 2
     assert shares["early"][2] == 0 == shares["late"][0]
     # 160 cells: four standard errors
@@ -124,7 +132,7 @@ def test_a_subject_stays_in_one_animal(tmp_path: Path) -> None:
     source = table(tmp_path, subjects=40)
     subject = {line.split("\t")[0]: line.split("\t")[2] for line in source.read_text().splitlines()[1:]}
     study = composed(tmp_path, source, cells=20)
-    rows = config.read_crops(study)
+    rows = read_crops(study)
     assert len(rows) == 12 * 20
     owners: dict[str, set[str]] = {}
     for row in rows:
@@ -215,10 +223,10 @@ def test_the_commands_of_the_page_work_word_for_word(tmp_path: Path) -> None:
 
 def test_a_counted_slide_is_the_row_of_the_ablation() -> None:
     study = config.load_study("config/demo_ablation.yaml", files=False)
-    given = config.read_slide_proportions(study)
-    slides = {slide.slide: slide for slide in config.read_slides(study)}
+    given = read_slide_proportions(study)
+    slides = {slide.slide: slide for slide in read_slides(study)}
     assert set(given) == set(slides)
     # drawn anew, wherever the demo's own slides are
     slide = slides["d5_a1"].model_copy(update={"annotations": "not/drawn.geojson"})
-    counts = slide_proportions.counts(study, slide, config.read_proportions(study))
+    counts = slide_proportions.counts(study, slide, read_proportions(study))
     assert np.abs(counts / counts.sum() - given["d5_a1"]).max() < 1e-9

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import SEGMENTATION_QUALITY
 from myostage.evaluation import formatting
+from myostage.evaluation.tables import METRICS
 
 RESULTS = Path(__file__).parents[1] / "results/demo"
 
@@ -18,14 +20,14 @@ pytestmark = pytest.mark.skipif(
 
 
 def accuracy(experiment: str) -> tuple[float, float, float]:
-    metrics = formatting.pooled(schemas.read(RESULTS / "metrics.parquet", schemas.METRICS))
+    metrics = formatting.pooled(tables.read(RESULTS / "metrics.parquet", METRICS))
     row = metrics[(metrics["experiment"] == experiment) & (metrics["metric"] == "accuracy")].iloc[0]
     return row["value"], row["low"], row["high"]
 
 
 def test_cells_are_found() -> None:
-    quality = schemas.read(RESULTS / "segmentation_quality.parquet", schemas.SEGMENTATION_QUALITY)
-    found, false, missed = (quality[name].sum() for name in schemas.SEGMENTATION_QUALITY.schema.names[1:])
+    quality = tables.read(RESULTS / "segmentation_quality.parquet", SEGMENTATION_QUALITY)
+    found, false, missed = (quality[name].sum() for name in SEGMENTATION_QUALITY.schema.names[1:])
     assert len(quality) == 15
     assert found + false >= 3000
     assert 2 * found / (2 * found + false + missed) >= 0.85

@@ -66,9 +66,9 @@ def test_masks_are_those_under_the_numpy_that_cellpose_declares() -> None:
     round a few pixels at outlines differently.
     """
     from myostage.cells import cellpose
-    from myostage.study import config
+    from myostage.study.sections import Segmentation
 
-    segmentation = config.Segmentation(model=str(ROOT / "config/demo/cellpose.pt"), diameter_um=30)
+    segmentation = Segmentation(model=str(ROOT / "config/demo/cellpose.pt"), diameter_um=30)
     tile = np.asarray(Image.open(ROOT / "tests/data/tile.png"))
     wanted = np.asarray(Image.open(ROOT / "tests/data/masks_numpy_2_0.png"))
     found = cellpose.CellposeRunner(segmentation, None, 1.0, device="cpu").masks(tile[None])[0]

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_ready_made as test_features
 
-import test_features
 import tiny
-from myostage import schemas
+from myostage import tables
+from myostage.evaluation.tables import BORDERS, COMPARISONS, METRICS, SPECTRUM
+from myostage.learning.tables import HISTORY
 
 pytestmark = pytest.mark.workflow
 
@@ -76,7 +78,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_tables_say_what_is_known_and_miss_the_rest(done: Path) -> None:
-    metrics = schemas.read(done / "slides_metrics.parquet", schemas.METRICS)
+    metrics = tables.read(done / "slides_metrics.parquet", METRICS)
     whole = metrics[metrics["run"] == ""].set_index(["experiment", "metric"])["value"]
     ended = [name for name in whole.index.get_level_values(0).unique() if name != "diverging"]
     assert ended == [
@@ -87,16 +89,16 @@ def test_tables_say_what_is_known_and_miss_the_rest(done: Path) -> None:
         assert 0 <= whole[name, "bag_auroc"] <= 1 and 0 <= whole[name, "instance_auroc"] <= 1
         assert whole[name, "energy"] >= 0
     assert whole["diverging"].isna().all()
-    comparisons = schemas.read(done / "slides_comparisons.parquet", schemas.COMPARISONS)
+    comparisons = tables.read(done / "slides_comparisons.parquet", COMPARISONS)
     control = comparisons[(comparisons["experiment"] == "srmil") & (comparisons["family"] == "against")]
     assert set(control["reference"]) == {"srmil[coordinates=permuted]"}
-    of_slides = schemas.read(done / "metrics.parquet", schemas.METRICS)
+    of_slides = tables.read(done / "metrics.parquet", METRICS)
     scored = of_slides[(of_slides["metric"] == "stage_mae") & (of_slides["run"] == "")]
     assert np.isfinite(scored["value"]).all() and len(scored) == 6
 
 
 def test_what_is_measured_of_attention_and_embeddings_is_there(done: Path) -> None:
-    spectrum = schemas.read(done / "spectrum.parquet", schemas.SPECTRUM)
+    spectrum = tables.read(done / "spectrum.parquet", SPECTRUM)
     assert set(spectrum["signal"]) == {"raw", "smoothed"} and set(spectrum["slide"]) == {
         "d0a",
         "d0b",
@@ -105,9 +107,9 @@ def test_what_is_measured_of_attention_and_embeddings_is_there(done: Path) -> No
     }
     energy = spectrum.groupby(["experiment", "signal"])["energy"].mean().unstack()
     assert (energy["smoothed"] <= energy["raw"] + 1e-9).all()
-    borders = schemas.read(done / "borders.parquet", schemas.BORDERS)
+    borders = tables.read(done / "borders.parquet", BORDERS)
     assert {"sharp", "diffuse", "all"} == set(borders["border"]) and borders["correct"].between(0, 1).all()
-    history = schemas.read(next(done.glob("runs/cell+dist+mse+supcr-*/history.parquet")), schemas.HISTORY)
+    history = tables.read(next(done.glob("runs/cell+dist+mse+supcr-*/history.parquet")), HISTORY)
     assert history[["mse", "dist", "supcr", "cell"]].notna().any().all()
     assert history["conflict"].notna().sum() in (1, 2)
 
@@ -161,7 +163,7 @@ def test_a_public_benchmark_runs_from_its_files_to_its_tables(
         tiny.command(tmp_path, "tables"), capture_output=True, text=True, cwd=tiny.ROOT, env=variables
     )
     assert result.returncode == 0, result.stderr[-6000:]
-    metrics = schemas.read(tmp_path / "results/camelyon16/slides_metrics.parquet", schemas.METRICS)
+    metrics = tables.read(tmp_path / "results/camelyon16/slides_metrics.parquet", METRICS)
     whole = metrics[metrics["run"] == ""].set_index("metric")
     assert {"bag_auroc", "instance_auroc", "energy"} <= set(whole.index)
     assert np.isfinite(whole["value"]).all() and whole.loc["bag_auroc", "slides"] == 8

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 import study_tables
-from myostage import schemas
+from myostage import tables
+from myostage.slides.tables import SLIDES
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -196,9 +197,9 @@ def test_papermill_runs_a_notebook(made: study_tables.Made, tmp_path: Path) -> N
 
 
 def test_the_map_of_a_skipped_slide_says_why_there_is_none(made: study_tables.Made, tmp_path: Path) -> None:
-    slides = schemas.read(made.study("slides"), schemas.SLIDES)
+    slides = tables.read(made.study("slides"), SLIDES)
     slides.loc[slides["slide"] == SLIDE, ["status", "reason", "path"]] = ["skipped", "it is torn", "gone.tif"]
-    schemas.write(tmp_path / "slides.parquet", slides, schemas.SLIDES)
+    tables.write(tmp_path / "slides.parquet", slides, SLIDES)
     given = _parameters(made, tmp_path)["stage_map"] | {"slides": str(tmp_path / "slides.parquet")}
     variables: dict[str, Any] = {}
     for number, cell in enumerate(_code("stage_map")):

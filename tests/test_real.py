@@ -10,8 +10,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import CELLS, SEGMENTATION_QUALITY
 from myostage.evaluation import formatting
+from myostage.evaluation.tables import METRICS
+from myostage.slides.tables import SLIDES, TILES
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("MYOSTAGE_REAL_DATA", ROOT.parent / "shared/data")).resolve()
@@ -59,7 +62,7 @@ def section(fibres: Path) -> Path:
 
 
 def test_fibres_of_an_unseen_field_are_found(fibres: Path) -> None:
-    quality = schemas.read(fibres / "segmentation_quality.parquet", schemas.SEGMENTATION_QUALITY)
+    quality = tables.read(fibres / "segmentation_quality.parquet", SEGMENTATION_QUALITY)
     field = quality.set_index("slide").loc["fibres_03"]
     precision = field["true_positives"] / field.sum()
     print(f"\nfield 3, not trained on: average precision at IoU .5 {precision:.3f}")
@@ -67,7 +70,7 @@ def test_fibres_of_an_unseen_field_are_found(fibres: Path) -> None:
 
 
 def test_stages_of_fibres_stand_beside_majority_and_ceiling(fibres: Path) -> None:
-    metrics = schemas.read(fibres / "metrics.parquet", schemas.METRICS)
+    metrics = tables.read(fibres / "metrics.parquet", METRICS)
     print("\n" + "\n".join(formatting.headline(metrics)))
     rows = formatting.pooled(metrics)
     accuracy = rows[rows["metric"] == "accuracy"].set_index("experiment")
@@ -78,7 +81,7 @@ def test_stages_of_fibres_stand_beside_majority_and_ceiling(fibres: Path) -> Non
 
 
 def test_the_section_is_segmented_staged_and_drawn(section: Path) -> None:
-    cells = schemas.read(section / "slides/section/cells.parquet", schemas.CELLS)
+    cells = tables.read(section / "slides/section/cells.parquet", CELLS)
     print(f"\nsection: {len(cells)} cells; published for another model: {PUBLISHED_CELLS}")
     assert 1000 < len(cells) < 15000
     # Fibres at the left are intact and 35 to 60 px wide, that is 35 to 60 um at the estimated resolution.
@@ -96,8 +99,8 @@ def test_svs_slides_pass_check_and_tile(fibres: Path) -> None:
     result = snakemake("svs", "results/svs/made/tile/slides1.json")
     assert result.returncode == 0, result.stderr[-4000:]
     for slide in slides:
-        assert len(schemas.read(RESULTS / f"svs/slides/{slide}/tiles.parquet", schemas.TILES)) > 20
-    table = schemas.read(RESULTS / "svs/slides.parquet", schemas.SLIDES).set_index("slide")
+        assert len(tables.read(RESULTS / f"svs/slides/{slide}/tiles.parquet", TILES)) > 20
+    table = tables.read(RESULTS / "svs/slides.parquet", SLIDES).set_index("slide")
     assert list(table.loc[list(slides), "mpp_source"]) == ["file", "table"]
 
 
@@ -116,7 +119,7 @@ def test_a_slide_without_mpp_says_what_to_add(fibres: Path) -> None:
 @pytest.mark.parametrize("name", ["broken.svs", "unopenable.tiff", "unreadable.svs", "boxes.tiff"])
 def test_each_bad_slide_has_its_own_reason(name: str, tmp_path: Path) -> None:
     from myostage.slides.reader import check_slides
-    from myostage.study.config import SlideRow
+    from myostage.study.inputs import SlideRow
 
     good = SlideRow(slide="good", path=str(DATA / "slides/cmu-1-small-region.svs"), group="g", animal="a")
     bad = SlideRow(slide="bad", path=str(DATA / "bad-slides" / name), group="g", animal="b")

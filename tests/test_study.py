@@ -7,12 +7,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from myostage import schemas
+from myostage import tables
 from myostage.cluster import estimate
 from myostage.errors import UserError
 from myostage.learning import precheck
+from myostage.learning.tables import SPLITS
 from myostage.paths import Paths
 from myostage.study import config, plan
+from myostage.study.inputs import read_quoted
+from myostage.study.sections import Encoder, Look, RunSpec
 
 ROOT = Path(__file__).parents[1]
 STAGES = ["damaged", "recovered", "intact"]
@@ -51,7 +54,7 @@ def refusal(study: dict[str, Any], *experiments: dict[str, Any], **keys: Any) ->
     return str(caught.value)
 
 
-def specs(study: dict[str, Any], **experiment: Any) -> list[config.RunSpec]:
+def specs(study: dict[str, Any], **experiment: Any) -> list[RunSpec]:
     """The runs of one experiment put into the study."""
     name = experiment.setdefault("name", "trial")
     study = {**study, "experiments": [*study["experiments"], experiment]}
@@ -114,7 +117,7 @@ def test_labels_that_become_equal_stay_apart(study: dict[str, Any]) -> None:
         for number, label in enumerate(labels)
     }
     experiments = {
-        label: [config.RunSpec(**spec.model_dump()) for spec in specs] for label, specs in experiments.items()
+        label: [RunSpec(**spec.model_dump()) for spec in specs] for label, specs in experiments.items()
     }
     batches = plan.run_batches(experiments, 100)
     assert list(batches.values()) == list(experiments.values())
@@ -229,7 +232,7 @@ def test_quoted_figures_are_read_and_a_wrong_metric_is_named(study: dict[str, An
     table = tmp_path / "quoted.tsv"
     table.write_text("method\tmetric\tvalue\tsource\nOSLSP\taccuracy\t.46\tarXiv 2505.04150\n")
     loaded = config.load_study({**study, "quoted": str(table)})
-    assert config.read_quoted(loaded) == [
+    assert read_quoted(loaded) == [
         {"method": "OSLSP", "metric": "accuracy", "value": 0.46, "source": "arXiv 2505.04150"}
     ]
     table.write_text("method\tmetric\tvalue\tsource\nOSLSP\taccuracey\t.46\tarXiv 2505.04150\n")
@@ -247,7 +250,7 @@ def test_an_experiment_without_its_weights_is_left_out_and_named(study: dict[str
     }
     assert list(config.runnable(loaded)) == ["combined"]
     assert len(config.encoders(loaded)) == 1
-    shown = loaded.model_copy(update={"look": config.Look(experiment="uni")})
+    shown = loaded.model_copy(update={"look": Look(experiment="uni")})
     with pytest.raises(UserError, match=r"look.experiment uni is left out because .*weights/uni.pth"):
         plan.shown(shown)
 
@@ -268,7 +271,7 @@ def splits(path: Path, rows: list[tuple[str, str, int, int]]) -> Path:
     frame = pd.DataFrame(rows, columns=["slide", "group", "cells", "fold"]).assign(
         animal=lambda t: t["slide"]
     )
-    schemas.write(path, frame.astype({"cells": "int32", "fold": "int32"}), schemas.SPLITS)
+    tables.write(path, frame.astype({"cells": "int32", "fold": "int32"}), SPLITS)
     return path
 
 
@@ -328,7 +331,7 @@ def test_the_estimate_grows_with_runs_and_cells_and_says_so(study: dict[str, Any
     ],
 )
 def test_the_geometry_of_an_encoder_is_read_from_its_name(model: str, tokens: int, width: int) -> None:
-    assert estimate.geometry(config.Encoder(model=model)) == (tokens, width)
+    assert estimate.geometry(Encoder(model=model)) == (tokens, width)
 
 
 # --- the studies that come with the project -----------------------------------------------------------------

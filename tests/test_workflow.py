@@ -17,7 +17,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import CELLS
+from myostage.evaluation.tables import METRICS, RUNS
+from myostage.slides.tables import SLIDES
 from myostage.study import config
 from tiny import ROOT, SNAKEMAKE, command, lay_out, run, study
 
@@ -67,7 +70,7 @@ def rules(jobs: set[str]) -> set[str]:
 
 def test_a_run_makes_what_it_promises(done: Path) -> None:
     results = done / "results/tiny"
-    metrics = schemas.read(results / "metrics.parquet", schemas.METRICS)
+    metrics = tables.read(results / "metrics.parquet", METRICS)
     whole = metrics[(metrics["run"] == "") & (metrics["metric"] == "accuracy")]
     assert set(whole["experiment"]) == {
         "combined", "simprop", "majority", "grid[sigma=0.1]", "grid[sigma=0.3]", "dino", "diverging",
@@ -90,17 +93,17 @@ def test_a_run_makes_what_it_promises(done: Path) -> None:
         with Image.open(figure) as image:
             assert min(image.size) > 200
         assert figure.with_suffix(".svg").read_text().lstrip().startswith("<?xml")
-    cells = schemas.read(results / "slides/d0a/cells.parquet", schemas.CELLS)
+    cells = tables.read(results / "slides/d0a/cells.parquet", CELLS)
     features = json.loads((results / "slides/d0a/cells.geojson").read_text())["features"]
     assert len(features) == len(cells) == len(pd.read_csv(results / "slides/d0a/cells.csv")) > 10
 
 
 def test_a_run_that_diverges_is_marked_and_the_rest_goes_on(done: Path) -> None:
     results = done / "results/tiny"
-    runs = schemas.read(results / "runs.parquet", schemas.RUNS).groupby("experiment")["status"].agg(set)
+    runs = tables.read(results / "runs.parquet", RUNS).groupby("experiment")["status"].agg(set)
     assert runs.pop("diverging") == {"failed"}
     assert set(map(tuple, runs)) == {("ok",)}
-    reasons = schemas.read(results / "runs.parquet", schemas.RUNS).query("status == 'failed'")["reason"]
+    reasons = tables.read(results / "runs.parquet", RUNS).query("status == 'failed'")["reason"]
     assert reasons.str.contains("not finite at step").all()
     page = (results / "summary.html").read_text()
     assert "diverging" in page and "not finite at step" in page
@@ -112,9 +115,7 @@ def test_what_cannot_run_is_left_out_and_named(done: Path) -> None:
 
 
 def test_a_point_of_the_grid_that_is_there_already_is_not_trained_again(done: Path) -> None:
-    runs = (
-        schemas.read(done / "results/tiny/runs.parquet", schemas.RUNS).groupby("experiment")["run"].agg(set)
-    )
+    runs = tables.read(done / "results/tiny/runs.parquet", RUNS).groupby("experiment")["run"].agg(set)
     assert runs["grid[sigma=0.1]"] == runs["combined"]
     assert not list((done / "results/tiny/logs/train").glob("grid*0.1*"))
 
@@ -241,7 +242,7 @@ def test_a_bad_slide_is_skipped_and_named(done: Path, tmp_path: Path) -> None:
     shutil.copy(done / "phantom/d5b.tif", tmp_path / "phantom")
     result = run(tmp_path, "results/tiny/slides.parquet")
     assert result.returncode == 0, result.stderr[-3000:]
-    slides = schemas.read(tmp_path / "results/tiny/slides.parquet", schemas.SLIDES)
+    slides = tables.read(tmp_path / "results/tiny/slides.parquet", SLIDES)
     assert list(slides["status"]) == ["skipped", "skipped", "skipped", "ok"]
     assert "d0a.tif" in slides["reason"].iloc[0]
     content["on_bad_slide"] = "fail"
@@ -273,7 +274,7 @@ def test_labelled_crops_become_a_study(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
     result = run(tmp_path, "tables")
     assert result.returncode == 0, result.stderr[-4000:]
-    metrics = schemas.read(tmp_path / "results/mine/metrics.parquet", schemas.METRICS)
+    metrics = tables.read(tmp_path / "results/mine/metrics.parquet", METRICS)
     accuracy = metrics[(metrics["run"] == "") & (metrics["metric"] == "accuracy")]
     assert set(accuracy["experiment"]) == set(kept) and set(accuracy["cells"]) == {80}
 

@@ -9,8 +9,9 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from myostage import schemas
+from myostage import tables
 from myostage.cells.annotations import label_cells, match, read_annotations
+from myostage.cells.tables import CELLS, LABELS, SEGMENTATION_QUALITY
 from myostage.errors import UserError
 
 STAGES = ("damaged", "recovered", "intact")
@@ -38,7 +39,7 @@ def write_annotations(path: Path, features: list[dict[str, Any]]) -> Path:
 def write_cells(path: Path, polygons: dict[int, list[list[float]]]) -> Path:
     cells = pd.DataFrame({"cell": list(polygons), "border": False})
     cells["polygon"] = pd.Series([np.ravel(ring[:-1]) for ring in polygons.values()], dtype=object)
-    schemas.write(path, cells.reindex(columns=schemas.CELLS.schema.names, fill_value=0), schemas.CELLS)
+    tables.write(path, cells.reindex(columns=CELLS.schema.names, fill_value=0), CELLS)
     return path
 
 
@@ -59,10 +60,10 @@ def test_cells_get_the_stage_of_the_outline_they_overlap(tmp_path: Path) -> None
         tmp_path / "quality.parquet",
         "s1",
     )
-    labels = schemas.read(tmp_path / "labels.parquet", schemas.LABELS)
+    labels = tables.read(tmp_path / "labels.parquet", LABELS)
     assert count == 1 and labels[["cell", "stage"]].to_numpy().tolist() == [[7, 2]]
     assert labels.iou[0] == pytest.approx(8 / 12)
-    quality = schemas.read(tmp_path / "quality.parquet", schemas.SEGMENTATION_QUALITY)
+    quality = tables.read(tmp_path / "quality.parquet", SEGMENTATION_QUALITY)
     assert quality.to_numpy().tolist() == [["s1", 3, 2, 1]]
 
 
@@ -74,8 +75,8 @@ def test_no_cells_and_no_outlines_are_tables_all_the_same(tmp_path: Path) -> Non
     for cells, annotations, expected in ((none, outlines, [0, 0, 1]), (some, empty, [0, 1, 0])):
         out = tmp_path / "labels.parquet", tmp_path / "quality.parquet"
         assert label_cells(cells, annotations, STAGES, 1.0, *out, "s") == 0
-        assert schemas.read(out[0], schemas.LABELS).empty
-        assert schemas.read(out[1], schemas.SEGMENTATION_QUALITY).iloc[0, 1:].tolist() == expected
+        assert tables.read(out[0], LABELS).empty
+        assert tables.read(out[1], SEGMENTATION_QUALITY).iloc[0, 1:].tolist() == expected
 
 
 @settings(max_examples=50, deadline=None)

@@ -9,11 +9,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from myostage import schemas
+from myostage import tables
 from myostage.cells.crops import crop_images, crop_slide
+from myostage.cells.tables import CELLS, CROPS, LABELS
 from myostage.errors import UserError
-from myostage.study.config import Crop, Tiling
 from myostage.study.inputs import CropRow
+from myostage.study.sections import Crop, Tiling
 from slide_files import smooth_noise, write_pyramid
 
 
@@ -23,12 +24,12 @@ def write_cells(path: Path, points: list[tuple[float, float]]) -> Path:
     cells["cell"] = np.arange(len(points)) + 5  # not the row number
     cells["border"] = False
     cells["polygon"] = pd.Series([[0.0] * 6] * len(points), dtype=object)
-    schemas.write(path, cells.reindex(columns=schemas.CELLS.schema.names, fill_value=0), schemas.CELLS)
+    tables.write(path, cells.reindex(columns=CELLS.schema.names, fill_value=0), CELLS)
     return path
 
 
 def images(path: Path) -> tuple[list[int], NDArray[np.uint8]]:
-    table = schemas.read_arrow(path, schemas.CROPS)
+    table = tables.read_arrow(path, CROPS)
     pixels = b"".join(table["image"].to_pylist())
     return table["cell"].to_pylist(), np.frombuffer(pixels, np.uint8).reshape(-1, 64, 64, 3)
 
@@ -86,7 +87,7 @@ def test_a_slide_without_cells_is_not_even_opened(tmp_path: Path) -> None:
     cells = write_cells(tmp_path / "cells.parquet", [])
     gone = slide_row(tmp_path / "gone.svs")
     assert crop_slide(gone, cells, Tiling(), Crop(), tmp_path / "crops.parquet") == (0, 0)
-    assert schemas.read(tmp_path / "crops.parquet", schemas.CROPS).empty
+    assert tables.read(tmp_path / "crops.parquet", CROPS).empty
 
 
 def test_cells_of_another_resolution_are_named(tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def test_crop_study_reads_any_image_and_its_labels(tmp_path: Path) -> None:
     halved = pixels[..., 0].reshape(64, 2, 64, 2).mean(axis=(1, 3))
     assert np.abs(b[..., 1] - halved).mean() < 2 and (b[..., 0] == b[..., 2]).all()
     assert (c == 255).all()
-    labels = schemas.read(tmp_path / "labels.parquet", schemas.LABELS)
+    labels = tables.read(tmp_path / "labels.parquet", LABELS)
     assert labels[["cell", "stage", "iou"]].to_numpy().tolist() == [[0, 2, 1], [2, 0, 1]]
     assert json.loads(pq.read_schema(tmp_path / "crops.parquet").metadata[b"crops"]) == ["a", "b", "c"]
 

@@ -13,14 +13,16 @@ import torch
 from PIL import Image
 from shapely.geometry import Polygon
 
-from myostage import schemas
+from myostage import tables
 from myostage.cells.cellpose import SMALL_WIDTHS, CellposeRunner, Network, as_cellpose, find_model
 from myostage.cells.segmentation import segment_slide, slide_limits, train_cellpose
+from myostage.cells.tables import CELLS
 from myostage.errors import UserError
 from myostage.phantom.draw import draw_slide
 from myostage.slides.reader import open_slide
+from myostage.slides.tables import TILES
 from myostage.slides.tissue import tile_grid
-from myostage.study.config import CellposeTraining, Phantom, Segmentation, Tiling
+from myostage.study.sections import CellposeTraining, Phantom, Segmentation, Tiling
 
 ROOT = Path(__file__).parents[2]
 DEMO_MODEL = ROOT / "config" / "demo" / "cellpose.pt"
@@ -60,7 +62,7 @@ def slide_of(
     path = folder / "slide.png"
     Image.fromarray(image).save(path)
     frame = tile_grid(truth.shape[1], truth.shape[0], TILING).assign(tissue=1.0) if tiles is None else tiles
-    schemas.write(folder / "tiles.parquet", frame, schemas.TILES)
+    tables.write(folder / "tiles.parquet", frame, TILES)
     row = SimpleNamespace(slide="s1", path=str(path), mpp=MPP, status="ok", reason="")
     return row, folder / "tiles.parquet"
 
@@ -69,7 +71,7 @@ def segmented(folder: Path, truth: np.ndarray, segmentation: Segmentation = SEGM
     row, tiles = slide_of(folder, truth)
     out = folder / "cells.parquet"
     count = segment_slide(row, tiles, TILING, segmentation, None, out, folder / "qc.png", model=Oracle())
-    cells = schemas.read(out, schemas.CELLS)
+    cells = tables.read(out, CELLS)
     assert count == len(cells)
     return cells
 
@@ -101,7 +103,7 @@ def test_tiles_are_evaluated_in_batches_and_slide_percentiles_reach_the_model(tm
     model = Oracle()
     by_slide = SEGMENTATION.model_copy(update={"normalise": "slide"})
     segment_slide(row, tiles, TILING, by_slide, None, tmp_path / "c.parquet", tmp_path / "q.png", model=model)
-    assert max(model.batches) == 3 and sum(model.batches) == len(schemas.read(tiles, schemas.TILES))
+    assert max(model.batches) == 3 and sum(model.batches) == len(tables.read(tiles, TILES))
     grey = np.asarray(Image.open(row.path)).mean(axis=-1)
     assert model.limits == pytest.approx(np.percentile(grey, [1, 99]), abs=3)
 
@@ -124,7 +126,7 @@ def test_no_tiles_give_an_empty_table_and_ask_for_no_model(tmp_path: Path, statu
     row.path = row.path if status == "ok" else "nowhere.svs"
     absent = Segmentation(model="nowhere.pt")
     assert segment_slide(row, tiles, TILING, absent, None, tmp_path / "c.parquet", tmp_path / "q.png") == 0
-    assert schemas.read(tmp_path / "c.parquet", schemas.CELLS).empty
+    assert tables.read(tmp_path / "c.parquet", CELLS).empty
     assert (tmp_path / "q.png").exists()
 
 
@@ -262,7 +264,7 @@ def test_a_real_section_is_segmented_without_a_pixel_claimed_twice(tmp_path: Pat
     with Image.open(path) as image:
         image.crop((300, 1500, 812, 2012)).save(tmp_path / "part.png")
     tiling = Tiling(mpp=1.0, tile_px=256, overlap_px=96)
-    schemas.write(tmp_path / "tiles.parquet", tile_grid(512, 512, tiling).assign(tissue=1.0), schemas.TILES)
+    tables.write(tmp_path / "tiles.parquet", tile_grid(512, 512, tiling).assign(tissue=1.0), TILES)
     row = SimpleNamespace(slide="part", path=str(tmp_path / "part.png"), mpp=1.0, status="ok", reason="")
     segmentation = Segmentation(model=str(DEMO_MODEL), diameter_um=30)
     out = tmp_path / "cells.parquet"
@@ -270,7 +272,7 @@ def test_a_real_section_is_segmented_without_a_pixel_claimed_twice(tmp_path: Pat
         row, tmp_path / "tiles.parquet", tiling, segmentation, None, out, tmp_path / "q.png"
     )
     assert count > 30
-    polygons = [Polygon(points.reshape(-1, 2)) for points in schemas.read(out, schemas.CELLS).polygon]
+    polygons = [Polygon(points.reshape(-1, 2)) for points in tables.read(out, CELLS).polygon]
     separate = sum(polygon.area for polygon in polygons)
     union = polygons[0]
     for polygon in polygons[1:]:

@@ -13,6 +13,7 @@ from myostage.cluster import schedule
 from myostage.cluster.schedule import Job, Rate, Timings
 from myostage.errors import UserError
 from myostage.study import config
+from myostage.study.sections import LEARNING, Encoder, Study
 
 ROOT = Path(__file__).parents[2]
 RATES = {
@@ -36,7 +37,7 @@ def at_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def demo(at_root: None) -> config.Study:
+def demo(at_root: None) -> Study:
     return config.load_study("config/demo.yaml", files=False)
 
 
@@ -136,7 +137,7 @@ def test_the_best_has_the_fewest_gpu_hours_within_two_percent() -> None:
     )
 
 
-def test_the_chain_of_the_demo(demo: config.Study) -> None:
+def test_the_chain_of_the_demo(demo: Study) -> None:
     jobs = schedule.build(demo, 3, TIMINGS, gpus=2, snakemake_seconds=5)
     # 15 slides in 2 batches, 2 encoders, 5 experiments of 3 runs, 6 baseline runs in one job, 2 figures
     count = {rule: sum(job.rule == rule for job in jobs) for rule in RATES}
@@ -166,7 +167,7 @@ def test_the_chain_of_the_demo(demo: config.Study) -> None:
     assert all(before < number for number, job in enumerate(jobs) for before in job.after)
 
 
-def test_on_cores_a_run_takes_its_estimate_times_what_was_measured(demo: config.Study) -> None:
+def test_on_cores_a_run_takes_its_estimate_times_what_was_measured(demo: Study) -> None:
     spec = config.runnable(demo)["prop"][0]
     job = next(job for job in schedule.build(demo, 1, TIMINGS, gpus=0) if job.rule == "train")
     combined = config.runnable(demo)["combined"][0]
@@ -175,7 +176,7 @@ def test_on_cores_a_run_takes_its_estimate_times_what_was_measured(demo: config.
 
 
 @pytest.mark.parametrize("gpus", [0, 8])
-def test_packing_changes_processes_and_no_work(demo: config.Study, gpus: int) -> None:
+def test_packing_changes_processes_and_no_work(demo: Study, gpus: int) -> None:
     def work(size: int) -> float:
         jobs = schedule.build(demo, size, TIMINGS, gpus)
         return sum(job.seconds - job.start_seconds for job in jobs if job.rule == "train")
@@ -190,10 +191,10 @@ def test_packing_changes_processes_and_no_work(demo: config.Study, gpus: int) ->
     assert shares == sorted(shares, reverse=True)
 
 
-def test_a_larger_encoder_embeds_longer(demo: config.Study) -> None:
-    own = config.Encoder.model_validate({"architecture": {"patch_px": 8, "width": 96}, "weights": "none"})
-    twice = config.Encoder.model_validate({"architecture": {"patch_px": 8, "width": 192}, "weights": "none"})
-    named = config.Encoder(model="vit_base_patch8_224.dino")
+def test_a_larger_encoder_embeds_longer(demo: Study) -> None:
+    own = Encoder.model_validate({"architecture": {"patch_px": 8, "width": 96}, "weights": "none"})
+    twice = Encoder.model_validate({"architecture": {"patch_px": 8, "width": 192}, "weights": "none"})
+    named = Encoder(model="vit_base_patch8_224.dino")
     # 3 frozen blocks of 65 tokens
     assert schedule.embedding(own) == 3 * 65 * 96**2
     assert schedule.embedding(twice) == 4 * schedule.embedding(own)
@@ -207,7 +208,7 @@ def test_a_rate_from_jobs_of_different_size() -> None:
 
 
 @pytest.fixture
-def timings(tmp_path: Path, demo: config.Study) -> Callable[..., Path]:
+def timings(tmp_path: Path, demo: Study) -> Callable[..., Path]:
     """Write timings of the demo that follow exactly from RATES, without some rules."""
 
     def write(*left_out: str) -> Path:
@@ -239,9 +240,9 @@ def test_rates_are_found_again_in_timings(timings: Callable[..., Path]) -> None:
 
 
 def test_a_timed_study_without_baselines(
-    timings: Callable[..., Path], demo: config.Study, monkeypatch: pytest.MonkeyPatch
+    timings: Callable[..., Path], demo: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = [one for one in demo.experiments if one.method in config.LEARNING]
+    own = [one for one in demo.experiments if one.method in LEARNING]
     alone = demo.model_copy(update={"experiments": own})
     folder = timings("baselines")
     monkeypatch.setattr(config, "load_study", lambda *_, **__: alone)
@@ -272,7 +273,7 @@ def test_repeated_timings_are_averaged_and_folders_joined(tmp_path: Path) -> Non
     assert schedule.read(tmp_path) == {"embed": {"vit_slides1": 4}}
 
 
-def test_a_study_that_trains_nothing(demo: config.Study) -> None:
+def test_a_study_that_trains_nothing(demo: Study) -> None:
     baselines = [one for one in demo.experiments if one.method == "majority"]
     with pytest.raises(UserError, match="study demo trains nothing"):
         schedule.build(demo.model_copy(update={"experiments": baselines}), 1, TIMINGS, gpus=1)

@@ -120,7 +120,8 @@ def test_a_site_cannot_be_changed() -> None:
 
 
 def test_reading_it_imports_nothing_heavy() -> None:
-    code = "import sys, myostage.cluster.site; print([m for m in ('torch', 'pandas', 'numpy') if m in sys.modules])"
+    heavy = "('torch', 'pandas', 'numpy')"
+    code = f"import sys, myostage.cluster.site; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT / "scripts", capture_output=True, text=True, check=True
     )

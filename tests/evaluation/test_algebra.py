@@ -9,10 +9,12 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from myostage import schemas
+from myostage import tables
 from myostage.errors import UserError
 from myostage.evaluation import algebra
-from myostage.study.config import Encoder, RunSpec, Training
+from myostage.evaluation.tables import ALGEBRA
+from myostage.learning.tables import SPLITS, predictions_table
+from myostage.study.sections import Encoder, RunSpec, Training
 
 K = 3
 HEALTHY_STAGES = (2,)
@@ -43,9 +45,9 @@ def write_splits(folder: Path, slides: dict[str, tuple[str, int]]) -> Path:
             {"slide": slide, "group": group, "animal": slide, "cells": CELLS, "fold": fold}
             for slide, (group, fold) in slides.items()
         ],
-        columns=schemas.SPLITS.schema.names,
+        columns=SPLITS.schema.names,
     )
-    schemas.write(path, frame, schemas.SPLITS)
+    tables.write(path, frame, SPLITS)
     return path
 
 
@@ -63,11 +65,11 @@ def write_run(path: Path, slides: dict[str, Cells], shuffled: bool = False) -> P
         )
         for slide, (p, z) in slides.items()
     ]
-    table = schemas.predictions_table(K)
+    table = predictions_table(K)
     frame = pd.concat(parts) if parts else pd.DataFrame(columns=table.schema.names)
     if shuffled:
         frame = frame.sample(frac=1, random_state=0)
-    schemas.write(path, pa.Table.from_pandas(frame, schema=table.schema, preserve_index=False), table)
+    tables.write(path, pa.Table.from_pandas(frame, schema=table.schema, preserve_index=False), table)
     return path
 
 
@@ -77,7 +79,7 @@ def measure(
     out = folder / "algebra.parquet"
     arguments: dict[str, Any] = {"healthy_stages": HEALTHY_STAGES, "healthy_groups": ["d0"]} | changes
     algebra.algebra(experiments, splits, K, out=out, **arguments)
-    return schemas.read(out, schemas.ALGEBRA)
+    return tables.read(out, ALGEBRA)
 
 
 def certain(stages: list[int]) -> np.ndarray:
@@ -88,12 +90,12 @@ def axis(*numbers: int) -> np.ndarray:
     return np.eye(WIDTH)[list(numbers)]
 
 
-SPLITS = {"well": ("d0", 0), "a": ("d3", 0), "b": ("d3", 0), "c": ("d5", 0), "other": ("d3", 1)}
+FOLDS = {"well": ("d0", 0), "a": ("d3", 0), "b": ("d3", 0), "c": ("d5", 0), "other": ("d3", 1)}
 
 
 @pytest.fixture
 def splits(tmp_path: Path) -> Path:
-    return write_splits(tmp_path, SPLITS)
+    return write_splits(tmp_path, FOLDS)
 
 
 def drawn(seed: int = 0, slides: tuple[str, ...] = ("well", "a", "b", "c")) -> dict[str, Cells]:
@@ -174,12 +176,12 @@ def test_a_slide_is_not_found_by_cells_that_it_shares_with_itself(tmp_path: Path
     # even cells of a slide look like the odd ones of another: what z_P says of a slide is told by other cells
     slides = {"well": (certain([2]), axis(0)), "a": (certain([0]), axis(1)), "b": (certain([0]), axis(2))}
     run = write_run(tmp_path / "p.parquet", slides)
-    frame = schemas.read(run, schemas.predictions_table(K))
+    frame = tables.read(run, predictions_table(K))
     odd = frame["cell"] % 2 == 1
     own = frame.loc[odd & frame["slide"].isin(["a", "b"]), "embedding"]
     frame.loc[own.index, "embedding"] = pd.Series(list(own[::-1]), index=own.index)
-    table = schemas.predictions_table(K)
-    schemas.write(run, pa.Table.from_pandas(frame, schema=table.schema, preserve_index=False), table)
+    table = predictions_table(K)
+    tables.write(run, pa.Table.from_pandas(frame, schema=table.schema, preserve_index=False), table)
     found = measure(tmp_path, splits, {"one": [(spec_of(), run)]})
     assert found["rank"].tolist() == [2, 2] and found["rank_p"].tolist() == [2, 2]
 
@@ -248,7 +250,7 @@ def test_baselines_without_embeddings_give_no_rows(tmp_path: Path, splits: Path)
 
 
 def test_slides_of_other_folds_take_no_part(tmp_path: Path) -> None:
-    splits = write_splits(tmp_path, SPLITS | {"bare": ("", -1)})
+    splits = write_splits(tmp_path, FOLDS | {"bare": ("", -1)})
     more = write_run(tmp_path / "more.parquet", drawn() | drawn(1, ("other", "bare")))
     less = write_run(tmp_path / "less.parquet", drawn())
     found = measure(tmp_path, splits, {"more": [(spec_of(), more)], "less": [(spec_of(), less)]})

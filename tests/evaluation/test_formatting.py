@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 import study_tables
-from myostage import schemas
+from myostage import tables
 from myostage.evaluation import formatting
+from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
 
 QUOTED = [
     {"method": "OSLSP", "metric": "rmse", "value": 2.152, "source": "A & B"},
@@ -24,17 +25,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> study_tables.Made:
 
 @pytest.fixture(scope="module")
 def metrics(made: study_tables.Made) -> pd.DataFrame:
-    return schemas.read(made.study("metrics"), schemas.METRICS)
+    return tables.read(made.study("metrics"), METRICS)
 
 
 @pytest.fixture(scope="module")
 def comparisons(made: study_tables.Made) -> pd.DataFrame:
-    return schemas.read(made.study("comparisons"), schemas.COMPARISONS)
+    return tables.read(made.study("comparisons"), COMPARISONS)
 
 
 @pytest.fixture(scope="module")
 def runs(made: study_tables.Made) -> pd.DataFrame:
-    return schemas.read(made.study("runs"), schemas.RUNS)
+    return tables.read(made.study("runs"), RUNS)
 
 
 @pytest.mark.parametrize(

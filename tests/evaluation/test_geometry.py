@@ -8,11 +8,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import LABELS
 from myostage.errors import UserError
 from myostage.evaluation import geometry
+from myostage.evaluation.tables import CORRELATIONS, SIMILARITIES
 from myostage.learning.stages import similarity
-from myostage.study.config import Encoder, RunSpec, Training
+from myostage.learning.tables import SPLITS, predictions_table
+from myostage.study.sections import Encoder, RunSpec, Training
 
 K = 4
 WIDTH = 6
@@ -44,7 +47,7 @@ class Bench:
         frame = pd.DataFrame({"slide": list(FOLD_OF), "fold": list(FOLD_OF.values())})
         frame["group"], frame["cells"] = np.where(frame["fold"] < 0, "", "d3"), CELLS
         frame["animal"] = frame["slide"].replace({"b": "a"})
-        schemas.write(self.splits, frame, schemas.SPLITS)
+        tables.write(self.splits, frame, SPLITS)
         self.labels: dict[str, Path] = {}
         self.truth: dict[str, pd.Series] = {}
         for slide, stages in STAGES_OF.items():
@@ -54,7 +57,7 @@ class Bench:
             known.iloc[:2] = stages
             self.truth[slide], self.labels[slide] = known, folder / f"{slide}.parquet"
             table = pd.DataFrame({"cell": known.index, "stage": known.to_numpy(), "iou": 0.9})
-            schemas.write(self.labels[slide], table, schemas.LABELS)
+            tables.write(self.labels[slide], table, LABELS)
         self.vectors: dict[tuple[int, int], dict[str, np.ndarray]] = {}
         self.runs = []
         for fold in (0, 1):
@@ -87,10 +90,8 @@ class Bench:
             )
             for slide, own in vectors.items()
         ]
-        columns = schemas.predictions_table(K).schema.names
-        schemas.write(
-            path, pd.concat(parts) if parts else pd.DataFrame(columns=columns), schemas.predictions_table(K)
-        )
+        columns = predictions_table(K).schema.names
+        tables.write(path, pd.concat(parts) if parts else pd.DataFrame(columns=columns), predictions_table(K))
         return path
 
     def measure(
@@ -98,7 +99,7 @@ class Bench:
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
         out = self.folder / "similarities.parquet", self.folder / "correlations.parquet"
         geometry.similarities(experiments, self.labels, self.splits, K, *out, repeats=repeats)
-        return schemas.read(out[0], schemas.SIMILARITIES), schemas.read(out[1], schemas.CORRELATIONS)
+        return tables.read(out[0], SIMILARITIES), tables.read(out[1], CORRELATIONS)
 
     def by_hand(self, fold: int, seed: int, slides: Sequence[str] | None = None) -> np.ndarray:
         """Mean cosine of stages, cell by cell; a slide named twice is there twice."""
@@ -186,9 +187,7 @@ def test_what_is_no_direction_or_no_stage_is_refused(bench: Bench, tmp_path: Pat
     vectors["a"][0] = np.nan
     with pytest.raises(UserError, match="no direction"):
         bench.measure({"x": [(spec_of(0), bench.write("nan", vectors))]})
-    schemas.write(
-        tmp_path / "l.parquet", pd.DataFrame({"cell": [0], "stage": [K], "iou": 1.0}), schemas.LABELS
-    )
+    tables.write(tmp_path / "l.parquet", pd.DataFrame({"cell": [0], "stage": [K], "iou": 1.0}), LABELS)
     with pytest.raises(UserError, match=f"in a study of {K} stages"):
         geometry.held_out_cells(bench.runs[0][1], {"a": tmp_path / "l.parquet"}, bench.splits, K, 10)
 

@@ -8,13 +8,15 @@ import pandas as pd
 import pytest
 import torch
 
-from myostage import schemas
+from myostage import tables
 from myostage.errors import UserError
 from myostage.evaluation import gradients
+from myostage.evaluation.tables import GRADIENTS
 from myostage.features import tokens
 from myostage.learning import losses, train
 from myostage.learning.runs import suffix_of
-from myostage.study.config import NOT_IN_TOKENS, Architecture, Encoder, RunSpec, Training
+from myostage.learning.tables import SPLITS
+from myostage.study.sections import NOT_IN_TOKENS, Architecture, Encoder, RunSpec, Training
 
 STAGES = ("early", "middle", "late")
 TOKENS, WIDTH, CELLS = 17, 24, 30
@@ -43,7 +45,7 @@ class Bench:
         frame["animal"] = frame["slide"]
         frame["group"] = frame["slide"].str.partition("_")[0].where(frame["fold"] >= 0, "")
         self.splits = folder / "splits.parquet"
-        schemas.write(self.splits, frame, schemas.SPLITS)
+        tables.write(self.splits, frame, SPLITS)
 
     def flow(self, pool: str = "cls", blocks: int = 1, **training: Any) -> pd.DataFrame:
         out = self.folder / "gradients.parquet"
@@ -57,7 +59,7 @@ class Bench:
             cells=8,
             threads=1,
         )
-        return schemas.read(out, schemas.GRADIENTS)
+        return tables.read(out, GRADIENTS)
 
 
 def spec_of(pool: str = "cls", blocks: int = 1, **training: Any) -> RunSpec:
@@ -173,8 +175,8 @@ def test_parts_of_a_model_of_two_blocks(tmp_path: Path) -> None:
 
 
 def test_a_fold_without_slides_is_named(bench: Bench, tmp_path: Path) -> None:
-    splits = schemas.read(bench.splits, schemas.SPLITS).query("fold == 0")
-    schemas.write(tmp_path / "splits.parquet", splits, schemas.SPLITS)
+    splits = tables.read(bench.splits, SPLITS).query("fold == 0")
+    tables.write(tmp_path / "splits.parquet", splits, SPLITS)
     with pytest.raises(UserError, match="fold 0 leaves no slide"):
         gradients._two_bags(spec_of(), tmp_path / "splits.parquet", bench.tokens, PROPORTIONS, 8)
     with pytest.raises(UserError, match="no token file is given for slide d14_b"):

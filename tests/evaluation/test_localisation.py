@@ -9,9 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import CELLS, LABELS, POSITIONS
 from myostage.errors import UserError
 from myostage.evaluation import localisation
+from myostage.evaluation.tables import BORDERS, SPECTRUM
+from myostage.learning.tables import ATTENTION
 from myostage.study.sections import Graph
 
 HEALTHY = (2, 3)
@@ -37,11 +40,11 @@ class Slides:
         self.cells[slide] = self.folder / f"{slide}.cells.parquet"
         frame = pd.DataFrame({"cell": self.numbers[slide], "x_um": at[:, 0], "y_um": at[:, 1]})
         # read by cell number and not by row
-        schemas.write(self.cells[slide], frame.iloc[::-1], schemas.POSITIONS)
+        tables.write(self.cells[slide], frame.iloc[::-1], POSITIONS)
         if stages is not None:
             self.labels[slide] = self.folder / f"{slide}.labels.parquet"
             known = pd.DataFrame({"cell": self.numbers[slide], "stage": stages, "iou": 0.9})
-            schemas.write(self.labels[slide], known[known["stage"] >= 0], schemas.LABELS)
+            tables.write(self.labels[slide], known[known["stage"] >= 0], LABELS)
 
     def attend(self, logits: dict[str, Any], **weights: Any) -> Path:
         """Attention of one run; the weights are the softmax of the logits where none are given."""
@@ -54,9 +57,9 @@ class Slides:
             frame = pd.DataFrame({"slide": slide, "cell": self.numbers[slide], "logit": logit})
             frame["weight"] = weights.get(slide, even / even.sum())
             parts.append(frame.sample(frac=1, random_state=self.runs))  # rows in an order of their own
-        columns = schemas.ATTENTION.schema.names
+        columns = ATTENTION.schema.names
         frame = pd.concat(parts) if parts else pd.DataFrame(columns=columns)
-        schemas.write(path, frame, schemas.ATTENTION)
+        tables.write(path, frame, ATTENTION)
         return path
 
     def spectra(
@@ -65,7 +68,7 @@ class Slides:
         out = self.folder / "spectrum.parquet"
         arguments = {"alpha": ALPHA, "steps": STEPS, "bands": BANDS} | changes
         localisation.spectra(experiments, self.cells, self.labels, HEALTHY, graph, out=out, **arguments)
-        return schemas.read(out, schemas.SPECTRUM)
+        return tables.read(out, SPECTRUM)
 
     def borders(
         self,
@@ -77,7 +80,7 @@ class Slides:
         localisation.borders(
             experiments, self.cells, self.labels, HEALTHY, border_of or {}, edges, out, repeats=200
         )
-        return schemas.read(out, schemas.BORDERS)
+        return tables.read(out, BORDERS)
 
 
 @pytest.fixture
@@ -263,11 +266,11 @@ def test_no_runs_make_empty_tables(slides: Slides) -> None:
 
 
 def write_cells(path: Path, x: Sequence[float]) -> Path:
-    columns = {column.name: 0 for column in schemas.CELLS.columns} | {"border": False}
+    columns = {column.name: 0 for column in CELLS.columns} | {"border": False}
     frame = pd.DataFrame({"cell": np.arange(len(x)), "x_um": x, "y_um": 2.0})
     frame = frame.assign(**{name: value for name, value in columns.items() if name not in frame})
     frame["polygon"] = pd.Series([np.zeros(6, np.float32)] * len(x), dtype=object)
-    schemas.write(path, frame, schemas.CELLS)
+    tables.write(path, frame, CELLS)
     return path
 
 

@@ -13,22 +13,25 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import CELLS, LABELS
 from myostage.errors import UserError
 from myostage.evaluation import comparisons, metrics, results, tallies
+from myostage.evaluation.tables import COMPARISONS, CONFUSION, METRICS, RUNS, SCORES
 from myostage.export import staging
-from myostage.study.config import Compare, Encoder, RunSpec, Training
+from myostage.learning.tables import OUTCOME, SPLITS, predictions_table
+from myostage.study.sections import Compare, Encoder, RunSpec, Training
 
 K = 4
 FOLD = {"s1": 0, "s2": 0, "s3": 1, "s4": 2, "bare": -1}
-CELLS = {"s1": 30, "s2": 7, "s3": 50, "s4": 25, "bare": 12}
+CELLS_OF = {"s1": 30, "s2": 7, "s3": 50, "s4": 25, "bare": 12}
 SEEDS = (0, 1)
 TABLES = {
-    "metrics": schemas.METRICS,
-    "comparisons": schemas.COMPARISONS,
-    "scores": schemas.SCORES,
-    "confusion": schemas.CONFUSION,
-    "runs": schemas.RUNS,
+    "metrics": METRICS,
+    "comparisons": COMPARISONS,
+    "scores": SCORES,
+    "confusion": CONFUSION,
+    "runs": RUNS,
 }
 GIVEN = {"d0": np.array([0.1, 0.2, 0.3, 0.4]), "d3": np.array([0.5, 0.5, 0, 0])}
 
@@ -39,7 +42,7 @@ def group(slide: str) -> str:
 
 def numbers(slide: str) -> NDArray[np.int64]:
     """Cell numbers with gaps, as after dropped crops."""
-    return np.arange(CELLS[slide]) * 2 + 1
+    return np.arange(CELLS_OF[slide]) * 2 + 1
 
 
 @dataclass(frozen=True)
@@ -77,15 +80,15 @@ class StudyFiles:
             "repeats": 200,
         }
         results.evaluate_runs(**(arguments | changes))
-        return {name: schemas.read(path, TABLES[name]) for name, path in out.items()}
+        return {name: tables.read(path, TABLES[name]) for name, path in out.items()}
 
     def held_out(self, seed: int, slide: str) -> NDArray[np.float64]:
         return self.probabilities[FOLD[slide], seed, slide]
 
 
 def write_predictions(path: Path, slides: dict[str, NDArray[np.float64]], row_group: int = 16) -> None:
-    table = schemas.predictions_table(K)
-    with schemas.writer(path, table) as out:
+    table = predictions_table(K)
+    with tables.writer(path, table) as out:
         for slide, p in slides.items():
             frame = pd.DataFrame({"slide": slide, "cell": numbers(slide)[: len(p)], "stage": p.argmax(1)})
             frame["probabilities"] = list(p.astype(np.float32))
@@ -98,7 +101,7 @@ def write_outcome(path: Path, run: str, failed: bool) -> Path:
     row: dict[str, Any] = {"run": run, "status": "failed" if failed else "ok", "device": "cpu", "steps": 7}
     row |= {"reason": "its loss was nan" if failed else "", "seconds": 2.5, "cpu_seconds": 3.0}
     row |= {"peak_memory_mb": 100.0, "joules": None}
-    schemas.write(path, pd.DataFrame([row]), schemas.OUTCOME)
+    tables.write(path, pd.DataFrame([row]), OUTCOME)
     return path
 
 
@@ -118,30 +121,30 @@ def spec(fold: int, seed: int, weight: float = 1.0) -> RunSpec:
 def study(tmp_path: Path) -> StudyFiles:
     rng = np.random.default_rng(5)
     splits = pd.DataFrame(
-        [(s, group(s), f"animal of {s}", CELLS[s], FOLD[s]) for s in ("s3", "s1", "bare", "s4", "s2")],
-        columns=schemas.SPLITS.schema.names,
+        [(s, group(s), f"animal of {s}", CELLS_OF[s], FOLD[s]) for s in ("s3", "s1", "bare", "s4", "s2")],
+        columns=SPLITS.schema.names,
     )
-    schemas.write(tmp_path / "splits.parquet", splits, schemas.SPLITS)
-    truth = {s: rng.integers(0, K, CELLS[s]) for s in FOLD if s != "bare"}
+    tables.write(tmp_path / "splits.parquet", splits, SPLITS)
+    truth = {s: rng.integers(0, K, CELLS_OF[s]) for s in FOLD if s != "bare"}
     truth["s4"][5:] = -1  # annotated in part
-    area = {s: rng.uniform(100, 4000, CELLS[s]).astype(np.float32).astype(np.float64) for s in FOLD}
+    area = {s: rng.uniform(100, 4000, CELLS_OF[s]).astype(np.float32).astype(np.float64) for s in FOLD}
     labels, areas = {}, {}
     for slide in FOLD:
         areas[slide] = tmp_path / f"{slide}.cells.parquet"
-        cells: dict[str, Any] = {name: [0] * CELLS[slide] for name in schemas.CELLS.schema.names}
-        cells |= {"cell": numbers(slide), "area_um2": area[slide], "polygon": [[0.0]] * CELLS[slide]}
-        cells["border"] = [False] * CELLS[slide]
-        schemas.write(areas[slide], pd.DataFrame(cells), schemas.CELLS)
+        cells: dict[str, Any] = {name: [0] * CELLS_OF[slide] for name in CELLS.schema.names}
+        cells |= {"cell": numbers(slide), "area_um2": area[slide], "polygon": [[0.0]] * CELLS_OF[slide]}
+        cells["border"] = [False] * CELLS_OF[slide]
+        tables.write(areas[slide], pd.DataFrame(cells), CELLS)
         if slide in truth:
             known = truth[slide] >= 0
             frame = pd.DataFrame({"cell": numbers(slide)[known], "stage": truth[slide][known], "iou": 1.0})
             labels[slide] = tmp_path / f"{slide}.labels.parquet"
-            schemas.write(labels[slide], frame, schemas.LABELS)
+            tables.write(labels[slide], frame, LABELS)
     probabilities: dict[tuple[int, int, str], NDArray[np.float64]] = {}
     runs: list[tuple[RunSpec, Path]] = []
     for fold in range(3):
         for seed in SEEDS:
-            slides = {s: rng.dirichlet(np.full(K, 0.4), CELLS[s]) for s in FOLD if FOLD[s] in (fold, -1)}
+            slides = {s: rng.dirichlet(np.full(K, 0.4), CELLS_OF[s]) for s in FOLD if FOLD[s] in (fold, -1)}
             slides = {s: p.astype(np.float32).astype(np.float64) for s, p in slides.items()}
             path = tmp_path / f"{fold}-{seed}.parquet"
             write_predictions(path, slides)
@@ -174,7 +177,7 @@ def majority(study: StudyFiles) -> list[tuple[RunSpec, Path]]:
     runs = []
     for fold in range(3):
         path = study.folder / f"majority-{fold}.parquet"
-        slides = {s: np.tile([0.1, 0.2, 0.4, 0.3], (CELLS[s], 1)) for s in FOLD if FOLD[s] in (fold, -1)}
+        slides = {s: np.tile([0.1, 0.2, 0.4, 0.3], (CELLS_OF[s], 1)) for s in FOLD if FOLD[s] in (fold, -1)}
         write_predictions(path, slides)
         run = RunSpec.model_validate({**spec(fold, 0).model_dump(), "method": "majority", "losses": {}})
         runs.append((run, path))
@@ -239,7 +242,7 @@ def test_scores_weigh_by_area_and_average_runs(study: StudyFiles) -> None:
         assert plain.loc[slide, "recovery_score"] == pytest.approx(np.mean([p @ levels for p in runs]))
         shares = np.mean([p.mean(0) for p in runs], axis=0)
         assert np.array(weighted.loc[slide, "proportions"]) == pytest.approx(shares)
-        assert weighted.loc[slide, "cells"] == CELLS[slide]
+        assert weighted.loc[slide, "cells"] == CELLS_OF[slide]
         assert weighted.loc[slide, "group"] == group(slide)
         if slide == "bare":
             assert np.isnan(weighted.loc[slide, "true_recovery_score"])
@@ -282,8 +285,8 @@ def test_a_run_of_two_experiments_is_read_once(study: StudyFiles, monkeypatch: p
 
 
 def test_study_of_staged_slides_only_has_scores_and_no_metrics(study: StudyFiles) -> None:
-    table = schemas.read(study.splits, schemas.SPLITS)
-    schemas.write(study.splits, table[table["fold"] == -1], schemas.SPLITS)
+    table = tables.read(study.splits, SPLITS)
+    tables.write(study.splits, table[table["fold"] == -1], SPLITS)
     path = study.folder / "bare.predictions.parquet"
     write_predictions(path, {"bare": study.probabilities[0, 0, "bare"]})
     found = study.evaluate(experiments={"applied": [(spec(0, 0), path)]}, proportions={}, labels={})
@@ -327,7 +330,7 @@ def test_numbers_that_are_no_probabilities_are_refused(study: StudyFiles) -> Non
 
 def test_cells_without_area_are_refused(study: StudyFiles) -> None:
     path = study.folder / "short.parquet"
-    schemas.write(path, schemas.read(study.areas["s1"], schemas.CELLS).iloc[1:], schemas.CELLS)
+    tables.write(path, tables.read(study.areas["s1"], CELLS).iloc[1:], CELLS)
     with pytest.raises(UserError, match="cell 1 of slide s1 is in no table of cells"):
         study.evaluate(areas=study.areas | {"s1": path})
 
@@ -336,7 +339,7 @@ def test_staged_slides_average_seeds_of_their_fold_or_all_runs(study: StudyFiles
     out = {slide: study.folder / "staged" / f"{slide}.parquet" for slide in ("s2", "bare")}
     staging.stage_slides(study.runs, study.splits, out, K, {"made_by": "test"})
     for slide, path in out.items():
-        found = schemas.read(path, schemas.predictions_table(K))
+        found = tables.read(path, predictions_table(K))
         mean = np.mean([p for (_, _, s), p in study.probabilities.items() if s == slide], axis=0)
         assert found["cell"].tolist() == numbers(slide).tolist()
         assert np.allclose(np.stack(found["probabilities"].tolist()), mean, atol=1e-6)
@@ -345,12 +348,12 @@ def test_staged_slides_average_seeds_of_their_fold_or_all_runs(study: StudyFiles
 
 
 def test_slide_without_cells_is_staged_as_an_empty_table(study: StudyFiles) -> None:
-    table = schemas.read(study.splits, schemas.SPLITS)
+    table = tables.read(study.splits, SPLITS)
     empty = pd.DataFrame([("glass", "d0", "a9", 0, 1)], columns=table.columns)
-    schemas.write(study.splits, pd.concat([table, empty]), schemas.SPLITS)
+    tables.write(study.splits, pd.concat([table, empty]), SPLITS)
     out = study.folder / "glass.parquet"
     staging.stage_slides(study.runs, study.splits, {"glass": out}, K)
-    assert schemas.read(out, schemas.predictions_table(K)).empty
+    assert tables.read(out, predictions_table(K)).empty
     assert "glass" not in set(study.evaluate()["scores"]["slide"])
 
 
@@ -375,7 +378,7 @@ def test_seeds_must_hold_out_the_same_slides(study: StudyFiles) -> None:
 def test_labels_of_another_study_are_refused(study: StudyFiles) -> None:
     frame = pd.DataFrame({"cell": [1], "stage": [K], "iou": [1.0]})
     path = study.folder / "foreign.parquet"
-    schemas.write(path, frame, schemas.LABELS)
+    tables.write(path, frame, LABELS)
     with pytest.raises(UserError, match=f"stage {K} of a study of {K} stages"):
         replace(study, labels=study.labels | {"s1": path}).evaluate()
 
@@ -496,7 +499,7 @@ def test_slides_all_told_the_same_have_no_rank_and_slides_all_alike_no_tail(stud
     found = study.evaluate(slide_level=True, experiments={"same": majority(study)})["metrics"]
     assert np.isnan(value(found, "stage_spearman")["value"]) and value(found, "stage_mae")["value"] > 0
     for path in study.labels.values():
-        schemas.write(path, schemas.read(path, schemas.LABELS).assign(stage=2), schemas.LABELS)
+        tables.write(path, tables.read(path, LABELS).assign(stage=2), LABELS)
     found = study.evaluate(slide_level=True)["metrics"]
     assert np.isnan(value(found, "stage_tail_mae")["value"])
     assert np.isnan(value(found, "stage_spearman")["value"]) and value(found, "stage_w1")["value"] > 0
@@ -636,7 +639,7 @@ def test_a_comparison_is_over_the_seeds_that_both_have(study: StudyFiles) -> Non
 
 def fail(path: Path, reason: str) -> None:
     """Predictions as a failed run leaves them: no rows, and the reason."""
-    with schemas.writer(path, schemas.predictions_table(K), {"failed": reason}):
+    with tables.writer(path, predictions_table(K), {"failed": reason}):
         pass
 
 
@@ -646,7 +649,7 @@ def test_staging_leaves_out_runs_that_failed(study: StudyFiles) -> None:
     staging.stage_slides(study.runs, study.splits, out, K)
     for slide, path in out.items():
         left = [p for key, p in study.probabilities.items() if key[2] == slide and key[:2] != (1, 0)]
-        found = schemas.read(path, schemas.predictions_table(K))["probabilities"].tolist()
+        found = tables.read(path, predictions_table(K))["probabilities"].tolist()
         assert len(left) == (5 if slide == "bare" else 1)
         assert np.allclose(np.stack(found), np.mean(left, axis=0), atol=1e-6)
     fail(study.runs[3][1], "the loss at step 4 is nan")

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as reference
 
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import LABELS
 from myostage.errors import UserError
 from myostage.evaluation import comparisons, formatting, metrics, slide_results
 from myostage.evaluation.slide_results import SlideRun, evaluate_slides
-from myostage.study.config import Compare, Encoder, RunSpec, Training
-from myostage.study.sections import Mil, SlideLabel
+from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
+from myostage.learning.tables import ATTENTION, OUTCOME, SLIDE_PREDICTIONS, SPLITS
+from myostage.study.sections import Compare, Encoder, Mil, RunSpec, SlideLabel, Training
 
 Floats = NDArray[np.float64]
 
@@ -85,7 +87,7 @@ class Study:
         rng = np.random.default_rng(3)
         rows = [(slide, "d0", f"animal of {slide}", CELLS[slide], FOLD[slide]) for slide in FOLD]
         self.splits = folder / "splits.parquet"
-        schemas.write(self.splits, pd.DataFrame(rows, columns=schemas.SPLITS.schema.names), schemas.SPLITS)
+        tables.write(self.splits, pd.DataFrame(rows, columns=SPLITS.schema.names), SPLITS)
         self.stage = {slide: rng.integers(0, 4, CELLS[slide]) for slide in SLIDES}
         self.stage[ONLY_HEALTHY] = np.resize(HEALTHY, CELLS[ONLY_HEALTHY])
         for slide in SLIDES:
@@ -94,7 +96,7 @@ class Study:
         for slide, path in self.labels.items():
             cells = np.flatnonzero(self.stage[slide] >= 0)
             frame = pd.DataFrame({"cell": cells, "stage": self.stage[slide][cells], "iou": 1.0})
-            schemas.write(path, frame, schemas.LABELS)
+            tables.write(path, frame, LABELS)
 
     def experiment(
         self,
@@ -132,11 +134,11 @@ class Study:
                 if fold == 0:
                     rows.append(("glass", 0, 0, np.eye(classes)[0], 0, 0.0))
                 paths = [self.folder / f"{run.id}.{name}.parquet" for name in ("predictions", "attention")]
-                frame = pd.DataFrame(rows, columns=schemas.SLIDE_PREDICTIONS.schema.names)
-                schemas.write(paths[0], frame, schemas.SLIDE_PREDICTIONS)
+                frame = pd.DataFrame(rows, columns=SLIDE_PREDICTIONS.schema.names)
+                tables.write(paths[0], frame, SLIDE_PREDICTIONS)
                 # Rows of slides are mixed, as nothing says that they stand together.
                 mixed = pd.concat(attention).sample(frac=1, random_state=0)
-                schemas.write(paths[1], mixed, schemas.ATTENTION)
+                tables.write(paths[1], mixed, ATTENTION)
                 told.runs.append(SlideRun(run, *paths))
         return told
 
@@ -144,7 +146,7 @@ class Study:
         self, experiments: dict[str, Told], failed: tuple[str, ...] = (), **changes: Any
     ) -> dict[str, pd.DataFrame]:
         """The tables; runs with their id in ``failed`` have no rows."""
-        tables = {"metrics": schemas.METRICS, "comparisons": schemas.COMPARISONS, "runs": schemas.RUNS}
+        tables = {"metrics": METRICS, "comparisons": COMPARISONS, "runs": RUNS}
         out = {name: self.folder / f"{name}.parquet" for name in tables}
         outcomes = {}
         for run in (run for told in experiments.values() for run in told.runs):
@@ -152,12 +154,10 @@ class Study:
             row: dict[str, Any] = {"run": run.spec.id, "status": status, "reason": "", "device": "cpu"}
             row |= {"steps": 7, "seconds": 1.0, "cpu_seconds": 1.0, "peak_memory_mb": 1.0, "joules": None}
             outcomes[run.spec.id] = self.folder / f"{run.spec.id}.outcome.parquet"
-            schemas.write(outcomes[run.spec.id], pd.DataFrame([row]), schemas.OUTCOME)
+            tables.write(outcomes[run.spec.id], pd.DataFrame([row]), OUTCOME)
             if status == "failed":
-                for path, table in ((run.predictions, "SLIDE_PREDICTIONS"), (run.attention, "ATTENTION")):
-                    schemas.write(
-                        path, schemas.read(path, getattr(schemas, table)).iloc[:0], getattr(schemas, table)
-                    )
+                for path, table in ((run.predictions, SLIDE_PREDICTIONS), (run.attention, ATTENTION)):
+                    tables.write(path, tables.read(path, table).iloc[:0], table)
         arguments: dict[str, Any] = {f"{name}_out": path for name, path in out.items()} | {
             "experiments": {name: told.runs for name, told in experiments.items()},
             "outcomes": outcomes,
@@ -172,7 +172,7 @@ class Study:
             "repeats": 200,
         }
         evaluate_slides(**(arguments | changes))
-        return {name: schemas.read(path, tables[name]) for name, path in out.items()}
+        return {name: tables.read(path, tables[name]) for name, path in out.items()}
 
 
 @pytest.fixture
@@ -339,10 +339,10 @@ def test_without_annotated_cells_attention_is_not_measured(study: Study) -> None
     plain = {"bag_auroc", "bag_accuracy", "bag_f1", "bag_kappa", "energy"}
     assert set(study.evaluate({"a": told}, labels={})["metrics"]["metric"]) == plain
     for path in study.labels.values():
-        schemas.write(path, schemas.read(path, schemas.LABELS).iloc[:0], schemas.LABELS)
+        tables.write(path, tables.read(path, LABELS).iloc[:0], LABELS)
     assert set(study.evaluate({"a": told})["metrics"]["metric"]) == plain
     for path in study.labels.values():
-        schemas.write(path, pd.DataFrame({"cell": [0, 1], "stage": [0, 3], "iou": 1.0}), schemas.LABELS)
+        tables.write(path, pd.DataFrame({"cell": [0, 1], "stage": [0, 3], "iou": 1.0}), LABELS)
     found = study.evaluate({"a": told})["metrics"]
     assert set(found["metric"]) == plain | {"instance_f1"}  # healthy cells only: no slide has both kinds
 
@@ -350,8 +350,8 @@ def test_without_annotated_cells_attention_is_not_measured(study: Study) -> None
 def test_energy_that_no_graph_gives_is_missing(study: Study) -> None:
     told = study.experiment()
     for run in told.runs:
-        frame = schemas.read(run.predictions, schemas.SLIDE_PREDICTIONS).assign(energy=np.nan)
-        schemas.write(run.predictions, frame, schemas.SLIDE_PREDICTIONS)
+        frame = tables.read(run.predictions, SLIDE_PREDICTIONS).assign(energy=np.nan)
+        tables.write(run.predictions, frame, SLIDE_PREDICTIONS)
     found = study.evaluate({"a": told})["metrics"]
     assert "energy" not in set(found["metric"]) and found["value"].notna().any()
 
@@ -394,7 +394,7 @@ def test_attention_that_is_not_that_of_the_cells_is_refused(
 ) -> None:
     told = study.experiment()
     path = told.runs[0].attention
-    schemas.write(path, change(schemas.read(path, schemas.ATTENTION)), schemas.ATTENTION)
+    tables.write(path, change(tables.read(path, ATTENTION)), ATTENTION)
     with pytest.raises(UserError, match=message) as error:
         study.evaluate({"a": told})
     assert str(path) in str(error.value)
@@ -421,8 +421,8 @@ def test_predictions_that_are_not_those_of_their_fold_are_refused(
 ) -> None:
     told = study.experiment()
     path = told.runs[0].predictions
-    frame = schemas.read(path, schemas.SLIDE_PREDICTIONS)
-    schemas.write(path, change(frame), schemas.SLIDE_PREDICTIONS)
+    frame = tables.read(path, SLIDE_PREDICTIONS)
+    tables.write(path, change(frame), SLIDE_PREDICTIONS)
     with pytest.raises(UserError, match=message) as error:
         study.evaluate({"a": told})
     assert str(path) in str(error.value)

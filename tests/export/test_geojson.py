@@ -10,9 +10,11 @@ import pytest
 from shapely.geometry import Point, shape
 
 import study_tables
-from myostage import palette, schemas
+from myostage import palette, tables
+from myostage.cells.tables import CELLS
 from myostage.errors import UserError
 from myostage.export import geojson
+from myostage.learning.tables import predictions_table
 
 STAGES = study_tables.STAGES
 SLIDE = "d7_a1"
@@ -35,8 +37,8 @@ def test_every_cell_is_exported_once_with_its_stage_in_level_0_px(
 ) -> None:
     monkeypatch.setattr(geojson, "BATCH", 10)  # so that a slide takes several batches
     features = _exported(made, tmp_path / "cells.geojson")
-    cells = schemas.read(made.of("cells")[SLIDE], schemas.CELLS)
-    staged = schemas.read(made.of("stages")[SLIDE], schemas.predictions_table(len(STAGES))).set_index("cell")
+    cells = tables.read(made.of("cells")[SLIDE], CELLS)
+    staged = tables.read(made.of("stages")[SLIDE], predictions_table(len(STAGES))).set_index("cell")
     assert len(features) == len(cells)
     assert len({feature["id"] for feature in features}) == len(cells)
     for feature, cell in zip(features, cells.to_dict("records"), strict=True):
@@ -71,12 +73,12 @@ def test_a_second_export_is_the_same_file_and_another_slide_has_other_ids(
 def test_empty_slides_missing_measurements_and_degenerate_outlines(
     made: study_tables.Made, tmp_path: Path
 ) -> None:
-    cells = schemas.read(made.of("cells")[SLIDE], schemas.CELLS).head(2)
+    cells = tables.read(made.of("cells")[SLIDE], CELLS).head(2)
     cells["polygon"] = [np.array([1, 1, 2, 2], dtype=np.float32), np.empty(0, dtype=np.float32)]
     cells["circularity"] = np.nan
-    schemas.write(tmp_path / "s" / "cells.parquet", cells, schemas.CELLS)
-    none = schemas.predictions_table(len(STAGES))
-    schemas.write(tmp_path / "none.parquet", pd.DataFrame(columns=none.schema.names), none)
+    tables.write(tmp_path / "s" / "cells.parquet", cells, CELLS)
+    none = predictions_table(len(STAGES))
+    tables.write(tmp_path / "none.parquet", pd.DataFrame(columns=none.schema.names), none)
     out = tmp_path / "cells.geojson"
     assert (
         geojson.export_slide(tmp_path / "s" / "cells.parquet", tmp_path / "none.parquet", STAGES, 1.0, out)
@@ -85,7 +87,7 @@ def test_empty_slides_missing_measurements_and_degenerate_outlines(
     features = json.loads(out.read_text(encoding="utf-8"))["features"]
     assert [feature["geometry"]["type"] for feature in features] == ["Point", "Point"]
     assert "Circularity" not in features[0]["properties"]["measurements"]
-    schemas.write(tmp_path / "s" / "cells.parquet", cells.head(0), schemas.CELLS)
+    tables.write(tmp_path / "s" / "cells.parquet", cells.head(0), CELLS)
     assert (
         geojson.export_slide(tmp_path / "s" / "cells.parquet", tmp_path / "none.parquet", STAGES, 1.0, out)
         == 0

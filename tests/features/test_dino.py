@@ -18,13 +18,14 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import CROPS
 from myostage.errors import UserError
 from myostage.features import dino
 from myostage.features.encoder import build
 from myostage.runtime.checkpoints import Checkpoints, Progress
 from myostage.study import plan
-from myostage.study.config import Dino, Encoder
+from myostage.study.sections import Dino, Encoder
 
 ARCHITECTURE = {"patch_px": 8, "width": 32, "depth": 2, "heads": 2}
 SETTINGS = {"steps": 6, "batch_size": 4, "prototypes": 64, "local_crops": 2, "checkpoint_every": 2}
@@ -84,9 +85,9 @@ def crops(pixels: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -
     for number, (start, end) in enumerate(pairwise([0, 12, 12, 30])):
         cells = pa.array(np.arange(end - start, dtype=np.int32))
         part = pa.array([image.tobytes() for image in pixels[start:end]], pa.binary(64 * 64 * 3))
-        table = pa.table([cells, part], schema=schemas.CROPS.schema)
+        table = pa.table([cells, part], schema=CROPS.schema)
         paths.append(folder / f"{number}.parquet")
-        schemas.write(paths[-1], table, schemas.CROPS)
+        tables.write(paths[-1], table, CROPS)
     return paths
 
 

@@ -13,11 +13,12 @@ from timm.layers import SwiGLU
 from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
 from torch import Tensor, nn
 
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import CROPS
 from myostage.errors import UserError
 from myostage.features import encoder as enc
 from myostage.features import tokens
-from myostage.study.config import Architecture, Encoder
+from myostage.study.sections import Architecture, Encoder
 
 TINY = Architecture(patch_px=16, width=32, depth=3, heads=4)
 
@@ -319,8 +320,8 @@ def test_absent_pretrained_weights_name_the_file_to_fetch(
 
 def _write_crops(path: Path, images: Tensor, cells: np.ndarray) -> None:
     pixels = pa.array([image.numpy().tobytes() for image in images], pa.binary(64 * 64 * 3))
-    table = pa.table([pa.array(cells), pixels], schema=schemas.CROPS.schema)
-    schemas.write(path, table, schemas.CROPS)
+    table = pa.table([pa.array(cells), pixels], schema=CROPS.schema)
+    tables.write(path, table, CROPS)
 
 
 def test_embedding_a_slide_stores_the_prefix_tokens(tmp_path: Path) -> None:

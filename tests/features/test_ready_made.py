@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 import features_table
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import LABELS, POSITIONS
 from myostage.errors import UserError
 from myostage.features import ready_made, tokens
 from myostage.study import config, inputs, sections
@@ -132,10 +133,10 @@ def test_what_is_written_is_what_runs_read(made: Written, tmp_path: Path) -> Non
         assert store.shape == (1, WIDTH) and store.cells.tolist() == list(range(n))
         assert (store.read().numpy()[:, 0] == put["features"].astype(np.float16)).all()
         assert store.metadata["encoder"] == ENCODER
-        positions = schemas.read(out[1], schemas.POSITIONS)
+        positions = tables.read(out[1], POSITIONS)
         assert positions.cell.tolist() == list(range(n))
         assert (positions[["x_um", "y_um"]].to_numpy() == made.read(name).positions).all()
-        labels = schemas.read(out[2], schemas.LABELS)
+        labels = tables.read(out[2], LABELS)
         assert labels.cell.tolist() == list(range(n)) and (labels.iou == 1).all()
         assert labels.stage.tolist() == put["instances"].ravel().tolist()
 
@@ -165,7 +166,7 @@ def test_labels_that_contradict_the_bag_are_unknown(
     assert bag.label == 1 and bag.instances is None
     assert "bag_1: the labels of its instances are unknown" in caplog.text
     assert not any("bag_1" in str(warning.message) for warning in recwarn)
-    labels = schemas.read(write(bag, tmp_path / "out")[2], schemas.LABELS)
+    labels = tables.read(write(bag, tmp_path / "out")[2], LABELS)
     assert not len(labels)
 
 
@@ -173,7 +174,7 @@ def test_single_unknown_labels_have_no_row(slides: Written, tmp_path: Path) -> N
     given = slides.bags["bag_1"]["instances"].copy()
     given[[2, 5]] = -1
     slides.put("instances", "bag_1", given)
-    labels = schemas.read(write(slides.read("bag_1"), tmp_path / "out")[2], schemas.LABELS)
+    labels = tables.read(write(slides.read("bag_1"), tmp_path / "out")[2], LABELS)
     known = [cell for cell in range(11) if cell not in (2, 5)]
     assert labels.cell.tolist() == known and labels.stage.tolist() == given[known].tolist()
 
@@ -405,8 +406,8 @@ def test_the_rule_names_every_bag_that_fails_and_makes_the_others(
         folder = study / "slides" / name
         stored = tokens.TokenStore(folder / "tokens/uni.parquet").read().numpy()[:, 0]
         assert (stored == made.bags[name]["features"].astype(np.float16)).all()
-        assert len(schemas.read(folder / "labels.parquet", schemas.LABELS)) == len(stored)
-        assert len(schemas.read(folder / "positions.parquet", schemas.POSITIONS)) == len(stored)
+        assert len(tables.read(folder / "labels.parquet", LABELS)) == len(stored)
+        assert len(tables.read(folder / "positions.parquet", POSITIONS)) == len(stored)
     assert not (study / "slides/bag_2/labels.parquet").exists()
 
 

@@ -12,11 +12,15 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 import study_tables
-from myostage import palette, schemas
+from myostage import palette, tables
+from myostage.cells.tables import CELLS, CROPS
 from myostage.errors import UserError
 from myostage.evaluation import formatting
+from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
 from myostage.figures import plots, views
+from myostage.learning.tables import HISTORY
 from myostage.slides.reader import skip
+from myostage.slides.tables import SLIDES
 
 STAGES = study_tables.STAGES
 
@@ -61,7 +65,7 @@ def test_short_numbers(value: float, text: str) -> None:
 
 
 def test_headline_gives_value_interval_and_what_it_compares_with(made: study_tables.Made) -> None:
-    table = schemas.read(made.study("metrics"), schemas.METRICS)
+    table = tables.read(made.study("metrics"), METRICS)
     first = formatting.headline(table, ["majority"], ["supervised"])[0]
     assert first == (
         "combined: accuracy .68 [.59, .75] on 3,402 cells of 8 slides; "
@@ -75,7 +79,7 @@ def test_headline_gives_value_interval_and_what_it_compares_with(made: study_tab
 
 
 def test_metric_table_in_html_and_latex(made: study_tables.Made, tmp_path: Path) -> None:
-    table = schemas.read(made.study("metrics"), schemas.METRICS)
+    table = tables.read(made.study("metrics"), METRICS)
     table["experiment"] = table["experiment"].replace("combined", "a_b<c")
     rows = formatting.table(table, ["majority", "a_b<c"])
     assert list(rows.index) == ["majority", "a_b<c"]
@@ -139,7 +143,7 @@ def test_gallery_takes_the_most_and_least_certain_crops_of_a_stage(made: study_t
         assert found == certainty[:3] + certainty[-2:]
     crops = views.images(made.of("crops"), chosen)
     for number in (0, len(chosen) - 1):
-        table = schemas.read(made.of("crops")[chosen["slide"][number]], schemas.CROPS).set_index("cell")
+        table = tables.read(made.of("crops")[chosen["slide"][number]], CROPS).set_index("cell")
         assert crops[number].tobytes() == table.loc[chosen["cell"][number], "image"]
     truth = views.truth(made.of("labels"), chosen)
     assert {-1} < set(truth.tolist())
@@ -159,9 +163,9 @@ def test_few_cells_are_never_shown_twice_and_a_missing_crop_is_named(made: study
 
 def test_curves_run_on_through_the_phases(tmp_path: Path) -> None:
     history = pd.DataFrame({"phase": [0, 0, 0, 1, 1], "step": [0, 1, 2, 0, 1], "loss": [4.0, 2, 1, 9, 9]})
-    history = history.reindex(columns=schemas.HISTORY.schema.names)
+    history = history.reindex(columns=HISTORY.schema.names)
     history["simprop"], history["gradient_norm"] = history["loss"], 1.0
-    schemas.write(tmp_path / "h.parquet", history, schemas.HISTORY)
+    tables.write(tmp_path / "h.parquet", history, HISTORY)
     table = views.histories({"e": [tmp_path / "h.parquet"]})
     assert table["step"].tolist() == [0, 1, 2, 3, 4]
     assert _title(plots.training_curves(table)) == "e: its loss falls from 4 to 1 over 3 steps (one run)"
@@ -169,7 +173,7 @@ def test_curves_run_on_through_the_phases(tmp_path: Path) -> None:
 
 
 def test_metrics_marks_baseline_ceiling_and_undefined(made: study_tables.Made) -> None:
-    table = schemas.read(made.study("metrics"), schemas.METRICS)
+    table = tables.read(made.study("metrics"), METRICS)
     figure = plots.metrics(table, None, ["majority"], ["supervised"])
     assert (
         _title(figure)
@@ -184,9 +188,9 @@ def test_metrics_marks_baseline_ceiling_and_undefined(made: study_tables.Made) -
 
 
 def test_metrics_say_which_experiment_failed_and_how_the_best_differs(made: study_tables.Made) -> None:
-    table = schemas.read(made.study("metrics"), schemas.METRICS)
-    comparisons = schemas.read(made.study("comparisons"), schemas.COMPARISONS)
-    runs = schemas.read(made.study("runs"), schemas.RUNS)
+    table = tables.read(made.study("metrics"), METRICS)
+    comparisons = tables.read(made.study("comparisons"), COMPARISONS)
+    runs = tables.read(made.study("runs"), RUNS)
     shown = ["combined", "broken", "majority"]
     figure = plots.metrics(table, shown, ["majority"], ["supervised"], comparisons, runs)
     # The ceiling is not among the rows that are shown.
@@ -215,7 +219,7 @@ def test_sizes_share_bins_and_leave_out_cut_cells(made: study_tables.Made) -> No
 
 
 def test_counts_show_a_skipped_slide_with_its_reason(made: study_tables.Made) -> None:
-    slides = schemas.read(made.study("slides"), schemas.SLIDES)
+    slides = tables.read(made.study("slides"), SLIDES)
     slides.loc[0, ["status", "reason"]] = ["skipped", "no mpp"]
     given = {name: made.of(name) for name in ("cells", "crops")}
     del given["cells"]["d0_a1"], given["crops"]["d0_a1"]
@@ -229,9 +233,9 @@ def test_counts_show_a_skipped_slide_with_its_reason(made: study_tables.Made) ->
 def test_counts_show_a_slide_that_failed_later_with_its_reason(
     made: study_tables.Made, tmp_path: Path
 ) -> None:
-    slides = schemas.read(made.study("slides"), schemas.SLIDES)
+    slides = tables.read(made.study("slides"), SLIDES)
     given = {name: made.of(name) for name in ("cells", "crops")}
-    for name, table in (("cells", schemas.CELLS), ("crops", schemas.CROPS)):
+    for name, table in (("cells", CELLS), ("crops", CROPS)):
         given[name]["d3_a1"] = str(tmp_path / f"{name}.parquet")
         skip(given[name]["d3_a1"], table, "a tile is cut short")
     table = views.counts(slides, **given)
@@ -247,11 +251,11 @@ def test_counts_show_a_slide_that_failed_later_with_its_reason(
 def test_slides_left_out_are_those_not_opened_and_those_that_failed_later(
     made: study_tables.Made, tmp_path: Path
 ) -> None:
-    slides = schemas.read(made.study("slides"), schemas.SLIDES)
+    slides = tables.read(made.study("slides"), SLIDES)
     crops = made.of("crops")
     assert views.left_out(slides, crops) == {}
     crops["d3_a1"] = str(tmp_path / "crops.parquet")
-    skip(crops["d3_a1"], schemas.CROPS, "a tile is cut short")
+    skip(crops["d3_a1"], CROPS, "a tile is cut short")
     slides.loc[slides["slide"] == "d7_a2", ["status", "reason"]] = ["skipped", "no mpp"]
     found = views.left_out(slides, crops)
     assert list(found.items()) == [("d3_a1", "a tile is cut short"), ("d7_a2", "no mpp")]

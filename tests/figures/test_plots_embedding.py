@@ -9,11 +9,14 @@ import pandas as pd
 import pytest
 
 import study_tables
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import LABELS
 from myostage.evaluation import geometry
 from myostage.evaluation.geometry import Purity
+from myostage.evaluation.tables import CORRELATIONS, GRADIENTS, SCORES, SIMILARITIES
 from myostage.figures import plots_embedding
 from myostage.learning.stages import similarity
+from myostage.learning.tables import SPLITS, predictions_table
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = list(study_tables.STAGES)
@@ -50,9 +53,9 @@ def stage_cosines() -> tuple[pd.DataFrame, pd.DataFrame]:
         for a, b in np.ndindex(K, K):
             expected = similarity(K)[a, b]
             rows.append((experiment, a, b, cosine[a, b], expected))
-    table = pd.DataFrame(rows, columns=schemas.SIMILARITIES.schema.names)
+    table = pd.DataFrame(rows, columns=SIMILARITIES.schema.names)
     rho = [("frozen", 0.41, -0.05, 0.7, 15, 4573), ("combined", 0.93, 0.85, 0.97, 15, 4573)]
-    return table, pd.DataFrame(rho, columns=schemas.CORRELATIONS.schema.names)
+    return table, pd.DataFrame(rho, columns=CORRELATIONS.schema.names)
 
 
 def _title(figure: Any) -> str:
@@ -136,7 +139,7 @@ def test_groups_without_a_day_stand_in_the_order_of_the_table() -> None:
 
 def test_figure_of_biology(tmp_path: Path) -> None:
     made = study_tables.make(tmp_path, cells=20)
-    scores = schemas.read(made.study("scores"), schemas.SCORES)
+    scores = tables.read(made.study("scores"), SCORES)
     rows = plots_embedding.mean_stages(scores, GIVEN, STAGES, "combined")
     share = np.stack(scores["proportions"])
     wanted = dict(zip(scores["animal"], share @ np.arange(K), strict=True))
@@ -202,7 +205,7 @@ def write_predictions(path: Path, made: study_tables.Made) -> None:
     rng = np.random.default_rng(4)
     parts = []
     for number, slide in enumerate(list(made.groups)[::2]):
-        labels = schemas.read(made.of("labels")[slide], schemas.LABELS)
+        labels = tables.read(made.of("labels")[slide], LABELS)
         vectors = rng.normal(scale=0.25, size=(len(labels), 12))
         vectors[:, 0] += np.cos(0.6 * labels["stage"])
         vectors[:, 1] += np.sin(0.6 * labels["stage"])
@@ -211,8 +214,8 @@ def write_predictions(path: Path, made: study_tables.Made) -> None:
         frame = pd.DataFrame({"slide": slide, "cell": labels["cell"], "stage": 0, "embedding": list(unit)})
         frame["probabilities"] = [np.full(K, 1 / K, np.float32)] * len(frame)
         parts.append(frame)
-    table = schemas.predictions_table(K)
-    schemas.write(path, pd.concat(parts)[table.schema.names], table)
+    table = predictions_table(K)
+    tables.write(path, pd.concat(parts)[table.schema.names], table)
 
 
 @pytest.fixture(scope="module")
@@ -221,15 +224,15 @@ def notebook_parameters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, d
     made = study_tables.make(folder, cells=120)
     splits = pd.DataFrame({"slide": list(made.groups), "group": list(made.groups.values())})
     splits["animal"], splits["cells"], splits["fold"] = splits["slide"], 118, 0
-    schemas.write(folder / "splits.parquet", splits, schemas.SPLITS)
-    schemas.write(folder / "gradients.parquet", gradient_table(), schemas.GRADIENTS)
+    tables.write(folder / "splits.parquet", splits, SPLITS)
+    tables.write(folder / "gradients.parquet", gradient_table(), GRADIENTS)
     for name, frame, table in zip(
         ("similarities", "correlations"),
         stage_cosines(),
-        (schemas.SIMILARITIES, schemas.CORRELATIONS),
+        (SIMILARITIES, CORRELATIONS),
         strict=True,
     ):
-        schemas.write(folder / f"{name}.parquet", frame, table)
+        tables.write(folder / f"{name}.parquet", frame, table)
     write_predictions(folder / "predictions.parquet", made)
     captions = {"frozen": "before training (frozen)", "combined": "after training (combined)"}
     return {

@@ -15,9 +15,12 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 import study_tables
-from myostage import palette, schemas
+from myostage import palette, tables
+from myostage.cells.tables import LABELS, POSITIONS
 from myostage.evaluation.algebra import summary
+from myostage.evaluation.tables import ALGEBRA, COMPARISONS, METRICS
 from myostage.figures import plots_neighbours, views
+from myostage.learning.tables import ATTENTION, HISTORY
 
 
 def _title(figure: Figure) -> str:
@@ -39,7 +42,7 @@ def _measured(values: dict[str, float], metric: str = "bag_auroc", half: float =
         | {"low": value - half, "high": value + half, "slides": 8, "cells": 900}
         for name, value in values.items()
     ]
-    return pd.DataFrame(rows, columns=schemas.METRICS.schema.names)
+    return pd.DataFrame(rows, columns=METRICS.schema.names)
 
 
 def _compared(gaps: dict[str, float], reference: str, metric: str = "bag_auroc", **more: Any) -> pd.DataFrame:
@@ -50,7 +53,7 @@ def _compared(gaps: dict[str, float], reference: str, metric: str = "bag_auroc",
         usual | {"experiment": name, "difference": gap, "low": gap - 0.05, "high": gap + 0.05}
         for name, gap in gaps.items()
     ]
-    return pd.DataFrame(rows, columns=schemas.COMPARISONS.schema.names)
+    return pd.DataFrame(rows, columns=COMPARISONS.schema.names)
 
 
 def _faces(figure: Figure, panel: int) -> dict[str, str]:
@@ -186,18 +189,18 @@ def test_placement_of_one_setting_and_of_none() -> None:
 
 def _write_attention(path: Path, rows: list[tuple[str, int, float]]) -> Path:
     frame = pd.DataFrame(rows, columns=["slide", "cell", "logit"]).assign(weight=0.1)
-    schemas.write(path, frame, schemas.ATTENTION)
+    tables.write(path, frame, ATTENTION)
     return path
 
 
 def test_attention_is_the_mean_over_the_runs_that_hold_the_slide_out(tmp_path: Path) -> None:
-    schemas.write(
+    tables.write(
         tmp_path / "cells.parquet",
         pd.DataFrame({"cell": [0, 1, 2, 3], "x_um": [0.0, 1, 2, 3], "y_um": 0.0}),
-        schemas.POSITIONS,
+        POSITIONS,
     )
     labels = pd.DataFrame({"cell": [2, 0, 1], "stage": [0, 2, 1], "iou": 1.0})
-    schemas.write(tmp_path / "labels.parquet", labels, schemas.LABELS)
+    tables.write(tmp_path / "labels.parquet", labels, LABELS)
     runs = {
         "two": [
             _write_attention(tmp_path / "0.parquet", [("s", 2, 1.0), ("s", 0, 3.0), ("other", 0, 9.0)]),
@@ -207,14 +210,14 @@ def test_attention_is_the_mean_over_the_runs_that_hold_the_slide_out(tmp_path: P
         "none": [],
     }
     cells = {"s": tmp_path / "cells.parquet"}
-    rows = views.attended(cells, {"s": tmp_path / "labels.parquet"}, runs, [2], schemas.POSITIONS)
+    rows = views.attended(cells, {"s": tmp_path / "labels.parquet"}, runs, [2], POSITIONS)
     two = rows[rows["experiment"] == "two"]
     assert two["cell"].tolist() == [0, 1, 2, 3] and two["runs"].tolist() == [2, 1, 2, 0]
     np.testing.assert_allclose(two["logit"], [4, 7, 0, np.nan])
     np.testing.assert_allclose(two["injured"], [0, 1, 1, np.nan])
     others = rows[rows["experiment"] != "two"]
     assert others["logit"].isna().all() and others["runs"].eq(0).all() and len(others) == 8
-    unlabelled = views.attended(cells, {}, runs, [2], schemas.POSITIONS)
+    unlabelled = views.attended(cells, {}, runs, [2], POSITIONS)
     assert unlabelled["injured"].isna().all()
     assert views.attended({}, {}, runs, [2]).empty
 
@@ -411,7 +414,7 @@ def test_reconstruction_is_the_mean_over_the_last_tenth_of_steps() -> None:
 
 
 def test_control_without_runs_says_so() -> None:
-    empty = pd.DataFrame(columns=["experiment", "run", *schemas.HISTORY.schema.names])
+    empty = pd.DataFrame(columns=["experiment", "run", *HISTORY.schema.names])
     for pairs in ({"a": "b"}, {}):
         rows = plots_neighbours.reconstruction(empty, pairs)
         assert "No control" in _title(plots_neighbours.control(rows, {}))
@@ -449,7 +452,7 @@ def _algebra(experiment: str, ranks: list[int]) -> pd.DataFrame:
     frame = pd.DataFrame({"rank": ranks, "slide": [f"s{number}" for number in range(len(ranks))]})
     frame = frame.assign(experiment=experiment, fold=0, candidates=4, others=0.4, rank_p=4)
     both = pd.concat([frame.assign(seed=seed, own=0.5 + 0.2 * seed) for seed in range(2)])
-    return both[schemas.ALGEBRA.schema.names]
+    return both[ALGEBRA.schema.names]
 
 
 def test_algebra_is_beyond_chance_where_the_interval_lies_above_it() -> None:
@@ -489,6 +492,6 @@ def test_long_names_and_many_experiments_are_drawn_without_overlap() -> None:
 def test_the_control_of_the_study_tables_shows_no_difference(tmp_path: Path) -> None:
     made = study_tables.Made(tmp_path, {"d0_a1": "d0"})
     study_tables._neighbour_metrics(np.random.default_rng(0), made)
-    compared = schemas.read(made.study("slide_comparisons"), schemas.COMPARISONS)
+    compared = tables.read(made.study("slide_comparisons"), COMPARISONS)
     rows = plots_neighbours.to_control(compared, "bag_auroc", {"srmil": "srmil-permuted"}, ["srmil"])
     assert not plots_neighbours.told(next(rows.itertuples()), 0.05)

@@ -8,8 +8,8 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from myostage import schemas
 from myostage.evaluation import formatting
+from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
 from myostage.figures import plots_study
 
 STAGES = ("a", "b", "c")
@@ -38,7 +38,7 @@ def _compared(*rows: dict[str, Any]) -> pd.DataFrame:
             "minimum_detectable": 0.04,
         }
         full.append(usual | numbers | row)
-    return pd.DataFrame(full, columns=schemas.COMPARISONS.schema.names)
+    return pd.DataFrame(full, columns=COMPARISONS.schema.names)
 
 
 def _measured(values: dict[str, float], metric: str = "accuracy", half: float = 0.05) -> pd.DataFrame:
@@ -49,7 +49,7 @@ def _measured(values: dict[str, float], metric: str = "accuracy", half: float = 
             | {"low": value - half, "high": value + half, "slides": 8, "cells": 900}
             for name, value in values.items()
         ],
-        columns=schemas.METRICS.schema.names,
+        columns=METRICS.schema.names,
     )
 
 
@@ -58,7 +58,7 @@ def _runs(experiment: str, seconds: list[float], **more: Any) -> pd.DataFrame:
     usual = {"status": "ok", "reason": "", "device": "cpu", "steps": 9, "joules": np.nan, "seed": 0}
     frame = frame.assign(run=[f"{experiment}-{n}" for n in range(len(seconds))], **(usual | more))
     frame["cpu_seconds"], frame["peak_memory_mb"] = frame["seconds"] * 2, 500.0
-    return frame[schemas.RUNS.schema.names]
+    return frame[RUNS.schema.names]
 
 
 def test_forest_names_what_differs_and_colours_better_and_worse() -> None:

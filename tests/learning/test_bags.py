@@ -11,11 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import CROPS
 from myostage.errors import UserError
 from myostage.features import tokens
 from myostage.features.tokens import TokenStore
 from myostage.learning.bags import BagSampler, assign_folds, perturbed, split_slides
+from myostage.learning.tables import SPLITS
 
 PROPORTIONS = {"d0": np.array([0.0, 1.0]), "d3": np.array([0.75, 0.25])}
 
@@ -89,14 +91,14 @@ def test_splits_table_counts_the_crops(tmp_path: Path) -> None:
     crops = {}
     for count, slide in ((3, "a"), (2, "b"), (1, "c"), (0, "x")):
         pixels = pa.array([bytes(64 * 64 * 3)] * count, pa.binary(64 * 64 * 3))
-        table = pa.table([pa.array(range(count), pa.int32()), pixels], schema=schemas.CROPS.schema)
+        table = pa.table([pa.array(range(count), pa.int32()), pixels], schema=CROPS.schema)
         crops[slide] = tmp_path / f"{slide}.parquet"
-        schemas.write(crops[slide], table, schemas.CROPS)
+        tables.write(crops[slide], table, CROPS)
     rows = [("a", "d0", "1"), ("b", "d3", "2"), ("c", None, "3"), ("x", "d0", "4")]
     split_slides(
         pd.DataFrame(rows, columns=["slide", "group", "animal"]), crops, 2, tmp_path / "splits.parquet"
     )
-    splits = schemas.read(tmp_path / "splits.parquet", schemas.SPLITS).set_index("slide")
+    splits = tables.read(tmp_path / "splits.parquet", SPLITS).set_index("slide")
     assert splits["cells"].to_dict() == {"a": 3, "b": 2, "c": 1, "x": 0}
     assert splits.loc[["c", "x"], "fold"].tolist() == [-1, -1]
     assert set(splits.loc[["a", "b"], "fold"]) == {0, 1}
@@ -119,7 +121,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TokenStore]:
     return made
 
 
-SPLITS = slide_table(
+FOLDS_OF = slide_table(
     [("a", "d0", "1", 300), ("b", "d0", "2", 40), ("c", "d3", "3", 25), ("d", "d3", "4", 30)]
 )
 
@@ -135,12 +137,12 @@ def source(bag: object) -> list[tuple[str, int]]:
 @pytest.mark.parametrize("by", ["slide", "group"])
 @pytest.mark.parametrize("cache_mb", [0.0, 1e-3, 10.0], ids=["streamed", "part cached", "cached"])
 def test_bags_hold_what_they_say(stores: dict[str, TokenStore], by: str, cache_mb: float) -> None:
-    sampler = BagSampler(stores, SPLITS, PROPORTIONS, 20, by, seed=3, cache_mb=cache_mb)  # type: ignore[arg-type]
+    sampler = BagSampler(stores, FOLDS_OF, PROPORTIONS, 20, by, seed=3, cache_mb=cache_mb)  # type: ignore[arg-type]
     for step in range(30):
         for bag in sampler.pair(step):
             named = [(slide, int(row)) for slide, rows in bag.rows.items() for row in rows]
             assert source(bag) == named and len(set(named)) == 20
-            assert {SPLITS.set_index("slide").loc[slide, "group"] for slide in bag.rows} == {bag.group}
+            assert {FOLDS_OF.set_index("slide").loc[slide, "group"] for slide in bag.rows} == {bag.group}
             assert bag.name == (bag.group if by == "group" else next(iter(bag.rows)))
             assert bag.tokens.dtype == torch.float16
             np.testing.assert_array_equal(bag.proportions, PROPORTIONS[bag.group])
@@ -150,19 +152,19 @@ def test_a_step_is_the_same_whatever_was_drawn_before(stores: dict[str, TokenSto
     def drawn(sampler: BagSampler, step: int) -> list[list[tuple[str, int]]]:
         return [source(bag) for bag in sampler.pair(step)]
 
-    one = BagSampler(stores, SPLITS, PROPORTIONS, 20, seed=1)
+    one = BagSampler(stores, FOLDS_OF, PROPORTIONS, 20, seed=1)
     forth = [drawn(one, step) for step in range(8)]
     shuffled = BagSampler(
-        {s: stores[s] for s in "dcba"}, SPLITS.iloc[::-1], PROPORTIONS, 20, seed=1, cache_mb=1
+        {s: stores[s] for s in "dcba"}, FOLDS_OF.iloc[::-1], PROPORTIONS, 20, seed=1, cache_mb=1
     )
     back = [drawn(shuffled, step) for step in reversed(range(8))][::-1]
     assert forth == back
     assert len({tuple(map(tuple, bags)) for bags in forth}) == 8
-    assert forth != [drawn(BagSampler(stores, SPLITS, PROPORTIONS, 20, seed=2), step) for step in range(8)]
+    assert forth != [drawn(BagSampler(stores, FOLDS_OF, PROPORTIONS, 20, seed=2), step) for step in range(8)]
 
 
 def test_groups_are_drawn_alike_however_many_slides_they_have(stores: dict[str, TokenStore]) -> None:
-    splits = SPLITS[SPLITS["slide"] != "d"]
+    splits = FOLDS_OF[FOLDS_OF["slide"] != "d"]
     sampler = BagSampler(stores, splits, PROPORTIONS, 20)
     bags = list(itertools.chain.from_iterable(sampler.pair(step) for step in range(400)))
     counts = pd.Series([bag.name for bag in bags]).value_counts()
@@ -172,7 +174,7 @@ def test_groups_are_drawn_alike_however_many_slides_they_have(stores: dict[str, 
 
 
 def test_bags_of_one_slide_share_no_cell_where_it_has_enough(stores: dict[str, TokenStore]) -> None:
-    sampler = BagSampler(stores, SPLITS, PROPORTIONS, 20)
+    sampler = BagSampler(stores, FOLDS_OF, PROPORTIONS, 20)
     alike = {"b": [], "c": []}  # type: dict[str, list[int]]
     for step in range(300):
         first, second = sampler.pair(step)
@@ -184,7 +186,7 @@ def test_bags_of_one_slide_share_no_cell_where_it_has_enough(stores: dict[str, T
 
 def test_only_allowed_rows_are_drawn(stores: dict[str, TokenStore]) -> None:
     allowed = {"a": np.array([299, 5, 7, 7]), "c": np.array([24]), "d": np.array([], np.int64)}
-    sampler = BagSampler(stores, SPLITS, PROPORTIONS, 1, draw_from=allowed)
+    sampler = BagSampler(stores, FOLDS_OF, PROPORTIONS, 1, draw_from=allowed)
     drawn = {cell for step in range(60) for bag in sampler.pair(step) for cell in source(bag)}
     assert drawn == {("a", 5), ("a", 7), ("a", 299), ("c", 24)}
 
@@ -193,15 +195,15 @@ def test_too_few_cells_or_proportions_are_named(stores: dict[str, TokenStore]) -
     with pytest.raises(
         UserError, match=r"50 cells, more than slide b \(40\), c \(25\), d \(30\) .* bags: group"
     ):
-        BagSampler(stores, SPLITS, PROPORTIONS, 50)
-    assert BagSampler(stores, SPLITS, PROPORTIONS, 50, by="group").groups == ["d0", "d3"]
+        BagSampler(stores, FOLDS_OF, PROPORTIONS, 50)
+    assert BagSampler(stores, FOLDS_OF, PROPORTIONS, 50, by="group").groups == ["d0", "d3"]
     with pytest.raises(UserError, match="no row for group d3"):
-        BagSampler(stores, SPLITS, {"d0": PROPORTIONS["d0"]}, 20)
+        BagSampler(stores, FOLDS_OF, {"d0": PROPORTIONS["d0"]}, 20)
     with pytest.raises(UserError, match="no slide with a group and cells"):
-        BagSampler(stores, SPLITS[:0], PROPORTIONS, 20)
+        BagSampler(stores, FOLDS_OF[:0], PROPORTIONS, 20)
     with pytest.raises(UserError, match="slide_proportions: no row for slide b, d; add it"):
         BagSampler(
-            stores, SPLITS, {"a": np.array([1, 0.0]), "c": np.array([0, 1.0])}, 20, proportions_of="slide"
+            stores, FOLDS_OF, {"a": np.array([1, 0.0]), "c": np.array([0, 1.0])}, 20, proportions_of="slide"
         )
 
 
@@ -209,8 +211,8 @@ def test_a_bag_has_the_proportions_of_its_slide(stores: dict[str, TokenStore]) -
     own = {
         slide: np.array([share, 1 - share]) for slide, share in zip("abcd", (0.1, 0.2, 0.3, 0.4), strict=True)
     }
-    by_slide = BagSampler(stores, SPLITS, own, 20, proportions_of="slide")
-    by_group = BagSampler(stores, SPLITS, PROPORTIONS, 20)
+    by_slide = BagSampler(stores, FOLDS_OF, own, 20, proportions_of="slide")
+    by_group = BagSampler(stores, FOLDS_OF, PROPORTIONS, 20)
     for step in range(20):
         for one, other in zip(by_slide.pair(step), by_group.pair(step), strict=True):
             assert source(one) == source(other)

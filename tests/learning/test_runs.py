@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import CROP_PX, CROPS, LABELS, POSITIONS
 from myostage.errors import UserError
 from myostage.features import encoder, tokens
 from myostage.learning import bags, loop, losses, regression, runs, train
+from myostage.learning.tables import HISTORY, OUTCOME, SPLITS, predictions_table
 from myostage.runtime.checkpoints import Checkpoints
-from myostage.study.config import (
+from myostage.study.sections import (
     NOT_IN_TOKENS,
     PRESETS,
     Architecture,
@@ -124,14 +126,14 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         # Cell 1 has a label and no crop.
         cells = np.append(np.arange(len(stages)) * 2, 1)
         table = pd.DataFrame({"cell": cells, "stage": np.append(stages, 0), "iou": 1.0})
-        schemas.write(labels[slide], table, schemas.LABELS)
+        tables.write(labels[slide], table, LABELS)
         places[slide] = folder / f"{slide}-positions.parquet"
         at = np.random.default_rng(len(places)).uniform(0, 200, (len(cells), 2))
         table = pd.DataFrame({"cell": cells, "x_um": at[:, 0], "y_um": at[:, 1]})
-        schemas.write(places[slide], table.sample(frac=1, random_state=1), schemas.POSITIONS)
+        tables.write(places[slide], table.sample(frac=1, random_state=1), POSITIONS)
     splits = folder / "splits.parquet"
     frame = pd.DataFrame(rows, columns=["slide", "group", "animal", "cells", "fold"])
-    schemas.write(splits, frame, schemas.SPLITS)
+    tables.write(splits, frame, SPLITS)
     return Bench(folder, splits, paths, places, labels, truth)
 
 
@@ -161,15 +163,15 @@ def spec_of(
 
 
 def predictions(folder: Path) -> pd.DataFrame:
-    return schemas.read(folder / "predictions.parquet", schemas.predictions_table(K))
+    return tables.read(folder / "predictions.parquet", predictions_table(K))
 
 
 def history(folder: Path) -> pd.DataFrame:
-    return schemas.read(folder / "history.parquet", schemas.HISTORY)
+    return tables.read(folder / "history.parquet", HISTORY)
 
 
 def outcome(folder: Path) -> pd.Series:
-    table = schemas.read(folder / "outcome.parquet", schemas.OUTCOME)
+    table = tables.read(folder / "outcome.parquet", OUTCOME)
     assert len(table) == 1
     return table.iloc[0]
 
@@ -271,10 +273,10 @@ def test_a_killed_run_ends_with_the_same_numbers(
     assert outcome(whole)["steps"] == len(history(whole))
     assert outcome(resumed)["steps"] == len(history(whole)) - resumed_at
     for table, file in (
-        (schemas.HISTORY, "history.parquet"),
-        (schemas.predictions_table(K), "predictions.parquet"),
+        (HISTORY, "history.parquet"),
+        (predictions_table(K), "predictions.parquet"),
     ):
-        assert schemas.read_arrow(whole / file, table).equals(schemas.read_arrow(resumed / file, table))
+        assert tables.read_arrow(whole / file, table).equals(tables.read_arrow(resumed / file, table))
     assert not (resumed / "checkpoint").exists()
 
 
@@ -548,7 +550,7 @@ def test_embedded_draws_are_the_embeddings_of_the_drawn_tokens(bench: Bench) -> 
 
 
 def source_of(bench: Bench, spec: RunSpec, **options: Any) -> runs.BagSource:
-    table = schemas.read(bench.splits, schemas.SPLITS)
+    table = tables.read(bench.splits, SPLITS)
     learnt = table[table["fold"] == 1]
     stores = {slide: runs.token_store(bench.tokens[slide]) for slide in learnt["slide"]}
     return runs.BagSource(spec, stores, learnt, PROPORTIONS, torch.device("cpu"), **options)
@@ -565,15 +567,15 @@ def test_supervised_sees_the_labels_of_training_slides_only(bench: Bench) -> Non
 
 def test_baselines_predict_given_proportions(bench: Bench) -> None:
     crops = {slide: bench.folder / f"{slide}-crops.parquet" for slide in bench.truth}
-    image = bytes(schemas.CROP_PX * schemas.CROP_PX * 3)
+    image = bytes(CROP_PX * CROP_PX * 3)
     for path in crops.values():
-        schemas.write(path, pd.DataFrame({"cell": range(CELLS), "image": [image] * CELLS}), schemas.CROPS)
+        tables.write(path, pd.DataFrame({"cell": range(CELLS), "image": [image] * CELLS}), CROPS)
     everyone = bench.run(spec_of({}, "majority"), "majority", labels=None, tokens=crops)
     mean = np.mean(list(PROPORTIONS.values()), axis=0)
     found = predictions(everyone)
     np.testing.assert_allclose(np.stack(found["probabilities"]), np.tile(mean, (4 * CELLS, 1)), rtol=1e-6)
     assert set(found["stage"]) == {int(mean.argmax())}
-    assert schemas.read(everyone / "history.parquet", schemas.HISTORY).empty
+    assert tables.read(everyone / "history.parquet", HISTORY).empty
     own = predictions(bench.run(spec_of({}, "group_majority"), "group-majority", labels=None))
     for slide, share in (("d3_a0", PROPORTIONS["d3"]), ("d14_a0", PROPORTIONS["d14"]), ("other", mean)):
         np.testing.assert_allclose(own.loc[own["slide"] == slide, "probabilities"].iloc[0], share, rtol=1e-6)
@@ -587,7 +589,7 @@ def test_a_finished_run_is_applied_to_other_slides(bench: Bench, method: str, tm
     runs.predict_run(
         model, {slide: bench.tokens[slide] for slide in known["slide"].unique()}, again, device="cpu"
     )
-    pd.testing.assert_frame_equal(schemas.read(again, schemas.predictions_table(K)), known)
+    pd.testing.assert_frame_equal(tables.read(again, predictions_table(K)), known)
 
 
 def test_tokens_of_another_encoder_are_refused(bench: Bench, tmp_path: Path) -> None:
@@ -618,7 +620,7 @@ def test_a_run_that_diverges_is_marked_failed_and_stops_no_other(
     assert found["reason"] in caplog.text
     assert np.isfinite(history(out)["loss"]).all()
     assert predictions(out).empty
-    told = schemas.read_arrow(out / "predictions.parquet", schemas.predictions_table(K)).schema.metadata
+    told = tables.read_arrow(out / "predictions.parquet", predictions_table(K)).schema.metadata
     assert told[b"failed"].decode() == found["reason"]
     with safe_open(out / "model.safetensors", "pt") as file:
         assert not list(file.keys()) and file.metadata()["failed"] == found["reason"]
@@ -652,8 +654,8 @@ def test_labels_of_held_out_cells_change_no_model(bench: Bench, spec: RunSpec, t
     wrong = dict(bench.labels)
     for slide in ("d3_a0", "d5_a0", "d14_a0", "other"):
         wrong[slide] = tmp_path / f"{slide}.parquet"
-        table = schemas.read(bench.labels[slide], schemas.LABELS)
-        schemas.write(wrong[slide], table.assign(stage=(table["stage"] + 1) % K), schemas.LABELS)
+        table = tables.read(bench.labels[slide], LABELS)
+        tables.write(wrong[slide], table.assign(stage=(table["stage"] + 1) % K), LABELS)
     known = bench.run(spec, f"right-labels-{spec.method}")
     other = bench.run(spec, f"wrong-labels-{spec.method}", labels=wrong)
     assert same_model(known, other)
@@ -840,7 +842,7 @@ NO_EDGES = Graph(by="radius", radius_um=1e-6)
 
 
 def places_of(bench: Bench, slide: str) -> np.ndarray:
-    table = schemas.read(bench.cells[slide], schemas.POSITIONS).set_index("cell")
+    table = tables.read(bench.cells[slide], POSITIONS).set_index("cell")
     return table.loc[range(0, 2 * CELLS, 2), ["x_um", "y_um"]].to_numpy(float)
 
 
@@ -926,9 +928,7 @@ def test_smoothing_at_training_changes_the_model_and_not_what_it_predicts_by(
     slides = {slide: bench.tokens[slide] for slide in predictions(outs["both"])["slide"].unique()}
     model_file = outs["both"] / "model.safetensors"
     runs.predict_run(model_file, slides, again, cells=bench.cells, device="cpu")
-    pd.testing.assert_frame_equal(
-        schemas.read(again, schemas.predictions_table(K)), predictions(outs["both"])
-    )
+    pd.testing.assert_frame_equal(tables.read(again, predictions_table(K)), predictions(outs["both"]))
     with pytest.raises(UserError, match="where the cells of slide d14_a0 lie is not known"):
         runs.predict_run(model_file, {"d14_a0": bench.tokens["d14_a0"]}, again, device="cpu")
 

@@ -13,11 +13,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import POSITIONS
 from myostage.errors import UserError
 from myostage.features import tokens
 from myostage.learning import mil, runs, slide_runs
-from myostage.study.config import (
+from myostage.learning.tables import ATTENTION, HISTORY, OUTCOME, SLIDE_PREDICTIONS, SPLITS
+from myostage.study.sections import (
     NOT_IN_TOKENS,
     Architecture,
     Encoder,
@@ -44,10 +46,10 @@ SLIDES = {f"{day}_a{animal}": day for animal in range(4) for day in INJURED}
 NEIGHBOURS = 4
 SRMIL = {"slide": 0.2, "slide_masked": 0.2, "spatial_reconstruction": 1.8}
 FILES = {
-    "predictions.parquet": schemas.SLIDE_PREDICTIONS,
-    "attention.parquet": schemas.ATTENTION,
-    "history.parquet": schemas.HISTORY,
-    "outcome.parquet": schemas.OUTCOME,
+    "predictions.parquet": SLIDE_PREDICTIONS,
+    "attention.parquet": ATTENTION,
+    "history.parquet": HISTORY,
+    "outcome.parquet": OUTCOME,
 }
 
 
@@ -84,7 +86,7 @@ class Bench:
         self.cells[slide] = self.folder / f"{slide}-positions.parquet"
         table = pd.DataFrame({"cell": np.arange(2 * n), "x_um": 1e6, "y_um": 1e6})
         table.loc[::2, ["x_um", "y_um"]] = places
-        schemas.write(self.cells[slide], table.sample(frac=1, random_state=seed), schemas.POSITIONS)
+        tables.write(self.cells[slide], table.sample(frac=1, random_state=seed), POSITIONS)
         self.injured[slide] = injured
         self.rows.append((slide, SLIDES.get(slide, ""), slide, n, fold))
 
@@ -93,7 +95,7 @@ class Bench:
         out = self.folder / name
         splits = self.folder / f"{name}-splits.parquet"
         frame = pd.DataFrame(self.rows, columns=["slide", "group", "animal", "cells", "fold"])
-        schemas.write(splits, frame, schemas.SPLITS)
+        tables.write(splits, frame, SPLITS)
         slide_runs.train_slide_run(
             spec,
             **{
@@ -178,7 +180,7 @@ def spec_of(
 
 
 def read(out: Path, name: str) -> pd.DataFrame:
-    return schemas.read(out / f"{name}.parquet", FILES[f"{name}.parquet"])
+    return tables.read(out / f"{name}.parquet", FILES[f"{name}.parquet"])
 
 
 def same_model(one: Path, other: Path) -> bool:
@@ -255,7 +257,7 @@ def test_a_label_that_can_be_told_is_learnt_for_slides_held_out(
 
 def energy(bench: Bench, slide: str, logits: np.ndarray) -> float:
     """Mean squared difference of standardised logits between neighbours, pair by pair."""
-    table = schemas.read(bench.cells[slide], schemas.POSITIONS).set_index("cell")
+    table = tables.read(bench.cells[slide], POSITIONS).set_index("cell")
     n = len(logits)
     at = table.loc[range(0, 2 * n, 2), ["x_um", "y_um"]].to_numpy(float)
     pairs = set()
@@ -405,7 +407,7 @@ def test_a_run_that_diverges_is_marked_failed_and_leaves_its_checkpoint(
     assert found["steps"] == len(done) > 0 and np.isfinite(done["loss"]).all()
     assert (out / "checkpoint" / f"phase0-step{len(done):08d}.pt").exists()
     for name in ("predictions.parquet", "attention.parquet"):
-        table = schemas.read_arrow(out / name, FILES[name])
+        table = tables.read_arrow(out / name, FILES[name])
         assert len(table) == 0 and table.schema.metadata[b"failed"].decode() == found["reason"]
     with safe_open(out / "model.safetensors", "pt") as file:
         assert not list(file.keys()) and file.metadata()["failed"] == found["reason"]
@@ -438,12 +440,12 @@ def test_what_is_missing_is_named(bench: Bench) -> None:
     with pytest.raises(UserError, match=r"absent\.parquet: the cells table is missing"):
         bench.run(spec, "no-cells", cells=bench.cells | {"d7_a1": absent})
     holey = bench.folder / "holey.parquet"
-    table = schemas.read(bench.cells["d7_a1"], schemas.POSITIONS)
+    table = tables.read(bench.cells["d7_a1"], POSITIONS)
     for name, bad in (
         ("missing", table[table["cell"] != 6]),
         ("nan", table.assign(y_um=table["y_um"].where(table["cell"] != 6))),
     ):
-        schemas.write(holey, bad, schemas.POSITIONS)
+        tables.write(holey, bad, POSITIONS)
         with pytest.raises(UserError, match=r"holey\.parquet: coordinates missing: 1 of .*cell 6, "):
             bench.run(spec, name, cells=bench.cells | {"d7_a1": holey})
 

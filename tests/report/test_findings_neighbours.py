@@ -11,11 +11,13 @@ import pytest
 from test_summary import difference, everything
 from test_summary import facts as of_cells
 
-from myostage import schemas
+from myostage import tables
+from myostage.evaluation.tables import ALGEBRA, BORDERS, COMPARISONS, METRICS, RUNS, SPECTRUM
 from myostage.report import findings_neighbours, summary
 from myostage.report.findings import Facts
 from myostage.report.findings_neighbours import Section
 from myostage.study import config, plan
+from myostage.study.sections import Study
 from myostage.study.structure import SlideStructure, Structure, slide_structure, structure
 from study_tables import add_neighbours, make
 
@@ -64,9 +66,9 @@ SLIDE_METRICS = ("bag_auroc", "instance_auroc", "instance_f1", "energy")
 STAGE_METRICS = ("stage_mae", "stage_spearman", "stage_w1", "stage_tail_mae")
 
 
-def study(experiments: list[dict[str, Any]], **changes: Any) -> config.Study:
+def study(experiments: list[dict[str, Any]], **changes: Any) -> Study:
     injured = {"kind": "binary", "classes": {"uninjured": ["d0"], "injured": ["d3"]}}
-    return config.Study.model_validate(
+    return Study.model_validate(
         {
             "study": "trial",
             "stages": ("damaged", "recovered", "intact"),
@@ -90,11 +92,11 @@ def measured(labels: list[str], metrics: tuple[str, ...]) -> pd.DataFrame:
         for label in labels
         for metric in metrics
     ]
-    return pd.DataFrame(rows, columns=schemas.METRICS.schema.names)
+    return pd.DataFrame(rows, columns=METRICS.schema.names)
 
 
 def compare(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=schemas.COMPARISONS.schema.names)
+    return pd.DataFrame(rows, columns=COMPARISONS.schema.names)
 
 
 def facts(
@@ -121,8 +123,8 @@ def facts(
         "slide_structure": SlideStructure(**slide_structure(made, on_slides)),
         "models": {label: specs[0].mil.model for label, specs in on_slides.items() if specs[0].mil},
         "slide_metrics": measured(list(on_slides), metrics),
-        "slide_comparisons": pd.DataFrame(slides or [], columns=schemas.COMPARISONS.schema.names),
-        "slide_runs": pd.DataFrame(runs, columns=schemas.RUNS.schema.names),
+        "slide_comparisons": pd.DataFrame(slides or [], columns=COMPARISONS.schema.names),
+        "slide_runs": pd.DataFrame(runs, columns=RUNS.schema.names),
     }
     known = measured(list(on_cells), ("accuracy", *stage_metrics))
     whole = of_cells(cells or [], Structure(**structure(made, on_cells, {})))
@@ -298,7 +300,7 @@ def borders(kinds: dict[str, list[float]], half: float = 0.05) -> pd.DataFrame:
         for (low, high), gain in zip(bands, gains, strict=True)
         for name, right in (("abmil", 0.7), (SMAPS[1], 0.7 + gain))
     ]
-    return pd.DataFrame(rows, columns=schemas.BORDERS.schema.names)
+    return pd.DataFrame(rows, columns=BORDERS.schema.names)
 
 
 def test_smoothing_is_worse_at_a_border_only_where_intervals_lie_apart() -> None:
@@ -461,7 +463,7 @@ def algebra(ranks: dict[str, list[int]], candidates: int = 4) -> pd.DataFrame:
         for name, listed in ranks.items()
         for place, rank in enumerate(listed)
     ]
-    return pd.DataFrame(rows, columns=schemas.ALGEBRA.schema.names)
+    return pd.DataFrame(rows, columns=ALGEBRA.schema.names)
 
 
 def test_latent_algebra_has_the_experiments_without_the_cell_term_as_control() -> None:
@@ -514,8 +516,8 @@ def test_the_page_has_the_sections_of_what_was_asked_and_answers_them_at_its_top
     add_neighbours(made)
     known = {"abmil": "abmil", "late[alpha=0.5]": SMAPS[1]}
     tables = {
-        name: schemas.read(made.study(name), table).replace({"experiment": known})
-        for name, table in (("spectrum", schemas.SPECTRUM), ("borders", schemas.BORDERS))
+        name: tables.read(made.study(name), table).replace({"experiment": known})
+        for name, table in (("spectrum", SPECTRUM), ("borders", BORDERS))
     }
     whole = facts(
         [*smaps([0.05, 0.004, -0.03]), controlled(0.05)],

@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from myostage import schemas
 from myostage.evaluation import formatting
+from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
 from myostage.report import findings, summary
 from myostage.report.findings import Difference, Facts
 from myostage.study import config
+from myostage.study.sections import Experiment, Study
 from myostage.study.structure import Structure, structure
 
 STAGES = ("damaged", "recovered", "intact")
@@ -26,15 +27,15 @@ PIXEL = base64.b64decode(
 )
 
 
-def study(experiments: list[dict[str, Any]], **changes: Any) -> config.Study:
-    return config.Study(
+def study(experiments: list[dict[str, Any]], **changes: Any) -> Study:
+    return Study(
         study="trial",
         stages=STAGES,
         slides="slides.tsv",
         proportions="proportions.tsv",
         folds=3,
         seeds=(0, 1),
-        experiments=tuple(config.Experiment(**experiment) for experiment in experiments),
+        experiments=tuple(Experiment(**experiment) for experiment in experiments),
         **changes,
     )
 
@@ -161,9 +162,9 @@ def facts(
     whole = {
         "structure": made,
         "splits": splits,
-        "metrics": pd.DataFrame(measured, columns=schemas.METRICS.schema.names),
-        "comparisons": pd.DataFrame(comparisons, columns=schemas.COMPARISONS.schema.names),
-        "runs": pd.DataFrame(runs, columns=schemas.RUNS.schema.names),
+        "metrics": pd.DataFrame(measured, columns=METRICS.schema.names),
+        "comparisons": pd.DataFrame(comparisons, columns=COMPARISONS.schema.names),
+        "runs": pd.DataFrame(runs, columns=RUNS.schema.names),
     }
     return Facts(**(whole | changes))
 

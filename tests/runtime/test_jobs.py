@@ -212,7 +212,7 @@ tiling.each(test_jobs.job(tiling.root, "slides1", ["a", "b"]), skip=True)
 
 
 def test_a_member_that_its_jobs_die_on_is_skipped_in_the_end(tiling: Tiling) -> None:
-    program = DYING.format(tests=str(Path(__file__).parents[1]), root=str(tiling.root))
+    program = DYING.format(tests=str(Path(__file__).parent), root=str(tiling.root))
     killed = subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(SCRIPTS)}, check=False
     )

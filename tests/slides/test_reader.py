@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from myostage import schemas
+from myostage import tables
 from myostage.errors import UserError
 from myostage.slides.reader import check_slides, open_slide, read_row
+from myostage.slides.tables import SLIDES
 from myostage.study.inputs import SlideRow
 from slide_files import real, smooth_noise, write_pyramid
 
@@ -192,11 +193,11 @@ def test_check_skips_with_reasons_and_pictures(tmp_path: Path, pyramid: Path) ->
     rows = [row("good", pyramid), row("gone", tmp_path / "gone.svs")]
     thumbnails = {name: tmp_path / f"{name}.png" for name in ("good", "gone")}
     check_slides(rows, on_bad_slide="skip", out=tmp_path / "slides.parquet", thumbnails=thumbnails)
-    table = schemas.read(tmp_path / "slides.parquet", schemas.SLIDES).set_index("slide")
+    table = tables.read(tmp_path / "slides.parquet", SLIDES).set_index("slide")
     assert table.status.to_dict() == {"good": "ok", "gone": "skipped"}
     assert "no such file" in table.reason["gone"] and table.reason["good"] == ""
     assert table.loc["good", ["width_px", "height_px", "levels"]].tolist() == [420, 300, 3]
-    schemas.write(tmp_path / "gone.parquet", table.reset_index().iloc[[1]], schemas.SLIDES)
+    tables.write(tmp_path / "gone.parquet", table.reset_index().iloc[[1]], SLIDES)
     facts = read_row(tmp_path / "gone.parquet")
     assert (facts.slide, facts.status, facts.group) == ("gone", "skipped", "d3") and np.isnan(facts.mpp)
     assert Image.open(thumbnails["good"]).size == (420, 300)

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from myostage import schemas
+from myostage import tables
 from myostage.slides.reader import open_slide
+from myostage.slides.tables import TILES
 from myostage.slides.tissue import tile_grid, tile_slide, tissue_mask
-from myostage.study.config import Tiling
+from myostage.study.sections import Tiling
 from slide_files import real, write_pyramid
 
 PINK = (214, 120, 170)
@@ -90,7 +91,7 @@ def test_tile_slide_keeps_tiles_with_tissue(tmp_path: Path) -> None:
     path = write_pyramid(tmp_path / "s.tif", pixels, 1.0)
     tiling = Tiling(mpp=1.0, tile_px=200, overlap_px=50)
     count = tile_slide(slide_row(path), tiling, tmp_path / "tiles.parquet", tmp_path / "qc.png")
-    tiles = schemas.read(tmp_path / "tiles.parquet", schemas.TILES)
+    tiles = tables.read(tmp_path / "tiles.parquet", TILES)
     assert count == len(tiles) == 12  # three of six columns, four rows
     assert tiles.tile.tolist() == list(range(12)) and tiles.x_px.max() < 300
     assert np.isclose(tiles.tissue, np.clip((300 - tiles.x_px) / 200, 0, 1), atol=0.03).all()
@@ -102,7 +103,7 @@ def test_tile_slide_keeps_tiles_with_tissue(tmp_path: Path) -> None:
 def test_a_slide_smaller_than_a_tile_is_one_tile(tmp_path: Path) -> None:
     path = write_pyramid(tmp_path / "s.tif", np.full((90, 120, 3), PINK, np.uint8), 1.0)
     assert tile_slide(slide_row(path), Tiling(mpp=1.0), tmp_path / "tiles.parquet", tmp_path / "qc.png") == 1
-    tile = schemas.read(tmp_path / "tiles.parquet", schemas.TILES).iloc[0]
+    tile = tables.read(tmp_path / "tiles.parquet", TILES).iloc[0]
     assert tile[["x_px", "y_px", "core_x1_px", "core_y1_px"]].tolist() == [0, 0, 120, 90]
     assert tile.tissue == pytest.approx(90 * 120 / 256**2, rel=0.05)
 
@@ -121,7 +122,7 @@ def test_no_tiles_is_a_table_with_a_reason(tmp_path: Path, setting: dict, status
     path = write_pyramid(tmp_path / "s.tif", pixels, 1.0)
     out, picture = tmp_path / "tiles.parquet", tmp_path / "qc.png"
     assert tile_slide(slide_row(path, status=status), Tiling(mpp=1.0, **setting), out, picture) == 0
-    assert schemas.read(out, schemas.TILES).empty
+    assert tables.read(out, TILES).empty
     assert reason in pq.read_schema(out).metadata[b"reason"].decode()
     assert Image.open(picture).size[0] > 0
 

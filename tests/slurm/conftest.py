@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-import cluster
+import one_node as cluster
 import pytest
 
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-import cluster
+import one_node as cluster
 import pytest
-from cluster import Cluster, until
+from one_node import Cluster, until
 
 pytestmark = pytest.mark.slurm
 

@@ -6,9 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cluster
+import one_node as cluster
 import pytest
-from cluster import Cluster
+from one_node import Cluster
 
 ROOT = Path(__file__).parent.parent.parent
 SITE = "partition: cpu\ngpu_partition: gpu\nmax_mem_mb: 8000\n"

@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from cluster import Cluster, Job, until
+from one_node import Cluster, Job, until
 
-from myostage.study import config
+from myostage.study.sections import Encoder
 from tiny import ROOT, SNAKEMAKE, lay_out, study
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
@@ -44,7 +44,7 @@ def content() -> dict[str, Any]:
 
 
 def encoder() -> str:
-    return config.Encoder(**content()["encoder"]).id
+    return Encoder(**content()["encoder"]).id
 
 
 def batch(run: str) -> str:

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from myostage.errors import UserError
 from myostage.study import config, inputs, reference, sections
+from myostage.study.inputs import check_bag_size, read_proportions, read_slides
+from myostage.study.sections import Phantom, Study
 
 ROOT = Path(__file__).parents[2]
 STAGES = ["damaged", "recovered", "intact"]
@@ -70,7 +72,7 @@ def put(study: dict[str, Any], key: str, value: Any) -> None:
 
 def test_the_demo_holds_15_animals_of_5_days_and_says_what_it_learns_from() -> None:
     demo = config.load_study(ROOT / "config/demo.yaml", files=False)
-    rows = config.read_slides(demo.model_copy(update={"slides": str(ROOT / "config/demo/slides.tsv")}))
+    rows = read_slides(demo.model_copy(update={"slides": str(ROOT / "config/demo/slides.tsv")}))
     assert len({row.animal for row in rows}) == 15
     assert {day: sum(row.group == day for row in rows) for day in ("d0", "d3", "d5", "d7", "d14")} == {
         "d0": 3, "d3": 3, "d5": 3, "d7": 3, "d14": 3,
@@ -86,10 +88,10 @@ def test_proportions_of_the_studies_are_whole(name: str, monkeypatch: pytest.Mon
     monkeypatch.setenv("MYOSTAGE_PAPER_SLIDES", "slides")
     monkeypatch.setenv("MYOSTAGE_REAL_DATA", "data")
     study = config.load_study(name, files=False)
-    for group, row in config.read_proportions(study).items():
+    for group, row in read_proportions(study).items():
         assert row.shape == (len(study.stages),), group
         assert row.sum() == pytest.approx(1, abs=1e-12), group
-    assert len(config.read_slides(study)) == {"demo": 15, "paper": 31, "fibres": 3}[study.study]
+    assert len(read_slides(study)) == {"demo": 15, "paper": 31, "fibres": 3}[study.study]
 
 
 @pytest.mark.parametrize("name", ["section", "svs"])
@@ -100,7 +102,7 @@ def test_slides_without_group_are_staged_with_another_studys_models(
     monkeypatch.setenv("MYOSTAGE_REAL_DATA", "data")
     study = config.load_study(f"tests/studies/{name}.yaml", files=False)
     other, specs = config.applied(study)
-    assert all(row.group == "" and not row.labelled for row in config.read_slides(study))
+    assert all(row.group == "" and not row.labelled for row in read_slides(study))
     assert (other.study, len(specs)) == ("fibres", 3)
     assert set(config.encoders(study)) == {spec.encoder.id for spec in specs}
 
@@ -121,7 +123,7 @@ def test_the_demo_of_neighbours_has_every_control_and_point_of_its_grids(
         label for label, specs in experiments.items() if "spatial_reconstruction" in specs[0].losses
     }
     assert len(rebuilding) == 2 * len(controls) > 0 and controls < rebuilding
-    rows = config.read_slides(study)
+    rows = read_slides(study)
     assert {row.border for row in rows} == {"", "sharp", "diffuse"}
     assert {row.group for row in rows if not row.border} == {"d0"}
     assert {specs[0].mil.model for specs in experiments.values() if specs[0].mil} == set(
@@ -174,7 +176,7 @@ def test_every_key_has_a_meaning_and_a_source() -> None:
 
 
 def test_proportions_follow_the_stages_and_not_the_columns(study: dict[str, Any]) -> None:
-    found = config.read_proportions(config.load_study(study))
+    found = read_proportions(config.load_study(study))
     np.testing.assert_array_equal(found["d3"], [0.6, 0.4, 0])
     np.testing.assert_allclose(found["d7"], [0.3, 0.5, 0.2])
 
@@ -184,10 +186,10 @@ def test_normalised_proportions_sum_to_one_and_keep_their_ratios(values: list[fl
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "proportions.tsv"
         path.write_text("group\t" + "\t".join(STAGES) + "\nd0\t" + "\t".join(map(repr, values)) + "\n")
-        study = config.Study(
+        study = Study(
             study="trial", stages=tuple(STAGES), proportions=str(path), slides="none.tsv", normalise=True
         )
-        row = config.read_proportions(study)["d0"]
+        row = read_proportions(study)["d0"]
     assert row.sum() == pytest.approx(1, abs=1e-12)
     np.testing.assert_allclose(row * sum(values), values, rtol=1e-12)
 
@@ -228,14 +230,14 @@ def test_all_faults_of_a_table_are_named_at_once(study: dict[str, Any]) -> None:
 
 def test_a_rounded_row_is_taken_and_made_whole(study: dict[str, Any]) -> None:
     edit(study, "proportions", "d3\t0\t.6\t.4", "d3\t0\t.6\t.3995")
-    assert config.read_proportions(config.load_study(study))["d3"].sum() == pytest.approx(1, abs=1e-12)
+    assert read_proportions(config.load_study(study))["d3"].sum() == pytest.approx(1, abs=1e-12)
 
 
 def test_counts_need_normalise(study: dict[str, Any]) -> None:
     edit(study, "proportions", "d3\t0\t.6\t.4", "d3\t0\t30\t10")
     assert "sum to 40" in refusal(study)
     study["normalise"] = True
-    np.testing.assert_allclose(config.read_proportions(config.load_study(study))["d3"], [0.75, 0.25, 0])
+    np.testing.assert_allclose(read_proportions(config.load_study(study))["d3"], [0.75, 0.25, 0])
 
 
 # --- slides and crops ---------------------------------------------------------------------------------------
@@ -295,7 +297,7 @@ def test_a_phantom_needs_no_files_but_groups_and_places_for_its_truth(
         file.unlink()
     assert "must end in .tif" in refusal(study)
     edit(study, "slides", ".svs", ".tif")
-    assert config.load_study(study).phantom == config.Phantom()
+    assert config.load_study(study).phantom == Phantom()
     edit(study, "slides", "\td3\t", "\t\t")
     assert "slide s1 has no group" in refusal(study)
 
@@ -303,7 +305,7 @@ def test_a_phantom_needs_no_files_but_groups_and_places_for_its_truth(
 def test_a_slide_without_group_is_staged_only(study: dict[str, Any]) -> None:
     edit(study, "slides", "\td3\tm1", "\t\t")
     study["folds"] = 2
-    row = config.read_slides(config.load_study(study))[1]
+    row = read_slides(config.load_study(study))[1]
     assert (row.group, row.animal) == ("", "s1")
 
 
@@ -316,7 +318,7 @@ def test_crops_make_virtual_slides(study: dict[str, Any], tmp_path: Path) -> Non
     study.update(input="crops", crops=str(tmp_path / "crops.tsv"))
     assert "`slides` is named too" in refusal(study)
     del study["slides"]
-    rows = {row.slide: row for row in config.read_slides(config.load_study(study))}
+    rows = {row.slide: row for row in read_slides(config.load_study(study))}
     assert {slide: [crop.label for crop in row.crops] for slide, row in rows.items()} == {
         "d0_md0": [None, 2],
         "d3_md3": [2],
@@ -497,7 +499,7 @@ def test_scores_run_from_the_first_stage_to_the_last(study: dict[str, Any]) -> N
     ]
     add_column(study, "area", ("10", "-10", "0"))
     loaded = config.load_study(study)
-    rows = config.read_slides(loaded)
+    rows = read_slides(loaded)
     assert inputs.slide_scores(loaded, "area", rows) == {"s0": 2.0, "s1": 0.0, "s2": 1.0}
     assert set(config.expand(loaded)) == {"scored[score=area]", "scored[score=expected_stage]"}
     # A slide that nothing is learnt from needs no score.
@@ -505,7 +507,7 @@ def test_scores_run_from_the_first_stage_to_the_last(study: dict[str, Any]) -> N
     edit(study, "slides", "s1.geojson\t-10", "s1.geojson\t")
     study["folds"] = 2
     loaded = config.load_study(study)
-    assert inputs.slide_scores(loaded, "area", config.read_slides(loaded)) == {"s0": 2.0, "s2": 0.0}
+    assert inputs.slide_scores(loaded, "area", read_slides(loaded)) == {"s0": 2.0, "s2": 0.0}
 
 
 def test_a_label_of_slides_may_be_any_column(neighbours: dict[str, Any]) -> None:
@@ -518,7 +520,7 @@ def test_a_label_of_slides_may_be_any_column(neighbours: dict[str, Any]) -> None
     )
     loaded = config.load_study(neighbours)
     found = {
-        name: inputs.slide_classes(loaded, label, config.read_slides(loaded))
+        name: inputs.slide_classes(loaded, label, read_slides(loaded))
         for name, label in loaded.slide_labels.items()
     }
     assert found == {
@@ -529,7 +531,7 @@ def test_a_label_of_slides_may_be_any_column(neighbours: dict[str, Any]) -> None
     edit(neighbours, "slides", "\td3\tm1", "\t\t")
     neighbours["folds"] = 2
     loaded = config.load_study(neighbours)
-    assert inputs.slide_classes(loaded, loaded.slide_labels["day"], config.read_slides(loaded)) == {
+    assert inputs.slide_classes(loaded, loaded.slide_labels["day"], read_slides(loaded)) == {
         "s0": 0,
         "s2": 2,
     }
@@ -563,7 +565,7 @@ def test_ready_made_features_train_no_encoder(neighbours: dict[str, Any]) -> Non
     del neighbours["apply"]
     assert list(config.expand(config.load_study(neighbours))) == ["smap"]
     del neighbours["proportions"]
-    assert config.read_proportions(config.load_study(neighbours)) == {}
+    assert read_proportions(config.load_study(neighbours)) == {}
     for key, words in (("features", "`features` is missing"), ("slides", "`slides` is missing")):
         assert words in refusal({name: value for name, value in neighbours.items() if name != key})
     neighbours["input"] = "slides"
@@ -580,7 +582,7 @@ def test_a_border_needs_a_score_and_what_lies_outside(neighbours: dict[str, Any]
     assert "row 4, column border: is blurred; it is sharp, diffuse or empty" in said
     edit(neighbours, "slides", "blurred", "diffuse")
     edit(neighbours, "slides", "sharp\t", "sharp\t.2")
-    assert [row.border for row in config.read_slides(config.load_study(neighbours))] == [
+    assert [row.border for row in read_slides(config.load_study(neighbours))] == [
         "",
         "sharp",
         "diffuse",
@@ -699,7 +701,7 @@ def test_models_of_slide_labels_and_spatial_runs_are_not_applied_blindly(
     assert config.applied(config.load_study(neighbours | new))[1][0].spatial
     crops = {"input": "crops", "crops": neighbours["slides"], "slides": None}
     with pytest.raises(UserError, match=r"apply\.experiment prop needs to know where cells lie"):
-        config.applied(config.Study(**(neighbours | new | crops)))
+        config.applied(Study(**(neighbours | new | crops)))
 
 
 def test_a_supervised_ceiling_needs_labels(study: dict[str, Any], tmp_path: Path) -> None:
@@ -733,9 +735,9 @@ def test_apply_refuses_other_stages_and_other_crops(study: dict[str, Any], tmp_p
 
 
 def test_bags_larger_than_their_slides_are_named() -> None:
-    config.check_bag_size({"s1": 100, "s2": 120}, 100, "slide")
+    check_bag_size({"s1": 100, "s2": 120}, 100, "slide")
     with pytest.raises(UserError, match=r"slide s1 \(20\), s3 \(7\) holds.*lower bag_size to 7"):
-        config.check_bag_size({"s1": 20, "s2": 120, "s3": 7}, 100, "slide")
+        check_bag_size({"s1": 20, "s2": 120, "s3": 7}, 100, "slide")
 
 
 # --- the grid -----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 from myostage.paths import Paths
 from myostage.study import config, plan, structure
 from myostage.study.inputs import SlideRow
+from myostage.study.sections import Study
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("damaged", "recovered", "intact")
@@ -50,7 +51,7 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
-def study_of(table: Path | str = "slides.tsv", **changes: Any) -> config.Study:
+def study_of(table: Path | str = "slides.tsv", **changes: Any) -> Study:
     settings: dict[str, Any] = {
         "study": "trial",
         "stages": STAGES,
@@ -62,10 +63,10 @@ def study_of(table: Path | str = "slides.tsv", **changes: Any) -> config.Study:
         "seeds": (0, 1),
         "experiments": EXPERIMENTS,
     }
-    return config.Study.model_validate(settings | changes)
+    return Study.model_validate(settings | changes)
 
 
-def of_slides(study: config.Study) -> dict[str, Any]:
+def of_slides(study: Study) -> dict[str, Any]:
     return structure.slide_structure(study, plan.of_slides(config.expand(study)))
 
 
@@ -277,5 +278,8 @@ def test_every_file_of_a_run_has_its_receipt() -> None:
 
 
 def test_structure_and_plan_are_read_without_torch_or_pandas() -> None:
-    heavy = "import sys, myostage.study.structure, myostage.study.plan; assert not {'torch', 'pandas'} & set(sys.modules)"
+    heavy = (
+        "import sys, myostage.study.structure, myostage.study.plan; "
+        "assert not {'torch', 'pandas'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", heavy], check=True, cwd=ROOT / "scripts")

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 import shapely
 from numpy.typing import NDArray
 
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import CELLS, LABELS, SEGMENTATION_QUALITY
 from myostage.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def label_cells(
     Parameters
     ----------
     cells_path : str or Path
-        ``schemas.CELLS``.
+        ``CELLS``.
     annotations : str or Path
         GeoJSON in px of the slide's largest level, as QuPath writes it.
     stages : sequence of str
@@ -46,9 +47,9 @@ def label_cells(
     scale : float
         Pixels at the study's mpp per pixel of the slide's largest level: slide.mpp / tiling.mpp.
     out_labels : str or Path
-        ``schemas.LABELS``.
+        ``LABELS``.
     out_quality : str or Path
-        ``schemas.SEGMENTATION_QUALITY``, one row.
+        ``SEGMENTATION_QUALITY``, one row.
     slide : str
 
     Returns
@@ -72,8 +73,8 @@ def label_cells(
         "false_positives": [len(cells) - len(cell)],
         "false_negatives": [len(outlines) - len(cell)],
     }
-    schemas.write(out_labels, labels.sort_values("cell"), schemas.LABELS)
-    schemas.write(out_quality, pd.DataFrame(quality), schemas.SEGMENTATION_QUALITY)
+    tables.write(out_labels, labels.sort_values("cell"), LABELS)
+    tables.write(out_quality, pd.DataFrame(quality), SEGMENTATION_QUALITY)
     matched = f"{len(cell)} of {len(outlines)} outlines matched"
     logger.info("slide %s: %s, %d cells labelled", slide, matched, len(labels))
     return len(labels)
@@ -158,7 +159,7 @@ def _valid(geometry: Any) -> Any:
 
 
 def _cells(path: str | Path) -> tuple[NDArray[np.int32], Polygons]:
-    table = schemas.read_arrow(path, schemas.CELLS, ["cell", "polygon"])
+    table = tables.read_arrow(path, CELLS, ["cell", "polygon"])
     numbers, outlines = table["cell"].to_numpy(), table["polygon"]
     points = pc.list_flatten(outlines).to_numpy().reshape(-1, 2).astype(np.float64)
     counts = pc.list_value_length(outlines).to_numpy() // 2

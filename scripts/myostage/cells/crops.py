@@ -12,11 +12,11 @@ import pandas as pd
 import pyarrow as pa
 from PIL import Image
 
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import CELLS, CROP_PX, CROPS, LABELS
 from myostage.errors import UserError
-from myostage.schemas import CROP_PX
 from myostage.slides.reader import RGB, Slide, open_slide, rgb
-from myostage.study.config import Crop, Tiling
+from myostage.study.sections import Crop, Tiling
 
 if TYPE_CHECKING:
     from myostage.study.inputs import CropRow
@@ -44,7 +44,7 @@ class _CropWriter:
 
     def flush(self) -> None:
         if self._cells:
-            table = pa.table([self._cells, self._images], schema=schemas.CROPS.schema)
+            table = pa.table([self._cells, self._images], schema=CROPS.schema)
             self.out.write_table(table, row_group_size=ROW_GROUP)
             self.written += len(self._cells)
             self._cells, self._images = [], []
@@ -53,7 +53,7 @@ class _CropWriter:
 @contextmanager
 def _crop_writer(path: str | Path, metadata: dict[str, str]) -> Iterator[_CropWriter]:
     options = {"compression": "zstd", "compression_level": 1, "use_dictionary": False}
-    with schemas.writer(path, schemas.CROPS, metadata, write_statistics=["cell"], **options) as out:
+    with tables.writer(path, CROPS, metadata, write_statistics=["cell"], **options) as out:
         crops = _CropWriter(out)
         yield crops
         crops.flush()
@@ -69,19 +69,19 @@ def crop_slide(
     row : row of the slides table
         With slide, path and mpp.
     cells_path : str or Path
-        ``schemas.CELLS``.
+        ``CELLS``.
     tiling : Tiling
         Its mpp is that of the cells' coordinates.
     crop : Crop
         Resolution of the crops; mean R, G and B from which a crop is background and dropped.
     out_crops : str or Path
-        ``schemas.CROPS`` in the order of the cells; the file's metadata has ``mpp`` (um/px) and ``dropped``.
+        ``CROPS`` in the order of the cells; the file's metadata has ``mpp`` (um/px) and ``dropped``.
 
     Returns
     -------
     kept, dropped : int
     """
-    cells = schemas.read(cells_path, schemas.CELLS, ["cell", "x_px", "y_px"])
+    cells = tables.read(cells_path, CELLS, ["cell", "x_px", "y_px"])
     mpp = crop.mpp or tiling.mpp
     dropped = 0
     with _crop_writer(out_crops, {"mpp": repr(float(mpp))}) as crops:
@@ -143,10 +143,10 @@ def crop_images(
     rows : sequence of CropRow
         The crops of one virtual slide; cells are numbered in this order, from 0.
     out_crops : str or Path
-        ``schemas.CROPS``, each image resized (antialiased) to 64 x 64 px; the file's metadata lists the names
+        ``CROPS``, each image resized (antialiased) to 64 x 64 px; the file's metadata lists the names
         of the crops by cell (key ``crops``, JSON).
     out_labels : str or Path, optional
-        ``schemas.LABELS`` of the labelled crops.
+        ``LABELS`` of the labelled crops.
 
     Returns
     -------
@@ -173,8 +173,8 @@ def crop_images(
             )
     if out_labels is not None:
         labelled = [(cell, row.label, 1.0) for cell, row in enumerate(rows) if row.label is not None]
-        labels = pd.DataFrame(labelled, columns=schemas.LABELS.schema.names)
-        schemas.write(out_labels, labels, schemas.LABELS)
+        labels = pd.DataFrame(labelled, columns=LABELS.schema.names)
+        tables.write(out_labels, labels, LABELS)
     return len(rows)
 
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, UnidentifiedImageError
 
-from myostage import schemas
+from myostage import tables
 from myostage.cells.cellpose import (
     DIAMETER_PX,
     SMALL_WIDTHS,
@@ -33,10 +33,12 @@ from myostage.cells.cellpose import (
 )
 from myostage.cells.merging import Cell, Tile, merge
 from myostage.cells.shapes import measure
+from myostage.cells.tables import CELLS
 from myostage.errors import UserError
 from myostage.slides.reader import Slide, open_slide, placeholder, save_png
-from myostage.study.config import CellposeTraining, Segmentation, Tiling
+from myostage.slides.tables import TILES
 from myostage.study.inputs import read_training_images
+from myostage.study.sections import CellposeTraining, Segmentation, Tiling
 
 log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
@@ -91,10 +93,10 @@ def segment_slide(
         Cells written; 0 for a slide without tiles, or a skipped one.
     """
     if slide_row.status != "ok":
-        schemas.write(out_cells, schemas.CELLS.schema.empty_table(), schemas.CELLS, metadata)
+        tables.write(out_cells, CELLS.schema.empty_table(), CELLS, metadata)
         save_png(placeholder(), out_qc_png)
         return 0
-    table = schemas.read(tiles_path, schemas.TILES).sort_values(["y_px", "x_px"])
+    table = tables.read(tiles_path, TILES).sort_values(["y_px", "x_px"])
     numbers = table[
         ["tile", "x_px", "y_px", "core_x0_px", "core_y0_px", "core_x1_px", "core_y1_px"]
     ].to_numpy()
@@ -121,7 +123,7 @@ def segment_slide(
                 slack_px=segmentation.diameter_um / tiling.mpp / 2,
                 min_area_px=segmentation.min_area_um2 / tiling.mpp**2,
             )
-        with schemas.writer(out_cells, schemas.CELLS, {**about, **(metadata or {})}) as out:
+        with tables.writer(out_cells, CELLS, {**about, **(metadata or {})}) as out:
             count = 0
             for group in _batched(cells, CELLS_PER_ROW_GROUP):
                 out.write_table(_table(group, count, tiling.mpp))
@@ -192,7 +194,7 @@ def _table(cells: Iterable[Cell], first: int, mpp: float) -> pa.Table:
                 "polygon": (shape.outline + np.array([cell.x0, cell.y0])).astype(np.float32).ravel(),
             }
         )
-    return pa.Table.from_pylist(rows, schema=schemas.CELLS.schema)
+    return pa.Table.from_pylist(rows, schema=CELLS.schema)
 
 
 def draw_cells(slide: Slide, cells_path: str | Path, mpp: float, out_png: str | Path) -> None:
@@ -200,12 +202,12 @@ def draw_cells(slide: Slide, cells_path: str | Path, mpp: float, out_png: str | 
     image = Image.fromarray(slide.thumbnail(QC_PX))
     scale = np.float32(image.width * mpp / (slide.width_px * slide.mpp))
     draw = ImageDraw.Draw(image)
-    with schemas.open_table(cells_path, schemas.CELLS) as file:
+    with tables.open_table(cells_path, CELLS) as file:
         for batch in file.iter_batches(columns=["border", "polygon"]):
             for border, polygon in zip(batch["border"].to_pylist(), batch["polygon"], strict=True):
                 points = polygon.values.to_numpy() * scale
                 draw.polygon(points.tolist(), outline=QC_BORDER_COLOUR if border else QC_COLOUR, width=2)
-    with schemas.atomic(out_png) as temporary:
+    with tables.atomic(out_png) as temporary:
         image.save(temporary, format="PNG", compress_level=1)  # at the default, a tenth of a slide's time
 
 
@@ -294,7 +296,7 @@ def train_cellpose(
                 f"{training.images}: the loss is not finite at epoch {int(np.isfinite(losses).argmin())}; "
                 "lower segmentation.train.learning_rate"
             )
-        with schemas.atomic(out_model) as temporary:
+        with tables.atomic(out_model) as temporary:
             temporary.write_bytes(Path(trained).read_bytes())
     model = as_cellpose(net, DIAMETER_PX)
     settings: dict[str, Any] = {

@@ -23,7 +23,8 @@ from myostage.cluster.estimate import (
 )
 from myostage.errors import UserError
 from myostage.study import config, plan
-from myostage.study.config import Encoder, RunSpec, Study
+from myostage.study.inputs import read_slides
+from myostage.study.sections import Encoder, RunSpec, Study
 
 RUNS_PER_JOB = (1, 2, 4, 8, 16, 32, 64)
 # Seconds until Snakemake has started on a node and read the rules; the job itself starts then.
@@ -170,8 +171,8 @@ def build(
 ) -> list[Job]:
     """The jobs of a study from check to figures, with ``runs_per_job`` in place of its own.
 
-    On a GPU the work of segment and embed takes :data:`~myostage.cluster.estimate.GPU_SPEED` times less than was
-    measured on a core, and training takes what :mod:`myostage.cluster.estimate` says. Slides and cells per slide
+    On a GPU the work of segment and embed takes :data:`~estimate.GPU_SPEED` times less than was
+    measured on a core, and training takes what :mod:`estimate` says. Slides and cells per slide
     are taken to be like those of the study that was timed.
 
     Raises
@@ -193,7 +194,7 @@ def build(
         return timings.rates[rule].each * amount
 
     faster = GPU_SPEED if gpus else 1.0
-    slides = [row.slide for row in config.read_slides(study)]
+    slides = [row.slide for row in read_slides(study)]
     batches = plan.batches(slides, study.jobs.slides_per_job, "slides")
     crops = {}
     if study.input == "slides":
@@ -293,7 +294,7 @@ def units(study: Study) -> dict[str, dict[str, float]]:
     Slides; for embed slides x (blocks x tokens x width squared); for train the CPU seconds that
     :mod:`myostage.cluster.estimate` says; runs for baselines and evaluate.
     """
-    slides = [row.slide for row in config.read_slides(study)]
+    slides = [row.slide for row in read_slides(study)]
     batches = plan.batches(slides, study.jobs.slides_per_job, "slides")
     runs = plan.run_batches(config.runnable(study), study.jobs.runs_per_job)
     untrained = sum(len(specs) for specs in runs.values() if not specs[0].trained)

@@ -17,12 +17,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from myostage import schemas
+from myostage import tables
 from myostage.errors import UserError
 from myostage.evaluation.metrics import bootstrap
+from myostage.evaluation.tables import ALGEBRA
 from myostage.evaluation.tallies import held_out, read_splits
 from myostage.learning.regression import NO_INJURY
-from myostage.study.config import RunSpec
+from myostage.learning.tables import predictions_table
+from myostage.study.sections import RunSpec
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +74,7 @@ def algebra(
     healthy_groups
         Groups of uninjured slides; a slide of any other group is injured.
     out
-        ``schemas.ALGEBRA`` to write.
+        ``ALGEBRA`` to write.
 
     Raises
     ------
@@ -96,7 +98,7 @@ def algebra(
                 of_run[path] = _compared(sums, healthy, path)
             key = {"experiment": name, "fold": spec.fold, "seed": spec.seed}
             rows += [key | row for row in of_run[path]]
-    schemas.write(out, pd.DataFrame(rows, columns=schemas.ALGEBRA.schema.names), schemas.ALGEBRA)
+    tables.write(out, pd.DataFrame(rows, columns=ALGEBRA.schema.names), ALGEBRA)
 
 
 def summary(table: pd.DataFrame, repeats: int = 1000) -> pd.DataFrame:
@@ -105,7 +107,7 @@ def summary(table: pd.DataFrame, repeats: int = 1000) -> pd.DataFrame:
     Parameters
     ----------
     table
-        Rows of ``schemas.ALGEBRA``.
+        Rows of ``ALGEBRA``.
     repeats
         Resamples of the bootstrap.
 
@@ -153,7 +155,7 @@ def _sums(
     """
     sums: dict[str, Floats] = {}
     injured = [stage for stage in range(stages) if stage not in healthy_stages]
-    with schemas.open_table(path, schemas.predictions_table(stages)) as file:
+    with tables.open_table(path, predictions_table(stages)) as file:
         for batch in file.iter_batches(READ_ROWS, columns=["slide", "cell", "probabilities", "embedding"]):
             vectors = batch.column("embedding").flatten().to_numpy(zero_copy_only=False).astype(np.float64)
             if vectors.size == 0:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from myostage import schemas
+from myostage import tables
 
 # name -> (how it is written, unit, whether more is better)
 METRICS: dict[str, tuple[str, str, bool]] = {
@@ -517,13 +517,13 @@ def write_html(
 ) -> None:
     """Write sentences, a table and further tables below it as one page that needs nothing else."""
     points = "\n".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
-    tables = []
+    blocks = []
     for block, text in ((rows, caption), *further):
         markup = block.reset_index().to_html(index=False, border=0)
         markup = markup.replace("<thead>", f"<caption>{html.escape(text)}</caption><thead>", 1)
-        tables.append(f"<div>{markup}</div>")
-    page = _PAGE.format(title=html.escape(title), sentences=points, tables="\n".join(tables))
-    with schemas.atomic(out) as temporary:
+        blocks.append(f"<div>{markup}</div>")
+    page = _PAGE.format(title=html.escape(title), sentences=points, tables="\n".join(blocks))
+    with tables.atomic(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
@@ -556,11 +556,11 @@ def write_latex(
         cells.columns = [_latex(column) for column in cells.columns]
         markup = cells.to_latex(index=False, escape=False, column_format="l" + "r" * (cells.shape[1] - 1))
         parts.append(f"{markup}\\par\\smallskip\\noindent{{\\footnotesize {_latex(text)}\\par}}\n")
-    with schemas.atomic(out) as temporary:
+    with tables.atomic(out) as temporary:
         temporary.write_text("\n\\bigskip\n".join(parts), encoding="utf-8")
 
 
 def write_csv(out: str | Path, frame: pd.DataFrame, index: bool = False) -> None:
     """Write the numbers behind a figure."""
-    with schemas.atomic(out) as temporary:
+    with tables.atomic(out) as temporary:
         frame.to_csv(temporary, index=index)

@@ -18,10 +18,13 @@ from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import LABELS
 from myostage.errors import UserError
+from myostage.evaluation.tables import CORRELATIONS, SIMILARITIES
 from myostage.learning.stages import similarity
-from myostage.study.config import RunSpec
+from myostage.learning.tables import SPLITS, predictions_table
+from myostage.study.sections import RunSpec
 
 Floats = NDArray[np.float64]
 Runs = Sequence[tuple[RunSpec, Path]]
@@ -91,7 +94,7 @@ def similarities(
     stages
         Number of stages K.
     similarities_out, correlations_out
-        ``schemas.SIMILARITIES`` and ``schemas.CORRELATIONS`` to write; what no cell can tell is missing.
+        ``SIMILARITIES`` and ``CORRELATIONS`` to write; what no cell can tell is missing.
     repeats
         Resamples of the bootstrap.
 
@@ -102,7 +105,7 @@ def similarities(
     """
     expected = similarity(stages)
     upper = np.triu_indices(stages)
-    table = schemas.read(splits, schemas.SPLITS)
+    table = tables.read(splits, SPLITS)
     fold_of = {slide: fold for slide, fold in zip(table["slide"], table["fold"], strict=True) if fold >= 0}
     truth = {slide: _stages(path, stages) for slide, path in labels.items() if slide in fold_of}
     read: dict[Path, Products] = {}  # a run that two experiments share is read once
@@ -134,10 +137,10 @@ def similarities(
         extent = {"slides": len(slides), "cells": int(sum(cells.values()))}
         correlation_rows.append({"experiment": name, "rho": rho, "low": low, "high": high, **extent})
     for out, rows, schema in (
-        (similarities_out, similarity_rows, schemas.SIMILARITIES),
-        (correlations_out, correlation_rows, schemas.CORRELATIONS),
+        (similarities_out, similarity_rows, SIMILARITIES),
+        (correlations_out, correlation_rows, CORRELATIONS),
     ):
-        schemas.write(out, pd.DataFrame(rows, columns=schema.schema.names), schema)
+        tables.write(out, pd.DataFrame(rows, columns=schema.schema.names), schema)
 
 
 def spearman(a: ArrayLike, b: ArrayLike) -> float:
@@ -187,7 +190,7 @@ def held_out_cells(
     UserError
         See :func:`similarities`.
     """
-    table = schemas.read(splits, schemas.SPLITS).set_index("slide")
+    table = tables.read(splits, SPLITS).set_index("slide")
     learnt = table.index[table["fold"] != STAGED_ONLY]
     truth = {slide: _stages(path, stages) for slide, path in labels.items() if slide in learnt}
     # The stages come first: of the embeddings only those of drawn cells are kept.
@@ -345,7 +348,7 @@ def _evenly(stage: NDArray[np.int64], most: int, seed: int) -> NDArray[np.bool_]
 
 def _stages(path: str | Path, stages: int) -> pd.Series:
     """Annotated stage by cell number."""
-    known = schemas.read(path, schemas.LABELS, ["cell", "stage"]).set_index("cell")["stage"]
+    known = tables.read(path, LABELS, ["cell", "stage"]).set_index("cell")["stage"]
     if not known.between(0, stages - 1).all():
         raise UserError(
             f"{path}: stages {known.min()} to {known.max()} in a study of {stages} stages; "
@@ -362,7 +365,7 @@ def _stream(
     E is 0 where a run has no embeddings, or none are asked for.
     """
     columns = ["slide", "cell", *(["embedding"] if embedded else [])]
-    with schemas.open_table(path, schemas.predictions_table(stages)) as file:
+    with tables.open_table(path, predictions_table(stages)) as file:
         for batch in file.iter_batches(READ_ROWS, columns=columns):
             slides = batch.column("slide").dictionary_encode()
             code = slides.indices.to_numpy()

@@ -11,13 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from myostage import schemas
+from myostage import tables
 from myostage.errors import UserError
+from myostage.evaluation.tables import GRADIENTS
 from myostage.learning import losses
 from myostage.learning.bags import STAGED_ONLY
 from myostage.learning.runs import compute_on, suffix_of, token_store
+from myostage.learning.tables import SPLITS
 from myostage.learning.train import BagPair, StageModel, positions_of
-from myostage.study.config import RunSpec
+from myostage.study.sections import RunSpec
 
 Floats = NDArray[np.float64]
 
@@ -79,11 +81,11 @@ def gradient_flow(
     proportions
         Proportions [K] of every group.
     splits
-        ``schemas.SPLITS``: the bags are of slides that the run learns from.
+        ``SPLITS``: the bags are of slides that the run learns from.
     tokens
         Token file of every slide under ``spec.encoder``.
     gradients_out
-        ``schemas.GRADIENTS`` to write.
+        ``GRADIENTS`` to write.
     encoder_weights
         Weights of an encoder that was fine-tuned (``spec.encoder.dino``).
     cells
@@ -129,7 +131,7 @@ def gradient_flow(
                 }
             )
     frame = pd.DataFrame(rows).sort_values("loss", key=lambda loss: loss.map(LOSSES.index), kind="stable")
-    schemas.write(gradients_out, frame, schemas.GRADIENTS)
+    tables.write(gradients_out, frame, GRADIENTS)
 
 
 def part_of(parameter: str) -> str:
@@ -151,7 +153,7 @@ def _two_bags(
     cells: int,
 ) -> BagPair:
     """Bags of the two groups whose proportions differ most, of a slide each."""
-    table = schemas.read(splits, schemas.SPLITS)
+    table = tables.read(splits, SPLITS)
     learnt = table[(table["cells"] > 0) & ~table["fold"].isin((spec.fold, STAGED_ONLY))]
     groups = sorted(set(learnt["group"]))
     if not groups:

@@ -22,9 +22,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import CELLS, LABELS, POSITIONS
 from myostage.errors import UserError
 from myostage.evaluation.metrics import auroc, bootstrap
+from myostage.evaluation.tables import BORDERS, SPECTRUM
+from myostage.learning.tables import ATTENTION
 from myostage.spatial.graph import CellGraph, band_shares, cell_graph, energy_per_edge, sm, spectrum
 from myostage.study.sections import Graph
 
@@ -118,7 +121,7 @@ def positions(cells_table: Path, cells: ArrayLike) -> Floats:
     Parameters
     ----------
     cells_table
-        ``schemas.CELLS`` or ``schemas.POSITIONS`` of the slide.
+        ``CELLS`` or ``POSITIONS`` of the slide.
     cells
         Cell numbers, [n].
 
@@ -128,7 +131,7 @@ def positions(cells_table: Path, cells: ArrayLike) -> Floats:
         The table is missing or damaged, or has no finite coordinates of a cell.
     """
     wanted = np.asarray(cells, dtype=np.int64)
-    frame = schemas.read(cells_table, _kind(cells_table), ["cell", "x_um", "y_um"]).set_index("cell")
+    frame = tables.read(cells_table, _kind(cells_table), ["cell", "x_um", "y_um"]).set_index("cell")
     found = frame.reindex(wanted).to_numpy(np.float64)
     bad = wanted[~np.isfinite(found).all(1)]
     if bad.size:
@@ -174,7 +177,7 @@ def spectra(
     alpha, steps
         Strength, between 0 and 1, and steps T of Sm.
     out
-        ``schemas.SPECTRUM`` to write; ``instance_auroc`` is how well the logit tells injured cells.
+        ``SPECTRUM`` to write; ``instance_auroc`` is how well the logit tells injured cells.
     bands
         Number of bands of equal width on [0, 2].
     max_cells
@@ -211,7 +214,7 @@ def spectra(
                     | {"low": low, "high": high, "share": share, "energy": energy, "instance_auroc": auroc}
                     for low, high, share in zip(edges[:-1], edges[1:], shares, strict=True)
                 ]
-    schemas.write(out, pd.DataFrame(rows, columns=schemas.SPECTRUM.schema.names), schemas.SPECTRUM)
+    tables.write(out, pd.DataFrame(rows, columns=SPECTRUM.schema.names), SPECTRUM)
 
 
 def borders(
@@ -241,7 +244,7 @@ def borders(
         Ascending edges of the bands, um. A band holds its end nearer to 0 and not the other, and 0 itself is
         on either side what the cell is. The outer edges may be infinite, and are then so in the table.
     out
-        ``schemas.BORDERS`` to write. The interval is missing where a single slide has cells in a band.
+        ``BORDERS`` to write. The interval is missing where a single slide has cells in a band.
     repeats
         Resamples of the bootstrap.
 
@@ -296,7 +299,7 @@ def borders(
                         "slides": held.sum(),
                     }
                 )
-    schemas.write(out, pd.DataFrame(rows, columns=schemas.BORDERS.schema.names), schemas.BORDERS)
+    tables.write(out, pd.DataFrame(rows, columns=BORDERS.schema.names), BORDERS)
 
 
 def _held(experiments: Mapping[str, Sequence[Path]]) -> dict[str, dict[str, list[Path]]]:
@@ -307,7 +310,7 @@ def _held(experiments: Mapping[str, Sequence[Path]]) -> dict[str, dict[str, list
         of_slide = held.setdefault(name, {})
         for path in paths:
             if path not in slides:
-                names = schemas.read_arrow(path, schemas.ATTENTION, ["slide"])["slide"]
+                names = tables.read_arrow(path, ATTENTION, ["slide"])["slide"]
                 slides[path] = names.unique().to_pylist()
             for slide in slides[path]:
                 of_slide.setdefault(slide, []).append(path)
@@ -335,7 +338,7 @@ def _injured(labels: Mapping[str, Path], slide: str, cells: Ints, healthy: Seque
     """1 for an injured and 0 for a healthy cell, nan for one without a label, [n]."""
     if slide not in labels:
         return np.full(cells.size, np.nan)
-    stage = schemas.read(labels[slide], schemas.LABELS, ["cell", "stage"]).set_index("cell")["stage"]
+    stage = tables.read(labels[slide], LABELS, ["cell", "stage"]).set_index("cell")["stage"]
     injured = (~stage.isin(list(healthy))).astype(np.float64)
     return np.asarray(injured.reindex(cells), dtype=np.float64)
 
@@ -346,12 +349,12 @@ def _table(cells: Mapping[str, Path], slide: str) -> Path:
     return cells[slide]
 
 
-def _kind(path: Path) -> schemas.Table:
+def _kind(path: Path) -> tables.Table:
     """Which table a file holds; of a faulty one its reader tells what is wrong."""
     with suppress(OSError, pa.ArrowInvalid):
-        if pq.read_schema(path).names == schemas.POSITIONS.schema.names:
-            return schemas.POSITIONS
-    return schemas.CELLS
+        if pq.read_schema(path).names == POSITIONS.schema.names:
+            return POSITIONS
+    return CELLS
 
 
 def _standardised(values: Floats) -> Floats:

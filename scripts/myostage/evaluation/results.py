@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import CELLS, LABELS
 from myostage.errors import UserError
 from myostage.evaluation.comparisons import Key, holm, paired_differences, paired_seeds, paired_test
 from myostage.evaluation.metrics import (
@@ -28,8 +29,10 @@ from myostage.evaluation.metrics import (
     tail,
     wasserstein,
 )
+from myostage.evaluation.tables import COMPARISONS, CONFUSION, METRICS, RUNS, SCORES
 from myostage.evaluation.tallies import STAGED_ONLY, PerCell, Split, Tally, held_out, read_splits, tally_run
-from myostage.study.config import Compare, RunSpec
+from myostage.learning.tables import OUTCOME
+from myostage.study.sections import Compare, RunSpec
 
 Floats = NDArray[np.float64]
 Runs = Sequence[tuple[RunSpec, Path]]
@@ -45,7 +48,7 @@ ALL = -1  # fold and seed of the rows about a whole experiment
 # Slides told the same mean stage differ in its last digits, by how many cells they have; ranks must not.
 STAGE_DECIMALS = 9
 
-_TABLES = (schemas.METRICS, schemas.COMPARISONS, schemas.SCORES, schemas.CONFUSION, schemas.RUNS)
+_TABLES = (METRICS, COMPARISONS, SCORES, CONFUSION, RUNS)
 
 
 @dataclass(frozen=True)
@@ -168,8 +171,8 @@ def evaluate_runs(
         table of cells does not know; an outcome of another run.
     """
     split_of = read_splits(splits)
-    truth = PerCell(labels, schemas.LABELS, "stage", -1)
-    area = None if areas is None else PerCell(areas, schemas.CELLS, "area_um2", np.nan)
+    truth = PerCell(labels, LABELS, "stage", -1)
+    area = None if areas is None else PerCell(areas, CELLS, "area_um2", np.nan)
     measured = any(slide in labels and row.fold != STAGED_ONLY for slide, row in split_of.items())
     of_cells = (*NAMES, *STAGE_NAMES) if slide_level else NAMES
     names = (*of_cells, *COMPOSITION_NAMES) if measured else COMPOSITION_NAMES
@@ -204,7 +207,7 @@ def evaluate_runs(
         _TABLES, (metrics_out, comparisons_out, scores_out, confusion_out, runs_out), strict=True
     ):
         frame = pd.DataFrame(rows[table.name], columns=table.schema.names)
-        schemas.write(path, frame, table, metadata)
+        tables.write(path, frame, table, metadata)
 
 
 def evaluate(
@@ -243,7 +246,7 @@ def evaluate(
 
 def outcome_of(path: Path, run: str) -> dict[str, Any]:
     """The one row of a run's outcome."""
-    rows = schemas.read_arrow(path, schemas.OUTCOME).to_pylist()
+    rows = tables.read_arrow(path, OUTCOME).to_pylist()
     if [row["run"] for row in rows] != [run]:
         raise UserError(
             f"{path}: not the outcome of run {run}; delete the run's folder and run the workflow again"

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import LABELS
 from myostage.errors import UserError
 from myostage.evaluation.localisation import ROUNDING
 from myostage.evaluation.metrics import NAMES, auroc, summarise
@@ -30,9 +31,10 @@ from myostage.evaluation.results import (
     outcome_of,
     per_seed,
 )
+from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
 from myostage.evaluation.tallies import STAGED_ONLY, PerCell, Split, held_out, read_splits
-from myostage.study.config import Compare, RunSpec
-from myostage.study.sections import LabelKind
+from myostage.learning.tables import ATTENTION, SLIDE_PREDICTIONS
+from myostage.study.sections import Compare, LabelKind, RunSpec
 
 Floats = NDArray[np.float64]
 
@@ -140,7 +142,7 @@ def evaluate_slides(
         not that of their cells, an outcome of another run.
     """
     split_of = read_splits(splits)
-    truth = PerCell(labels, schemas.LABELS, "stage", -1)
+    truth = PerCell(labels, LABELS, "stage", -1)
     # A run that two experiments share is read once.
     runs = {run.spec.id: (run, classes[name]) for name, listed in experiments.items() for run in listed}
     outcome = {name: outcome_of(outcomes[name], name) for name in runs}
@@ -172,12 +174,12 @@ def evaluate_slides(
         key(name, run.spec) | outcome[run.spec.id] for name, listed in experiments.items() for run in listed
     ]
     for written, table, path in (
-        (rows, schemas.METRICS, metrics_out),
-        (compared, schemas.COMPARISONS, comparisons_out),
-        (ended, schemas.RUNS, runs_out),
+        (rows, METRICS, metrics_out),
+        (compared, COMPARISONS, comparisons_out),
+        (ended, RUNS, runs_out),
     ):
         if path is not None:
-            schemas.write(path, pd.DataFrame(written, columns=table.schema.names), table, metadata)
+            tables.write(path, pd.DataFrame(written, columns=table.schema.names), table, metadata)
 
 
 def tally_slides(
@@ -245,7 +247,7 @@ def _predictions(run: SlideRun, splits: Mapping[str, Split], classes: int) -> li
     """Rows of the slides that a run predicts, checked."""
     path = run.predictions
     again = "delete the file and run the workflow again"
-    rows = schemas.read_arrow(path, schemas.SLIDE_PREDICTIONS).to_pylist()
+    rows = tables.read_arrow(path, SLIDE_PREDICTIONS).to_pylist()
     known = [slide for slide, row in splits.items() if row.fold in (run.spec.fold, STAGED_ONLY)]
     slides = [row["slide"] for row in rows]
     if wrong := sorted(set(slides) - set(known)):
@@ -268,7 +270,7 @@ def _predictions(run: SlideRun, splits: Mapping[str, Split], classes: int) -> li
 
 def _attention(path: Path) -> Iterator[tuple[str, tuple[NDArray[np.int64], Floats, Floats]]]:
     """Slide, and its cells, logits and weights, [n] each."""
-    table = schemas.read_arrow(path, schemas.ATTENTION).combine_chunks()
+    table = tables.read_arrow(path, ATTENTION).combine_chunks()
     cell, logit, weight = (table[name].to_numpy().astype(np.float64) for name in ("cell", "logit", "weight"))
     slides = table["slide"].combine_chunks().dictionary_encode()
     code = slides.indices.to_numpy()

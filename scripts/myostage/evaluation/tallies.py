@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
-from myostage import schemas
+from myostage import tables
 from myostage.errors import UserError
 from myostage.evaluation.metrics import confusion, rps
 from myostage.learning.stages import stage_levels
-from myostage.study.config import RunSpec
+from myostage.learning.tables import SPLITS, predictions_table
+from myostage.study.sections import RunSpec
 
 Floats = NDArray[np.float64]
 
@@ -78,7 +79,7 @@ class PerCell:
     """A number per cell of every slide, read once per slide and looked up by cell number."""
 
     paths: Mapping[str, Path]
-    table: schemas.Table
+    table: tables.Table
     column: str
     missing: float
     _slides: dict[str, Floats] = field(default_factory=dict)
@@ -96,7 +97,7 @@ class PerCell:
     def _read(self, slide: str) -> Floats:
         if slide not in self.paths:
             return np.empty(0)
-        frame = schemas.read(self.paths[slide], self.table, ["cell", self.column])
+        frame = tables.read(self.paths[slide], self.table, ["cell", self.column])
         cell = frame["cell"].to_numpy()
         values = np.full(cell.max() + 1 if cell.size else 0, self.missing)
         values[cell] = frame[self.column]
@@ -105,7 +106,7 @@ class PerCell:
 
 def read_splits(path: Path) -> dict[str, Split]:
     """Splits by slide, sorted by name: the order that the bootstrap draws from."""
-    rows = schemas.read_arrow(path, schemas.SPLITS).to_pylist()
+    rows = tables.read_arrow(path, SPLITS).to_pylist()
     return {row["slide"]: Split(**row) for row in sorted(rows, key=lambda row: row["slide"])}
 
 
@@ -192,7 +193,7 @@ def read_slide(path: Path, stages: int, slide: str) -> tuple[NDArray[np.int64], 
 
     Only the row groups that may hold it are read.
     """
-    with schemas.open_table(path, schemas.predictions_table(stages)):
+    with tables.open_table(path, predictions_table(stages)):
         rows = ds.dataset(path, format="parquet")
     found = rows.to_table(["cell", "probabilities"], filter=pc.field("slide") == slide)
     found = found.sort_by("cell").combine_chunks()
@@ -205,7 +206,7 @@ def read_slide(path: Path, stages: int, slide: str) -> tuple[NDArray[np.int64], 
 
 def _stream(path: Path, stages: int) -> Iterator[tuple[str, NDArray[np.int64], Floats]]:
     """Slide, cells [n] and probabilities [n, K], one slide after another within each batch of rows."""
-    with schemas.open_table(path, schemas.predictions_table(stages)) as file:
+    with tables.open_table(path, predictions_table(stages)) as file:
         for batch in file.iter_batches(READ_ROWS, columns=["slide", "cell", "probabilities"]):
             slides = batch.column("slide").dictionary_encode()
             code = slides.indices.to_numpy()

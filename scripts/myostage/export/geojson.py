@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from myostage import palette, schemas
+from myostage import palette, tables
+from myostage.cells.tables import CELLS
 from myostage.figures import views
 
 # Cells held in memory at once.
@@ -57,7 +58,7 @@ def export_slide(
     cells : path
         CELLS table of the slide.
     predictions : path
-        Table of :func:`schemas.predictions_table` with the cells of this slide.
+        Table of :func:`predictions_table` with the cells of this slide.
     stages : sequence of str
         Names of the stages.
     scale : float
@@ -80,7 +81,7 @@ def export_slide(
     rgb = (palette.stage_rgb(len(stages)) if colours is None else colours).tolist()
     classes = [{"name": name, "color": colour} for name, colour in zip(stages, rgb, strict=True)]
     written = 0
-    with schemas.atomic(out) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with tables.atomic(out) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write('{"type":"FeatureCollection","features":[')
         for batch, known, slide in _batches(cells, predictions, len(stages)):
             rows = batch.drop_columns(["polygon"]).to_pylist()
@@ -106,7 +107,7 @@ def export_csv(cells: str | Path, predictions: str | Path, stages: Sequence[str]
     columns = ["cell", "x_px", "y_px", "x_um", "y_um", *_MEASURED, "border"]
     header = ["slide", *columns, "stage", *(f"p_{name}" for name in stages)]
     written = 0
-    with schemas.atomic(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with tables.atomic(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         file.write(",".join(header) + "\n")
         for batch, known, slide in _batches(cells, predictions, len(stages)):
             rows = batch.select(columns).to_pandas()
@@ -133,7 +134,7 @@ def _batches(
     }
     # A slide without a staged cell has no row to name it; its cells table lies in a folder of that name.
     slide = str(staged["slide"].iloc[0]) if len(staged) else Path(cells).parent.name
-    with schemas.open_table(cells, schemas.CELLS) as file:
+    with tables.open_table(cells, CELLS) as file:
         for batch in file.iter_batches(BATCH):
             yield pa.Table.from_batches([batch]), known, slide
 

@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from myostage import schemas
+from myostage import tables
 from myostage.errors import UserError
 from myostage.evaluation.tallies import STAGED_ONLY, read_slide, read_splits
-from myostage.study.config import RunSpec
+from myostage.learning.tables import predictions_table
+from myostage.study.sections import RunSpec
 
 Floats = NDArray[np.float64]
 
@@ -47,7 +48,7 @@ def stage_slides(
         about its cells.
     """
     split_of = read_splits(splits)
-    schema = schemas.predictions_table(stages)
+    schema = predictions_table(stages)
     failed = {spec.id: reason for spec, path in runs if (reason := _failure(path, schema)) is not None}
     for slide, target in out.items():
         if slide not in split_of:
@@ -81,17 +82,17 @@ def stage_slides(
                 f"{target}: slide {slide} has {expected} cells, but the experiment's runs predict "
                 f"{0 if cells is None else cells.size}; delete their predictions and run the workflow again"
             )
-        schemas.write(target, _staged(slide, cells, total / count, schema), schema, metadata)
+        tables.write(target, _staged(slide, cells, total / count, schema), schema, metadata)
 
 
-def _failure(path: Path, schema: schemas.Table) -> str | None:
+def _failure(path: Path, schema: tables.Table) -> str | None:
     """Why the run of these predictions failed; None: it did not."""
-    with schemas.open_table(path, schema) as file:
+    with tables.open_table(path, schema) as file:
         reason = (file.schema_arrow.metadata or {}).get(b"failed")
     return None if reason is None else reason.decode()
 
 
-def _staged(slide: str, cells: NDArray[np.int64], probabilities: Floats, schema: schemas.Table) -> pa.Table:
+def _staged(slide: str, cells: NDArray[np.int64], probabilities: Floats, schema: tables.Table) -> pa.Table:
     stages = probabilities.shape[1]
     columns = [
         pa.array([slide] * cells.size, pa.string()),

@@ -27,11 +27,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import CROP_PX, CROPS
 from myostage.errors import UserError
 from myostage.features.encoder import build, crop_pixels, normalisation
 from myostage.runtime.checkpoints import Checkpoints, Progress
-from myostage.study.config import NOT_IN_TOKENS, Dino, Encoder
+from myostage.study.sections import NOT_IN_TOKENS, Dino, Encoder
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def fine_tune(
     Parameters
     ----------
     crops : sequence of Path
-        ``schemas.CROPS`` of every slide. Those that some step draws are kept in memory, 12 kB each.
+        ``CROPS`` of every slide. Those that some step draws are kept in memory, 12 kB each.
     encoder : config.Encoder
         Its ``weights`` are where it starts, its ``dino`` says how it goes on.
     out : Path
@@ -174,7 +175,7 @@ def fine_tune(
     state = {name: value.cpu().contiguous() for name, value in teacher.backbone.state_dict().items()}
     versions = {package: metadata.version(package) for package in ("torch", "timm", "lightly")}
     said = {"encoder": encoder.model_dump_json(), "versions": json.dumps(versions), "made_by": made_by}
-    with schemas.atomic(out) as temporary:
+    with tables.atomic(out) as temporary:
         safetensors.torch.save_file(state, temporary, said)
     checkpoints.clear()
 
@@ -192,7 +193,7 @@ def read_crops(paths: Sequence[Path], settings: Dino) -> tuple[NDArray[np.uint8]
     """
     counts = []
     for path in paths:
-        with schemas.open_table(path, schemas.CROPS) as file:
+        with tables.open_table(path, CROPS) as file:
             counts.append(file.metadata.num_rows)
     total, draws = sum(counts), settings.steps * settings.batch_size
     if total == 0:
@@ -200,10 +201,10 @@ def read_crops(paths: Sequence[Path], settings: Dino) -> tuple[NDArray[np.uint8]
     rng = np.random.default_rng(settings.seed)
     shuffled = np.concatenate([rng.permutation(total) for _ in range(-(-draws // total))])[:draws]
     drawn, order = np.unique(shuffled, return_inverse=True)
-    images = np.empty((len(drawn), schemas.CROP_PX, schemas.CROP_PX, 3), np.uint8)
+    images = np.empty((len(drawn), CROP_PX, CROP_PX, 3), np.uint8)
     first = 0
     for path in paths:
-        with schemas.open_table(path, schemas.CROPS) as file:
+        with tables.open_table(path, CROPS) as file:
             for batch in file.iter_batches(CROPS_PER_READ, columns=["image"]):
                 low, high = np.searchsorted(drawn, [first, first + len(batch)])
                 images[low:high] = crop_pixels(batch.column("image"))[drawn[low:high] - first]

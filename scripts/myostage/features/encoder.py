@@ -24,10 +24,11 @@ from timm.layers import Attention, resample_abs_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import CROP_PX, CROPS
 from myostage.errors import UserError
 from myostage.features import tokens
-from myostage.study.config import NOT_IN_TOKENS, Encoder
+from myostage.study.sections import NOT_IN_TOKENS, Encoder
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class Prefix(nn.Module):
         # One affine map in place, and channels moved while they are bytes: on a tiny encoder this shows.
         images = crops.permute(0, 3, 1, 2).contiguous().to(self.mean.dtype)
         images = images.mul_(1 / (255 * self.std)).sub_(self.mean / self.std)
-        if self.side != schemas.CROP_PX:
+        if self.side != CROP_PX:
             images = F.interpolate(images, size=(self.side, self.side), mode="bicubic", antialias=True)
         return images
 
@@ -263,7 +264,7 @@ def _create(encoder: Encoder, any_size: bool) -> VisionTransformer:
 
 def _side(patch_px: int) -> int:
     """Smallest multiple of the patch that holds the crop, px."""
-    return math.ceil(schemas.CROP_PX / patch_px) * patch_px
+    return math.ceil(CROP_PX / patch_px) * patch_px
 
 
 def _timm(encoder: Encoder, *, pretrained: bool, **geometry: Any) -> VisionTransformer:
@@ -499,7 +500,7 @@ def embed_slide(
     } | ({"made_by": made_by} if made_by else {})
     autocast = torch.autocast(where.type, torch.float16, enabled=where.type == "cuda")
     with (
-        schemas.open_table(crops_path, schemas.CROPS) as crops,
+        tables.open_table(crops_path, CROPS) as crops,
         tokens.writer(out_tokens, tokens=count, width=width, metadata=metadata) as out,
         torch.inference_mode(),
         autocast,
@@ -528,6 +529,6 @@ def device() -> torch.device:
 
 def crop_pixels(column: pa.FixedSizeBinaryArray) -> np.ndarray:
     """Images of an Arrow column of table ``crops`` as uint8[n, 64, 64, 3] (a copy, writable)."""
-    size = schemas.CROP_PX * schemas.CROP_PX * 3
+    size = CROP_PX * CROP_PX * 3
     raw = np.frombuffer(column.buffers()[1], np.uint8, len(column) * size, column.offset * size)
-    return raw.reshape(len(column), schemas.CROP_PX, schemas.CROP_PX, 3).copy()
+    return raw.reshape(len(column), CROP_PX, CROP_PX, 3).copy()

@@ -18,7 +18,8 @@ import pandas as pd
 import torch
 from scipy.spatial import cKDTree
 
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import LABELS, POSITIONS
 from myostage.errors import UserError
 from myostage.features import tokens
 from myostage.study.inputs import raise_all
@@ -215,7 +216,7 @@ def write_bag(
     tokens_out
         Token store of T = 1 token, float16; its metadata has ``encoder``.
     positions_out, labels_out
-        ``schemas.POSITIONS``; ``schemas.LABELS`` of the instances whose label is known, without a row where
+        ``POSITIONS``; ``LABELS`` of the instances whose label is known, without a row where
         none is.
     encoder_json
         What the tokens are of, as runs compare it.
@@ -239,10 +240,10 @@ def write_bag(
     ) as out:
         out.write(cells, torch.from_numpy(stored[:, None]))
     positions = pd.DataFrame({"cell": cells, "x_um": bag.positions[:, 0], "y_um": bag.positions[:, 1]})
-    schemas.write(positions_out, positions, schemas.POSITIONS)
+    tables.write(positions_out, positions, POSITIONS)
     stages = np.full(len(cells), -1) if bag.instances is None else bag.instances
     labels = pd.DataFrame({"cell": cells, "stage": stages, "iou": 1.0})
-    schemas.write(labels_out, labels[stages >= 0], schemas.LABELS)
+    tables.write(labels_out, labels[stages >= 0], LABELS)
 
 
 @cache

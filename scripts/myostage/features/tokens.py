@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from myostage import schemas
+from myostage import tables
 from myostage.errors import UserError
 
 ROW_GROUP_CELLS = 256
@@ -32,14 +32,14 @@ _PAGE_OVERHEAD_BYTES = 64
 _MAXIMUM_PAGE_BYTES = 2**30
 
 
-def tokens_table(tokens: int, width: int) -> schemas.Table:
+def tokens_table(tokens: int, width: int) -> tables.Table:
     """The table of ``tokens`` (T) tokens of ``width`` (D) numbers per cell."""
-    return schemas.Table(
+    return tables.Table(
         "tokens",
         "tokens of every cell that enter the last block of the encoder",
         (
-            schemas.Column("cell", pa.int32(), "", "cell number within the slide"),
-            schemas.Column(
+            tables.Column("cell", pa.int32(), "", "cell number within the slide"),
+            tables.Column(
                 "tokens",
                 pa.binary(tokens * width * 2),
                 "",
@@ -57,7 +57,7 @@ def row_group_cells(tokens: int, width: int) -> int:
 class TokenWriter:
     """Collects cells into row groups of equal size; made by :func:`writer`."""
 
-    def __init__(self, out: pq.ParquetWriter, table: schemas.Table, shape: tuple[int, int]) -> None:
+    def __init__(self, out: pq.ParquetWriter, table: tables.Table, shape: tuple[int, int]) -> None:
         self._out = out
         self._table = table
         self._shape = shape
@@ -105,7 +105,7 @@ def writer(
     """A writer of one token file of T = ``tokens`` by D = ``width``; it appears when the block ends well."""
     table = tokens_table(tokens, width)
     described = {"dtype": DTYPE, "shape": json.dumps([tokens, width]), "layout": LAYOUT} | (metadata or {})
-    with schemas.writer(
+    with tables.writer(
         path,
         table,
         described,
@@ -152,7 +152,7 @@ class TokenStore:
                 if not key.startswith(b"ARROW:")
             }
             self.shape = self._read_shape()
-            schemas.check(file.schema_arrow, tokens_table(*self.shape), self.path)
+            tables.check(file.schema_arrow, tokens_table(*self.shape), self.path)
             self._bytes = self.shape[0] * self.shape[1] * 2
             self.cells: np.ndarray = (
                 file.read(columns=["cell"]).column("cell").to_numpy().astype(np.int32, copy=False)

@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from myostage import palette, schemas
+from myostage import palette, tables
 from myostage.evaluation import formatting
 
 STYLE: Any = {
@@ -60,9 +60,9 @@ def save(figure: Figure, stem: str | Path) -> Path:
     """Write ``stem``.png (150 dpi) and ``stem``.svg, atomically; returns the path of the PNG."""
     png, svg = Path(f"{stem}.png"), Path(f"{stem}.svg")
     with matplotlib.rc_context(STYLE):
-        with schemas.atomic(png) as temporary:
+        with tables.atomic(png) as temporary:
             figure.savefig(temporary, format="png", dpi=PNG_DPI)
-        with schemas.atomic(svg) as temporary:
+        with tables.atomic(svg) as temporary:
             figure.savefig(temporary, format="svg", dpi=SVG_DPI, metadata={"Date": None})
     return png
 

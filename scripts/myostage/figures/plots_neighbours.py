@@ -1,6 +1,6 @@
 """Figures of what uses a cell's neighbours and of ordinal regression: attention, its spectrum, its controls.
 
-Tables in, a matplotlib Figure out, as in :mod:`myostage.figures.plots`; nothing is read here. A difference counts as
+Tables in, a matplotlib Figure out, as in plots.py; nothing is read here. A difference counts as
 told where its paired interval excludes 0 and its Holm-corrected p is below the level; where nothing paired is
 at hand, intervals have to lie apart, which asks for more.
 """
@@ -25,9 +25,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 from scipy.stats import rankdata
 
-from myostage import palette, schemas
+from myostage import palette
 from myostage.evaluation import formatting
 from myostage.evaluation.metrics import auroc, bootstrap, resample, spearman
+from myostage.evaluation.tables import COMPARISONS
 from myostage.figures.plots import FAINT, SMOOTHING, bare, new_figure, page, set_headline, styled
 from myostage.figures.plots_study import BLUE, DASHES, MARKERS, ORANGE
 
@@ -63,7 +64,7 @@ def to_control(
     comparisons: pd.DataFrame | None, metric: str, against: Mapping[str, str], experiments: Iterable[str]
 ) -> pd.DataFrame:
     """One row of COMPARISONS per experiment: the difference to its control; missing where none was made."""
-    table = pd.DataFrame(columns=schemas.COMPARISONS.schema.names) if comparisons is None else comparisons
+    table = pd.DataFrame(columns=COMPARISONS.schema.names) if comparisons is None else comparisons
     rows = table[table["metric"].eq(metric) & table["reference"].eq(table["experiment"].map(dict(against)))]
     # "against" comes before "reference".
     rows = rows.sort_values("family", kind="stable").drop_duplicates("experiment").set_index("experiment")

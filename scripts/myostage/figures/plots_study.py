@@ -330,7 +330,8 @@ def _spread(known: pd.DataFrame, name: str, more: bool, alpha: float) -> str:
     if len(compared):
         apart = int((compared["p_holm"] < alpha).sum())
         reference = _only(compared["reference"], "their reference")
-        text += f"; {apart or 'none'} of {len(compared)} differ from {reference} (Holm p < {formatting.short(alpha)})"
+        level = formatting.short(alpha)
+        text += f"; {apart or 'none'} of {len(compared)} differ from {reference} (Holm p < {level})"
     return text
 
 

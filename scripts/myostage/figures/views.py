@@ -7,8 +7,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import CELLS, CROP_PX, CROPS, LABELS
 from myostage.errors import UserError
+from myostage.evaluation.tables import CONFUSION
+from myostage.learning.tables import ATTENTION, HISTORY, predictions_table
 from myostage.slides.reader import skipped
 
 MEASUREMENTS = (
@@ -39,9 +42,7 @@ def staged(predictions: str | Path, stages: int) -> pd.DataFrame:
     UserError
         The table is missing, damaged or of another number of stages, or a cell is staged twice.
     """
-    table = schemas.read(
-        predictions, schemas.predictions_table(stages), ["slide", "cell", "stage", "probabilities"]
-    )
+    table = tables.read(predictions, predictions_table(stages), ["slide", "cell", "stage", "probabilities"])
     if table["cell"].duplicated().any():
         raise UserError(
             f"{predictions}: a cell is staged more than once; delete it and run the workflow again"
@@ -52,7 +53,7 @@ def staged(predictions: str | Path, stages: int) -> pd.DataFrame:
 def staged_cells(cells: str | Path, predictions: str | Path, stages: int) -> pd.DataFrame:
     """Measurements of every segmented cell with its stage; -1 where the cell was not staged."""
     columns = ["cell", "x_px", "y_px", "x_um", "y_um", *MEASUREMENTS, "border"]
-    frame = schemas.read(cells, schemas.CELLS, columns)
+    frame = tables.read(cells, CELLS, columns)
     known = staged(predictions, stages)["stage"]
     frame["stage"] = known.reindex(frame["cell"]).fillna(-1).to_numpy(dtype=np.int32)
     return frame
@@ -134,7 +135,7 @@ def images(crops: Mapping[str, str | Path], chosen: pd.DataFrame) -> np.ndarray:
     UserError
         A slide has no crops file, or a chosen cell no crop.
     """
-    out = np.zeros((len(chosen), schemas.CROP_PX, schemas.CROP_PX, 3), dtype=np.uint8)
+    out = np.zeros((len(chosen), CROP_PX, CROP_PX, 3), dtype=np.uint8)
     found = np.zeros(len(chosen), dtype=bool)
     slides = chosen["slide"].to_numpy()
     cells = chosen["cell"].to_numpy()
@@ -142,7 +143,7 @@ def images(crops: Mapping[str, str | Path], chosen: pd.DataFrame) -> np.ndarray:
         if slide not in crops:
             raise UserError(f"slide {slide} is staged but no crops file was given for it; add it to `crops`")
         rows = np.flatnonzero(slides == slide)
-        with schemas.open_table(crops[slide], schemas.CROPS) as file:
+        with tables.open_table(crops[slide], CROPS) as file:
             for group in range(file.num_row_groups):
                 numbers = file.read_row_group(group, columns=["cell"])["cell"].to_numpy()
                 wanted = rows[np.isin(cells[rows], numbers)]
@@ -169,7 +170,7 @@ def truth(labels: Mapping[str, str | Path], chosen: pd.DataFrame) -> np.ndarray:
     slides = chosen["slide"].to_numpy()
     for slide in dict.fromkeys(slides):
         if slide in labels:
-            known = schemas.read(labels[slide], schemas.LABELS, ["cell", "stage"]).set_index("cell")["stage"]
+            known = tables.read(labels[slide], LABELS, ["cell", "stage"]).set_index("cell")["stage"]
             rows = slides == slide
             out[rows] = known.reindex(chosen["cell"].to_numpy()[rows]).fillna(-1).to_numpy(dtype=np.int32)
     return out
@@ -188,10 +189,9 @@ def counts(
     """
     out = slides[["slide", "group", "status", "reason"]].reset_index(drop=True)
     borders = {
-        slide: schemas.read(path, schemas.CELLS, ["border"])["border"].astype(bool)
-        for slide, path in cells.items()
+        slide: tables.read(path, CELLS, ["border"])["border"].astype(bool) for slide, path in cells.items()
     }
-    kept = {slide: len(schemas.read(path, schemas.CROPS, ["cell"])) for slide, path in crops.items()}
+    kept = {slide: len(tables.read(path, CROPS, ["cell"])) for slide, path in crops.items()}
     for slide, reason in left_out(slides, crops).items():
         out.loc[out["slide"] == slide, ["status", "reason"]] = ["skipped", reason]
     out["cells"] = [len(borders.get(slide, ())) for slide in out["slide"]]
@@ -219,7 +219,7 @@ def left_out(slides: pd.DataFrame, crops: Mapping[str, str | Path]) -> dict[str,
 
 def confusion(path: str | Path, experiment: str, stages: int) -> np.ndarray:
     """Confusion matrix of an experiment, float[K, K]: rows annotated, columns predicted."""
-    table = schemas.read(path, schemas.CONFUSION)
+    table = tables.read(path, CONFUSION)
     rows = table[table["experiment"] == experiment]
     matrix = np.zeros((stages, stages))
     np.add.at(matrix, (rows["true_stage"].to_numpy(), rows["predicted_stage"].to_numpy()), rows["cells"])
@@ -234,12 +234,12 @@ def histories(paths: Mapping[str, Sequence[str | Path]]) -> pd.DataFrame:
     parts = []
     for experiment, files in paths.items():
         for run, path in enumerate(files):
-            history = schemas.read(path, schemas.HISTORY)
+            history = tables.read(path, HISTORY)
             lengths = history.groupby("phase")["step"].max() + 1
             offset = lengths.cumsum().shift(fill_value=0)
             history["step"] += history["phase"].map(offset)
             parts.append(history.assign(experiment=experiment, run=run))
-    columns = ["experiment", "run", *schemas.HISTORY.schema.names]
+    columns = ["experiment", "run", *HISTORY.schema.names]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
@@ -259,7 +259,7 @@ def attention(paths: Sequence[str | Path], slides: Sequence[str]) -> pd.DataFram
     """
     parts = []
     for path in paths:
-        table = schemas.read(path, schemas.ATTENTION, ["slide", "cell", "logit"])
+        table = tables.read(path, ATTENTION, ["slide", "cell", "logit"])
         parts.append(table[table["slide"].isin(list(slides))])
     if not parts:
         return pd.DataFrame(columns=["slide", "cell", "logit", "runs"])
@@ -272,7 +272,7 @@ def attended(
     labels: Mapping[str, str | Path],
     runs: Mapping[str, Sequence[str | Path]],
     healthy: Sequence[int],
-    table: schemas.Table = schemas.CELLS,
+    table: tables.Table = CELLS,
 ) -> pd.DataFrame:
     """Cells of slides, whether they are injured, and the attention of each experiment to them.
 
@@ -299,7 +299,7 @@ def attended(
     logits = {experiment: attention(paths, list(cells)) for experiment, paths in runs.items()}
     parts = []
     for slide, path in cells.items():
-        frame = schemas.read(path, table, ["cell", "x_um", "y_um"])
+        frame = tables.read(path, table, ["cell", "x_um", "y_um"])
         frame.insert(0, "slide", slide)
         stage = truth(labels, frame)
         frame["injured"] = np.where(stage < 0, np.nan, ~np.isin(stage, healthy))

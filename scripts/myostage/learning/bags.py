@@ -18,10 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import CROPS, POSITIONS
 from myostage.errors import UserError
 from myostage.features.tokens import TokenStore
-from myostage.study.config import check_bag_size
+from myostage.learning.tables import SPLITS
+from myostage.study.inputs import check_bag_size
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +117,7 @@ def split_slides(
     for slide in splits.loc[splits["cells"] == 0, "slide"]:
         logger.warning("slide %s has no cells: nothing is learnt from it", slide)
     splits["fold"] = assign_folds(splits, folds)
-    schemas.write(out, splits, schemas.SPLITS)
+    tables.write(out, splits, SPLITS)
     return splits
 
 
@@ -140,8 +142,8 @@ def perturbed(proportions: Mapping[str, Floats], noise: float, seed: int) -> dic
 
 
 def _rows(path: str | Path) -> int:
-    table = schemas.POSITIONS if Path(path).stem == schemas.POSITIONS.name else schemas.CROPS
-    with schemas.open_table(path, table) as file:
+    table = POSITIONS if Path(path).stem == POSITIONS.name else CROPS
+    with tables.open_table(path, table) as file:
         described: pq.FileMetaData = file.metadata
         return described.num_rows
 

@@ -19,11 +19,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from myostage import schemas
+from myostage import tables
 from myostage.errors import UserError
 from myostage.learning.regression import conflict
+from myostage.learning.tables import HISTORY
 from myostage.runtime.checkpoints import Checkpoints, Progress
-from myostage.study.config import NOT_IN_RUN_ID, RunSpec, Term, Training
+from myostage.study.sections import NOT_IN_RUN_ID, RunSpec, Term, Training
 
 # Losses stay on the device until so many steps have gathered: reading one waits for the GPU.
 STEPS_PER_READOUT = 25
@@ -35,7 +36,7 @@ TERMS: tuple[str, ...] = get_args(Term)
 HISTORY_VALUES = ("loss", *TERMS, "conflict", "learning_rate", "gradient_norm")
 
 History = list[tuple[float, ...]]
-"""Rows of ``schemas.HISTORY``: phase, step, ``HISTORY_VALUES``."""
+"""Rows of ``HISTORY``: phase, step, ``HISTORY_VALUES``."""
 
 
 class Diverged(UserError):
@@ -243,7 +244,7 @@ def _draws(
 
 
 def write_history(path: Path, history: History, made_by: str) -> None:
-    """Write ``schemas.HISTORY``."""
+    """Write ``HISTORY``."""
     frame = pd.DataFrame(history, columns=["phase", "step", *HISTORY_VALUES])
     frame = frame.astype({"phase": "int32", "step": "int32"})
-    schemas.write(path, frame, schemas.HISTORY, {"made_by": made_by})
+    tables.write(path, frame, HISTORY, {"made_by": made_by})

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from myostage import schemas
+from myostage import tables
 from myostage.errors import UserError
-from myostage.study.config import check_bag_size
+from myostage.learning.tables import SPLITS
+from myostage.study.inputs import check_bag_size
 
 STAGED_ONLY = -1
 
@@ -26,7 +27,7 @@ def check_folds(
     Parameters
     ----------
     splits
-        ``schemas.SPLITS``.
+        ``SPLITS``.
     proportions
         Proportions [K] of every group.
     stages
@@ -44,7 +45,7 @@ def check_folds(
     UserError
         A fold whose training slides lack a stage that the study has, or hold too few cells for a bag.
     """
-    table = schemas.read(splits, schemas.SPLITS)
+    table = tables.read(splits, SPLITS)
     learnt = table[(table["fold"] != STAGED_ONLY) & (table["cells"] > 0)]
     trained = {int(fold): learnt[learnt["fold"] != fold] for fold in sorted(learnt["fold"].unique())}
     for fold, slides in trained.items():

@@ -25,13 +25,15 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from myostage import schemas
+from myostage import tables
+from myostage.cells.tables import LABELS
 from myostage.errors import UserError
 from myostage.evaluation.localisation import positions
 from myostage.features.encoder import Suffix, split
 from myostage.features.tokens import TokenStore
 from myostage.learning.bags import STAGED_ONLY, Bag, BagSampler, Floats, perturbed
 from myostage.learning.loop import Diverged, fingerprint, write_history
+from myostage.learning.tables import OUTCOME, SPLITS, predictions_table
 from myostage.learning.train import (
     BagPair,
     LabelledCells,
@@ -45,7 +47,7 @@ from myostage.learning.train import (
 from myostage.runtime.checkpoints import Checkpoints
 from myostage.runtime.cost import measure
 from myostage.spatial.graph import CellGraph, cell_graph
-from myostage.study.config import NOT_IN_TOKENS, Encoder, RunSpec
+from myostage.study.sections import NOT_IN_TOKENS, Encoder, RunSpec
 
 log = logging.getLogger(__name__)
 
@@ -96,13 +98,13 @@ def train_run(
     proportions
         Proportions [K] of every group.
     splits
-        ``schemas.SPLITS``: the run learns from the slides of all folds but its own.
+        ``SPLITS``: the run learns from the slides of all folds but its own.
     tokens
         Token file of every slide of ``splits`` under ``spec.encoder``. A baseline reads cell numbers only, so
         that crops do as well.
     model_out, history_out, predictions_out, outcome_out
-        Safetensors with the run's metadata, ``schemas.HISTORY``, ``schemas.predictions_table(K)``,
-        ``schemas.OUTCOME``: how the run ended and what training and prediction cost.
+        Safetensors with the run's metadata, ``HISTORY``, ``predictions_table(K)``,
+        ``OUTCOME``: how the run ended and what training and prediction cost.
     checkpoint_dir
         Where the run leaves checkpoints and resumes from.
     slide_proportions
@@ -110,9 +112,9 @@ def train_run(
     scores
         Score of every slide, in stages, where ``training.score`` names a column.
     cells
-        ``schemas.CELLS`` of every slide: where cells lie, for a run that is spatial.
+        ``CELLS`` of every slide: where cells lie, for a run that is spatial.
     labels
-        ``schemas.LABELS`` of the slides that have them; read by ``supervised`` runs only.
+        ``LABELS`` of the slides that have them; read by ``supervised`` runs only.
     encoder_weights
         Weights of an encoder that was fine-tuned (``spec.encoder.dino``).
     device
@@ -165,13 +167,13 @@ def train_run(
             save_model(model_out, {}, spec, len(stages), made_by, failed=reason)
             write_predictions(predictions_out, iter(()), len(stages), spec, made_by, failed=reason)
     outcome = outcome_of(spec, reason, steps, where) | asdict(cost)
-    schemas.write(outcome_out, pd.DataFrame([outcome]), schemas.OUTCOME, {"made_by": made_by})
+    tables.write(outcome_out, pd.DataFrame([outcome]), OUTCOME, {"made_by": made_by})
     if checkpoints is not None and not reason:
         checkpoints.clear()
 
 
 def outcome_of(spec: RunSpec, reason: str, steps: int, device: torch.device) -> dict[str, str | int]:
-    """A row of ``schemas.OUTCOME`` without what the run cost; ``reason``: why it failed, if it did."""
+    """A row of ``OUTCOME`` without what the run cost; ``reason``: why it failed, if it did."""
     return {
         "run": spec.id,
         "status": "failed" if reason else "ok",
@@ -182,8 +184,8 @@ def outcome_of(spec: RunSpec, reason: str, steps: int, device: torch.device) -> 
 
 
 def _slides(splits: Path, fold: int, tokens: Mapping[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of ``schemas.SPLITS`` that a fold learns from, and those it predicts."""
-    table = schemas.read(splits, schemas.SPLITS)
+    """Rows of ``SPLITS`` that a fold learns from, and those it predicts."""
+    table = tables.read(splits, SPLITS)
     table = table[table["cells"] > 0]
     learnt = table[(table["fold"] != fold) & (table["fold"] != STAGED_ONLY)]
     held_out = table[table["fold"] == fold]
@@ -253,7 +255,7 @@ def predict_run(
     tokens
         Token file of every slide, made by the encoder the run was trained on.
     predictions_out
-        ``schemas.predictions_table(K)`` to write.
+        ``predictions_table(K)`` to write.
     cells, device, threads, made_by
         See :func:`train_run`.
 
@@ -407,7 +409,7 @@ class BagSource:
     stores
         Tokens, or embeddings, of every slide.
     slides
-        Rows of ``schemas.SPLITS`` to learn from.
+        Rows of ``SPLITS`` to learn from.
     proportions
         Proportions [K] to learn from, of every group, or of every slide (``training.proportions``).
     device
@@ -553,7 +555,7 @@ def _stages_of_rows(store: TokenStore, labels: Path | None) -> NDArray[np.int64]
     """Annotated stage of every row of a store; -1: none."""
     stages = np.full(len(store), -1, np.int64)
     if labels is not None:
-        table = schemas.read(labels, schemas.LABELS, ["cell", "stage"])
+        table = tables.read(labels, LABELS, ["cell", "stage"])
         # Labelled cells whose crop was dropped have no row.
         known = table.set_index("cell")["stage"].reindex(store.cells)
         stages[known.notna().to_numpy()] = known.dropna().to_numpy(np.int64)
@@ -614,13 +616,13 @@ def write_predictions(
     made_by: str,
     failed: str = "",
 ) -> None:
-    """Stream predictions into ``schemas.predictions_table(stages)``; no row group holds two slides.
+    """Stream predictions into ``predictions_table(stages)``; no row group holds two slides.
 
     ``failed`` says why there are none.
     """
-    table = schemas.predictions_table(stages)
+    table = predictions_table(stages)
     metadata = {"spec": spec.model_dump_json(), "made_by": made_by} | ({"failed": failed} if failed else {})
-    with schemas.writer(path, table, metadata) as out:
+    with tables.writer(path, table, metadata) as out:
         for slide, batches in slides:
             for cells, probabilities, embedding in batches:
                 n, width = embedding.shape

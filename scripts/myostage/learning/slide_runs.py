@@ -17,18 +17,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from myostage import schemas
+from myostage import tables
 from myostage.errors import UserError
 from myostage.evaluation.localisation import positions
 from myostage.learning import mil
 from myostage.learning.bags import STAGED_ONLY
 from myostage.learning.loop import Diverged, History, fingerprint, fit, write_history
 from myostage.learning.runs import compute_on, outcome_of, suffix_of, token_store
+from myostage.learning.tables import ATTENTION, OUTCOME, SLIDE_PREDICTIONS, SPLITS
 from myostage.learning.train import save_model
 from myostage.runtime.checkpoints import Checkpoints, Progress
 from myostage.runtime.cost import measure
 from myostage.spatial.graph import CellGraph, cell_graph, energy_per_edge
-from myostage.study.config import Encoder, RunSpec
+from myostage.study.sections import Encoder, RunSpec
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def train_slide_run(
 ) -> None:
     """Train one run of ``method: slide`` and predict the slides it holds out and those that are only staged.
 
-    A run that diverges is no error: its files say so, as those of :func:`myostage.learning.runs.train_run` do.
+    A run that diverges is no error: its files say so, as those of :func:`runs.train_run` do.
 
     Parameters
     ----------
@@ -74,15 +75,15 @@ def train_slide_run(
     classes
         Class of every slide, 0..C-1; a slide that is not in it is predicted and not learnt from.
     splits
-        ``schemas.SPLITS``: the run learns from the slides of all folds but its own.
+        ``SPLITS``: the run learns from the slides of all folds but its own.
     tokens
         Token file of every slide of ``splits`` under ``spec.encoder``; a single token per cell is a
         ready-made embedding.
     cells
-        ``schemas.CELLS`` or ``schemas.POSITIONS`` of every slide: where cells lie.
+        ``CELLS`` or ``POSITIONS`` of every slide: where cells lie.
     model_out, history_out, predictions_out, attention_out, outcome_out
-        Safetensors, ``schemas.HISTORY``, ``schemas.SLIDE_PREDICTIONS``, ``schemas.ATTENTION``,
-        ``schemas.OUTCOME``.
+        Safetensors, ``HISTORY``, ``SLIDE_PREDICTIONS``, ``ATTENTION``,
+        ``OUTCOME``.
     checkpoint_dir, encoder_weights, device, threads, made_by
         See :func:`myostage.learning.runs.train_run`.
 
@@ -135,13 +136,13 @@ def train_slide_run(
             {"failed": reason} if reason else {}
         )
         for path, table, part in (
-            (predictions_out, schemas.SLIDE_PREDICTIONS, [row for row, _ in found]),
-            (attention_out, schemas.ATTENTION, [rows for _, rows in found]),
+            (predictions_out, SLIDE_PREDICTIONS, [row for row, _ in found]),
+            (attention_out, ATTENTION, [rows for _, rows in found]),
         ):
             empty = pd.DataFrame(columns=table.schema.names)
-            schemas.write(path, pd.concat(part, ignore_index=True) if part else empty, table, metadata)
+            tables.write(path, pd.concat(part, ignore_index=True) if part else empty, table, metadata)
     outcome = outcome_of(spec, reason, len(history) - begun, where) | asdict(cost)
-    schemas.write(outcome_out, pd.DataFrame([outcome]), schemas.OUTCOME, {"made_by": made_by})
+    tables.write(outcome_out, pd.DataFrame([outcome]), OUTCOME, {"made_by": made_by})
     if not reason:
         checkpoints.clear()
 
@@ -150,7 +151,7 @@ def _slides(
     splits: Path, spec: RunSpec, classes: Mapping[str, int], tokens: Mapping[str, Path]
 ) -> tuple[list[str], list[str]]:
     """Slides that a run learns from, and those that it predicts; none without cells."""
-    table = schemas.read(splits, schemas.SPLITS)
+    table = tables.read(splits, SPLITS)
     table = table[table["cells"] > 0].sort_values("slide")
     missing = sorted(set(table["slide"]) - set(tokens))
     if missing:
@@ -247,7 +248,7 @@ class _Objective:
 def _predict(
     model: mil.SlideModel, slide: str, bag: Bag, device: torch.device, spec: RunSpec
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Row of ``schemas.SLIDE_PREDICTIONS`` and rows of ``schemas.ATTENTION`` of one slide."""
+    """Row of ``SLIDE_PREDICTIONS`` and rows of ``ATTENTION`` of one slide."""
     logits, attention = model(bag.features.to(device).float(), bag.graph.to(device))
     probabilities = model.probabilities(logits).double().cpu().numpy()
     if not (np.isfinite(probabilities).all() and torch.isfinite(attention).all()):

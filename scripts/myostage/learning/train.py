@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from myostage import schemas
+from myostage import tables
 from myostage.errors import UserError
 from myostage.features.encoder import Suffix
 from myostage.learning import losses, regression
@@ -26,7 +26,7 @@ from myostage.learning.loop import Diverged, History, autocast, fit, write_histo
 from myostage.learning.mil import Reconstruction
 from myostage.runtime.checkpoints import Checkpoints, Progress
 from myostage.spatial.graph import CellGraph, sm
-from myostage.study.config import REGRESSION_TERMS, Mil, RunSpec, Training
+from myostage.study.sections import REGRESSION_TERMS, Mil, RunSpec, Training
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ def train(
     checkpoints
         Of this run and its training data (:func:`fingerprint`); the newest one that fits is resumed.
     history_out, model_out
-        ``schemas.HISTORY`` and safetensors (parameters of suffix and head, metadata ``spec``, ``stages``,
+        ``HISTORY`` and safetensors (parameters of suffix and head, metadata ``spec``, ``stages``,
         ``made_by``).
 
     Returns
@@ -231,7 +231,7 @@ def save_model(
     metadata = {"spec": spec.model_dump_json(), "stages": str(stages), "made_by": made_by}
     metadata |= {"failed": failed} if failed else {}
     own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with schemas.atomic(path) as temporary:
+    with tables.atomic(path) as temporary:
         save_file(own, temporary, metadata)
 
 

@@ -114,7 +114,7 @@ class Facts:
     structure : Structure
         Which experiment plays which part.
     splits, metrics, comparisons, runs : DataFrame
-        The tables of these names (see schemas.py).
+        The tables of these names (see tables.py).
     correlations : DataFrame, optional
         CORRELATIONS; none where no cell is labelled.
     figures : sequence of (str, Path)
@@ -130,7 +130,7 @@ class Facts:
     spectrum, borders, algebra : DataFrame, optional
         The tables of these names.
     histories : DataFrame, optional
-        Rows of :func:`myostage.figures.views.histories` of the experiments that learn with both supcr and cell.
+        Rows of :func:`views.histories` of the experiments that learn with both supcr and cell.
     """
 
     structure: Structure

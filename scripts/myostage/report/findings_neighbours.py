@@ -1,6 +1,6 @@
 """What a study found of cells' neighbours and of ordinal regression, as plain sentences made from its tables.
 
-As in :mod:`myostage.report.findings`, but told of the metrics that these questions are about. A question of which a
+As in findings.py, but told of the metrics that these questions are about. A question of which a
 study has no experiment has no section.
 """
 
@@ -335,7 +335,8 @@ def _spectrum(facts: Facts) -> list[str]:
         )
         own = part[part["signal"] == "raw"]
         rho = correlation(own["low_share"], own["instance_auroc"])
-        of = f"Spearman's rho of that share and {formatting.METRICS['instance_auroc'][0]} over slides of {name}"
+        auroc = formatting.METRICS["instance_auroc"][0]
+        of = f"Spearman's rho of that share and {auroc} over slides of {name}"
         told = "told from 0" if rho.low > 0 or rho.high < 0 else "not told from 0"
         sentences.append(
             f"{of} is {rho} ({many(rho.slides, 'slide')}), {told}."

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-from myostage import palette, schemas
+from myostage import palette, tables
 from myostage.evaluation import formatting
 from myostage.report import findings, findings_neighbours
 from myostage.report.findings import Difference, Facts, Verdict
@@ -124,7 +124,7 @@ def write(out: str | Path, facts: Facts) -> None:
         better=_BETTER,
         worse=_WORSE,
     )
-    with schemas.atomic(out) as temporary:
+    with tables.atomic(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
@@ -133,9 +133,9 @@ def rules(facts: Facts) -> str:
     better = "more" if formatting.METRICS[facts.metric][2] else "less"
     compare = facts.structure.compare
     return (
-        f"A difference is experiment minus reference in {formatting.label(facts.metric)}, of which {better} is "
-        "better, on held-out slides, all folds and seeds together; in brackets its 95 % interval by paired "
-        "bootstrap over slides. Better (helps): the whole interval lies on the better side of 0, and p of "
+        f"A difference is experiment minus reference in {formatting.label(facts.metric)}, of which "
+        f"{better} is better, on held-out slides, all folds and seeds together; in brackets its 95 % interval "
+        "by paired bootstrap over slides. Better (helps): the whole interval lies on the better side of 0, and p of "
         "the corrected resampled t-test over pairs of fold and seed, after Holm's correction within its "
         f"family and part of the study, is below {findings.plain(compare['alpha'])}. Worse (hurts): the "
         "mirror of it. Everything else is no difference that this study could tell from noise; beside it "

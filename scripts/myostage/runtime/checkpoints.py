@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from myostage import schemas
+from myostage import tables
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Checkpoints:
 
     def save(self, phase: int, step: int, state: dict[str, Any]) -> None:
         """Write the state before ``step`` of ``phase``, atomically, and drop all but the newest."""
-        with schemas.atomic(self.folder / f"phase{phase}-step{step:08d}.pt") as temporary:
+        with tables.atomic(self.folder / f"phase{phase}-step{step:08d}.pt") as temporary:
             torch.save({"fingerprint": self.fingerprint, "phase": phase, "step": step, **state}, temporary)
         for old in self._paths()[:-CHECKPOINTS_KEPT]:
             old.unlink()

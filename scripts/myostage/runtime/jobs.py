@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from myostage import schemas
+from myostage import tables
 from myostage.errors import UserError
 from myostage.paths import Paths
 from myostage.runtime import devices, provenance, receipts
@@ -201,7 +201,7 @@ def each(
 
 def write_json(path: str | Path, value: dict[str, Any]) -> None:
     """Write JSON, atomically."""
-    with schemas.atomic(path) as temporary:
+    with tables.atomic(path) as temporary:
         temporary.write_text(provenance.to_json(value) + "\n", encoding="utf-8")
 
 

@@ -21,8 +21,9 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from myostage import schemas
+from myostage import tables
 from myostage.errors import UserError
+from myostage.slides.tables import SLIDES
 from myostage.study.sections import MPP_RANGE
 
 if TYPE_CHECKING:
@@ -452,7 +453,7 @@ def check_slides(
         ``fail``: every bad slide is named in one error. ``skip``: it gets the status skipped, its reason,
         and a grey thumbnail.
     out : str or Path
-        The slides table (``schemas.SLIDES``).
+        The slides table (``SLIDES``).
     thumbnails : mapping of slide to path
         PNGs, longer side at most 1024 px.
 
@@ -491,24 +492,24 @@ def check_slides(
         found.append(facts)
         if row.slide in thumbnails:
             save_png(thumbnail, thumbnails[row.slide])
-    frame = pd.DataFrame(found, columns=schemas.SLIDES.schema.names)
+    frame = pd.DataFrame(found, columns=SLIDES.schema.names)
     bad = frame[frame.status != "ok"]
     if len(bad) and (on_bad_slide == "fail" or len(bad) == len(frame)):
         reasons = "\n".join(f"  {row.slide}: {row.reason}" for row in bad.itertuples())
         way_out = "" if on_bad_slide != "fail" else "\n`on_bad_slide: skip` leaves them out."
         raise UserError(f"{len(bad)} of {len(frame)} slides cannot be used:\n{reasons}{way_out}")
-    schemas.write(out, frame, schemas.SLIDES)
+    tables.write(out, frame, SLIDES)
     return frame
 
 
 def read_row(path: str | Path) -> Any:
     """What `check` found out about one slide: the row of a slides table that has one, as a named tuple."""
-    return next(schemas.read(path, schemas.SLIDES).itertuples(index=False, name="SlideFacts"))
+    return next(tables.read(path, SLIDES).itertuples(index=False, name="SlideFacts"))
 
 
-def skip(path: str | Path, table: schemas.Table, reason: str) -> None:
+def skip(path: str | Path, table: tables.Table, reason: str) -> None:
     """Write an empty table of a slide that is left out from here on, with the reason in its metadata."""
-    schemas.write(path, table.schema.empty_table(), table, {"skipped": reason})
+    tables.write(path, table.schema.empty_table(), table, {"skipped": reason})
 
 
 def skipped(path: str | Path) -> str:
@@ -530,5 +531,5 @@ def placeholder() -> RGB:
 
 def save_png(pixels: RGB, path: str | Path) -> None:
     """Write uint8[h, w, 3] as PNG, atomically."""
-    with schemas.atomic(path) as temporary:
+    with tables.atomic(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG")

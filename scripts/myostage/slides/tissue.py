@@ -18,9 +18,10 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.morphology import remove_small_holes, remove_small_objects
 
-from myostage import schemas
+from myostage import tables
 from myostage.slides.reader import RGB, Slide, open_slide, placeholder, save_png
-from myostage.study.config import Tiling
+from myostage.slides.tables import TILES
+from myostage.study.sections import Tiling
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def tile_grid(width_px: int, height_px: int, tiling: Tiling) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns of ``schemas.TILES`` but ``tissue``.
+        Columns of ``TILES`` but ``tissue``.
     """
     xs, x_edges = _axis(width_px, tiling)
     ys, y_edges = _axis(height_px, tiling)
@@ -128,7 +129,7 @@ def tile_slide(row: Any, tiling: Tiling, out_tiles: str | Path, out_qc_png: str 
         With slide, path, mpp, status and reason.
     tiling : Tiling
     out_tiles : str or Path
-        ``schemas.TILES``; where it is empty, the file's metadata says why (key ``reason``).
+        ``TILES``; where it is empty, the file's metadata says why (key ``reason``).
     out_qc_png : str or Path
         The slide with the outline of its tissue (green) and the cores of its tiles (blue).
 
@@ -169,7 +170,7 @@ def tile_slide(row: Any, tiling: Tiling, out_tiles: str | Path, out_qc_png: str 
 def _write_tiles(out: str | Path, tiles: pd.DataFrame, slide: str, reason: str) -> None:
     if tiles.empty:
         logger.warning("slide %s has no tiles: %s", slide, reason)
-    schemas.write(out, tiles, schemas.TILES, {"reason": reason})
+    tables.write(out, tiles, TILES, {"reason": reason})
 
 
 def _tissue_share(mask: NDArray[np.bool_], tiles: pd.DataFrame, tiling: Tiling) -> NDArray[np.float64]:

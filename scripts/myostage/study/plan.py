@@ -12,7 +12,7 @@ import numpy as np
 
 from myostage.errors import UserError
 from myostage.paths import Paths
-from myostage.study.config import RunSpec, Study, applied, left_out, runnable
+from myostage.study.config import applied, left_out, runnable
 from myostage.study.inputs import (
     SlideRow,
     read_proportions,
@@ -22,7 +22,7 @@ from myostage.study.inputs import (
     slide_classes,
     slide_scores,
 )
-from myostage.study.sections import EXPECTED_STAGE, REGRESSION_TERMS
+from myostage.study.sections import EXPECTED_STAGE, REGRESSION_TERMS, RunSpec, Study
 
 RUN_FILES = ("model.safetensors", "history.parquet", "predictions.parquet", "outcome.parquet")
 # what a model of slide labels leaves beside them

@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from myostage.study.config import PERMUTED, Experiment, RunSpec, Study, control_of, read_quoted
-from myostage.study.sections import LabelKind
+from myostage.study.config import PERMUTED, control_of
+from myostage.study.inputs import read_quoted
+from myostage.study.sections import Experiment, LabelKind, RunSpec, Study
 
 # keys of `training` that shape L_SimProp and nothing else
 ONLY_SIMPROP = {"sigma", "bins", "pairs", "target", "stop_gradient", "order"}

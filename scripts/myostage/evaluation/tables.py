@@ -1,0 +1,178 @@
+"""The tables of a study: metrics, comparisons and what else is measured of its runs."""
+
+import pyarrow as pa
+
+from myostage.learning.tables import COST
+from myostage.tables import FLOAT64, INT32, STRING, Column, Table
+
+RUNS = Table(
+    "runs",
+    "every run of every experiment: how it ended and what it cost",
+    (
+        Column("experiment", STRING, "", "experiment of the study file"),
+        Column("run", STRING, "", "run id"),
+        Column("fold", INT32, "", "fold"),
+        Column("seed", INT32, "", "seed"),
+        *COST,
+    ),
+)
+
+SPECTRUM = Table(
+    "spectrum",
+    "power of attention logits in bands of the graph Laplacian's eigenvalues",
+    (
+        Column("experiment", STRING, "", "experiment"),
+        Column("signal", STRING, "", "raw: as the model gives them; smoothed: after Sm"),
+        Column("slide", STRING, "", "held-out slide"),
+        Column("low", FLOAT64, "", "lower edge of the band of eigenvalues, 0 to 2"),
+        Column("high", FLOAT64, "", "upper edge"),
+        Column("share", FLOAT64, "", "share of the power of the standardised logits, mean over seeds"),
+        Column(
+            "energy", FLOAT64, "", "mean squared difference of neighbours, standardised logits; 2 by chance"
+        ),
+        Column("instance_auroc", FLOAT64, "", "localisation on that slide; missing where undefined"),
+    ),
+)
+
+BORDERS = Table(
+    "borders",
+    "localisation by the distance of cells to the border of the injured region",
+    (
+        Column("experiment", STRING, "", "experiment"),
+        Column("border", STRING, "", "sharp or diffuse, as the slide table says; all: every slide"),
+        Column(
+            "low_um", FLOAT64, "um", "band of signed distance to the border, may be infinite; below 0: inside"
+        ),
+        Column("high_um", FLOAT64, "um", "its other end"),
+        Column("correct", FLOAT64, "", "share of cells told rightly, mean over slides and seeds"),
+        Column("correct_low", FLOAT64, "", "2.5 % quantile of the bootstrap over slides; missing for one"),
+        Column("correct_high", FLOAT64, "", "97.5 % quantile"),
+        Column("cells", INT32, "cells", "cells"),
+        Column("slides", INT32, "slides", "slides"),
+    ),
+)
+
+ALGEBRA = Table(
+    "algebra",
+    "how near z_W + z_P lies to the embedding z_I of its own slide and of others, held-out slides",
+    (
+        Column("experiment", STRING, "", "experiment"),
+        Column("fold", INT32, "", "fold"),
+        Column("seed", INT32, "", "seed"),
+        Column("slide", STRING, "", "held-out slide of an injured group"),
+        Column("own", FLOAT64, "", "cosine of z_W + z_P and z_I of the same slide"),
+        Column("others", FLOAT64, "", "mean cosine with z_I of the fold's other injured slides"),
+        Column(
+            "rank", INT32, "", "place of the own slide among candidates, 1: nearest; ties count against it"
+        ),
+        Column("rank_p", INT32, "", "the same by z_P alone, without z_W"),
+        Column("candidates", INT32, "slides", "own and others"),
+    ),
+)
+
+METRICS = Table(
+    "metrics",
+    "every metric of every run and of every experiment",
+    (
+        Column("experiment", STRING, "", "experiment of the study file"),
+        Column("run", STRING, "", "run id; empty: all folds and seeds of the experiment together"),
+        Column("fold", INT32, "", "fold; -1: all"),
+        Column("seed", INT32, "", "seed; -1: all"),
+        Column("metric", STRING, "", "name of the metric"),
+        Column("value", FLOAT64, "", "value"),
+        Column("low", FLOAT64, "", "2.5 % quantile of the bootstrap over slides"),
+        Column("high", FLOAT64, "", "97.5 % quantile"),
+        Column("slides", INT32, "slides", "held-out slides it was computed on"),
+        Column("cells", INT32, "cells", "cells it was computed on"),
+    ),
+)
+
+COMPARISONS = Table(
+    "comparisons",
+    "differences between experiments, paired over folds and seeds",
+    (
+        Column("experiment", STRING, "", "experiment"),
+        Column("reference", STRING, "", "experiment it is compared with"),
+        Column(
+            "family", STRING, "", "reference, baseline (the best one) or against; Holm corrects within one"
+        ),
+        Column("metric", STRING, "", "name of the metric"),
+        Column("difference", FLOAT64, "", "experiment minus reference, all folds and seeds together"),
+        Column("low", FLOAT64, "", "2.5 % quantile of the paired bootstrap over slides"),
+        Column("high", FLOAT64, "", "97.5 % quantile"),
+        Column("pairs", INT32, "pairs", "fold x seed pairs"),
+        Column("slides", INT32, "slides", "held-out slides"),
+        Column("effect_size", FLOAT64, "", "mean over standard deviation of the paired differences"),
+        Column("p", FLOAT64, "", "corrected resampled t-test over the pairs (Nadeau and Bengio 2003)"),
+        Column("p_holm", FLOAT64, "", "after Holm's correction within family, part and metric"),
+        Column(
+            "minimum_detectable", FLOAT64, "", "smallest difference this test finds with the stated power"
+        ),
+    ),
+)
+
+SIMILARITIES = Table(
+    "similarities",
+    "cosine similarity of cells of two annotated stages, held-out cells of one fold at a time",
+    (
+        Column("experiment", STRING, "", "experiment"),
+        Column("stage_a", INT32, "", "annotated stage, 0..K-1"),
+        Column("stage_b", INT32, "", "annotated stage, 0..K-1"),
+        Column("cosine", FLOAT64, "", "mean over pairs of different cells, over folds and seeds"),
+        Column("expected", FLOAT64, "", "sim(a, b) = 1 - |a - b| / (K - 1)"),
+    ),
+)
+
+CORRELATIONS = Table(
+    "correlations",
+    "rank correlation of cosine similarity and sim(a, b) over pairs of stages",
+    (
+        Column("experiment", STRING, "", "experiment"),
+        Column("rho", FLOAT64, "", "Spearman's rho"),
+        Column("low", FLOAT64, "", "2.5 % quantile of the bootstrap over slides"),
+        Column("high", FLOAT64, "", "97.5 % quantile"),
+        Column("slides", INT32, "slides", "held-out slides"),
+        Column("cells", INT32, "cells", "labelled cells"),
+    ),
+)
+
+GRADIENTS = Table(
+    "gradients",
+    "gradients of the losses at the start of a run, per parameter",
+    (
+        Column("loss", STRING, "", "simprop or prop"),
+        Column("parameter", STRING, "", "name in the model"),
+        Column("part", STRING, "", "attention, mlp, norm or head"),
+        Column("norm", FLOAT64, "", "Euclidean norm of the gradient"),
+        Column("slope", FLOAT64, "", "derivative along a random direction, by the gradient"),
+        Column("finite_difference", FLOAT64, "", "the same by central differences in float64"),
+    ),
+)
+
+CONFUSION = Table(
+    "confusion",
+    "held-out cells by annotated and predicted stage, all folds of an experiment together",
+    (
+        Column("experiment", STRING, "", "experiment"),
+        Column("true_stage", INT32, "", "annotated stage, 0..K-1"),
+        Column("predicted_stage", INT32, "", "most probable stage, 0..K-1"),
+        Column("cells", FLOAT64, "cells", "number of cells, mean over seeds"),
+    ),
+)
+
+SCORES = Table(
+    "scores",
+    "composition and recovery score of every slide, by experiment",
+    (
+        Column("experiment", STRING, "", "experiment"),
+        Column("slide", STRING, "", "slide"),
+        Column("group", STRING, "", "group"),
+        Column("animal", STRING, "", "animal"),
+        Column("cells", INT32, "cells", "staged cells"),
+        Column("recovery_score", FLOAT64, "", "area-weighted mean stage, 0 (first) to 1 (last)"),
+        Column(
+            "true_recovery_score", FLOAT64, "", "the same of the annotated stages; missing without labels"
+        ),
+        Column("proportions", pa.list_(FLOAT64), "", "predicted share of each stage, mean over cells"),
+    ),
+)

@@ -1,0 +1,103 @@
+"""The tables of folds, and of what a run leaves."""
+
+import pyarrow as pa
+
+from myostage.tables import FLOAT32, FLOAT64, INT32, STRING, Column, Table
+
+SPLITS = Table(
+    "splits",
+    "fold of every slide",
+    (
+        Column("slide", STRING, "", "slide"),
+        Column("group", STRING, "", "group"),
+        Column("animal", STRING, "", "animal"),
+        Column("cells", INT32, "cells", "cells with a crop"),
+        Column("fold", INT32, "", "fold in which the slide is held out; -1: staged only, never learnt from"),
+    ),
+)
+
+HISTORY = Table(
+    "history",
+    "one row per training step",
+    (
+        Column("phase", INT32, "", "0; 1 for the head fitted after L_SimProp alone"),
+        Column("step", INT32, "", "step within the phase, from 0"),
+        Column("loss", FLOAT32, "", "weighted sum of the terms"),
+        Column("simprop", FLOAT32, "", "L_SimProp, unweighted; missing where it was not computed"),
+        Column("prop", FLOAT32, "", "L_prop, unweighted; missing where it was not computed"),
+        Column("vat", FLOAT32, "", "adversarial consistency, unweighted"),
+        Column("ot", FLOAT32, "", "cross-entropy with transport pseudo-labels, unweighted"),
+        Column("mse", FLOAT32, "stages2", "squared error of the bags' score"),
+        Column("dist", FLOAT32, "stages", "distance of sorted scores and sorted pseudo-labels"),
+        Column("supcr", FLOAT32, "", "ranked contrast of the bags' embeddings"),
+        Column("cell", FLOAT32, "", "squared error of z_W + z_P against z_I"),
+        Column("spatial_reconstruction", FLOAT32, "", "1 - cosine of hidden cells and their reconstruction"),
+        Column("slide", FLOAT32, "", "loss of the slide's label"),
+        Column("slide_masked", FLOAT32, "", "the same with hidden cells"),
+        Column("cross_entropy", FLOAT32, "", "cross-entropy with cell labels (supervised ceiling only)"),
+        Column(
+            "conflict", FLOAT32, "", "cosine of the gradients of supcr and cell; missing where not measured"
+        ),
+        Column("learning_rate", FLOAT32, "", "learning rate of the head"),
+        Column("gradient_norm", FLOAT32, "", "before clipping"),
+    ),
+)
+
+COST = (
+    Column("status", STRING, "", "ok or failed"),
+    Column("reason", STRING, "", "why it failed, at which step, and its last checkpoint"),
+    Column("device", STRING, "", "what it was trained on"),
+    Column("steps", INT32, "steps", "steps done by the job that finished it (all of them unless it resumed)"),
+    Column("seconds", FLOAT64, "s", "wall time of training and prediction"),
+    Column("cpu_seconds", FLOAT64, "s", "CPU time of the process over them"),
+    Column(
+        "peak_memory_mb", FLOAT64, "MB", "peak resident memory of the process; of the GPU where there is one"
+    ),
+    Column("joules", FLOAT64, "J", "energy of the GPU or CPU package; missing where the machine tells none"),
+)
+
+OUTCOME = Table("outcome", "how one run ended and what it cost", (Column("run", STRING, "", "run id"), *COST))
+
+SLIDE_PREDICTIONS = Table(
+    "slide_predictions",
+    "class of every held-out slide, by a model of slide labels",
+    (
+        Column("slide", STRING, "", "slide"),
+        Column("label", INT32, "", "class of the slide table, 0..C-1; -1: none"),
+        Column("predicted", INT32, "", "most probable class"),
+        Column("probabilities", pa.list_(FLOAT64), "", "probability of each class"),
+        Column("cells", INT32, "cells", "cells of the slide"),
+        Column(
+            "energy",
+            FLOAT64,
+            "",
+            "Dirichlet energy of the attention logits, standardised over the slide, per edge; 0: constant",
+        ),
+    ),
+)
+
+ATTENTION = Table(
+    "attention",
+    "attention of a model of slide labels to every cell of the slides it holds out",
+    (
+        Column("slide", STRING, "", "slide"),
+        Column("cell", INT32, "", "cell number within the slide"),
+        Column("logit", FLOAT32, "", "attention before the softmax over the slide's cells"),
+        Column("weight", FLOAT32, "", "attention; sums to 1 over a slide"),
+    ),
+)
+
+
+def predictions_table(stages: int) -> Table:
+    """The table of held-out predictions for ``stages`` stages."""
+    return Table(
+        "predictions",
+        "stage probabilities and embedding of every held-out cell",
+        (
+            Column("slide", STRING, "", "slide"),
+            Column("cell", INT32, "", "cell number within the slide"),
+            Column("stage", INT32, "", "most probable stage"),
+            Column("probabilities", pa.list_(FLOAT32, stages), "", "probability of each stage"),
+            Column("embedding", pa.list_(pa.float16()), "", "L2-normalised embedding; empty for baselines"),
+        ),
+    )
