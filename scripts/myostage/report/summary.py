@@ -134,9 +134,9 @@ def rules(facts: Facts) -> str:
     compare = facts.structure.compare
     return (
         f"A difference is experiment minus reference in {formatting.label(facts.metric)}, of which "
-        f"{better} is better, on held-out slides, all folds and seeds together; in brackets its 95 % interval "
-        "by paired bootstrap over slides. Better (helps): the whole interval lies on the better side of 0, and p of "
-        "the corrected resampled t-test over pairs of fold and seed, after Holm's correction within its "
+        f"{better} is better, on held-out slides, all folds and seeds together; in brackets the 95 % "
+        "interval by paired bootstrap over slides. Better (helps): the whole interval lies on the better side "
+        "of 0, and p of the corrected resampled t-test over pairs of fold and seed, after Holm's correction within its "
         f"family and part of the study, is below {findings.plain(compare['alpha'])}. Worse (hurts): the "
         "mirror of it. Everything else is no difference that this study could tell from noise; beside it "
         f"stands the smallest difference that this test, uncorrected, finds with power "
