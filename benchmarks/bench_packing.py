@@ -26,7 +26,7 @@ import pandas as pd
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from tiny import SNAKEMAKE, lay_out, study  # noqa: E402
+from support.tiny import SNAKEMAKE, lay_out, study  # noqa: E402
 
 SEEDS = [0, 1, 2, 3]
 
