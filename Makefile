@@ -13,7 +13,7 @@ HERE = --cores $(CORES) --resources gpu=$(GPUS)
 SNAKEMAKE = $(BIN)/snakemake $(if $(PROFILE),--workflow-profile $(PROFILE),$(HERE)) --configfile $(STUDY)
 TESTS ?= tests
 
-.PHONY: help install demo ablation neighbours study report cluster-check schedule test test-slurm test-real lint format lock docs clean
+.PHONY: help install demo ablation neighbours study report cluster-check test test-slurm test-real lint format lock docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,9 +50,6 @@ study: install  ## the study of STUDY, from slides to figures, report and headli
 cluster-check: install  ## does SLURM work: partitions, a CPU and a GPU job, shared disk, accounting, in plain words
 	@$(BIN)/python scripts/cluster_check.py
 
-schedule: install  ## how long STUDY takes on 8 GPUs, by runs per job, from the timings of the demo
-	@$(BIN)/python scripts/schedule.py $(STUDY)
-
 report: install  ## results/{study}/report.zip: figures and tables with captions
 	@$(BIN)/snakemake --cores 1 --configfile $(STUDY) --quiet all --report $(OUT)/report.zip
 
@@ -68,7 +65,7 @@ test-real: install  ## the studies on real slides and fibres (MYOSTAGE_REAL_DATA
 lint: install  ## formatter, linters, type checker, notebooks without outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	cd scripts && ../$(BIN)/mypy myostage headline.py schedule.py cluster_check.py make_demo_*.py compose_bags.py draw_crops.py slide_proportions.py features_table.py
+	cd scripts && ../$(BIN)/mypy myostage headline.py cluster_check.py make_demo_*.py compose_bags.py draw_crops.py slide_proportions.py features_table.py
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 	@! grep -lE '"execution_count": [0-9]|"output_type"' notebooks/*.ipynb || { echo "notebooks with outputs" >&2; exit 1; }

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_ready_made as test_features
 
-import tiny
+import features_table
 from myostage import tables
 from myostage.evaluation.tables import BORDERS, COMPARISONS, METRICS, SPECTRUM
+from myostage.features import ready_made
 from myostage.learning.tables import HISTORY
+from support import feature_sets, tiny
 
 pytestmark = pytest.mark.workflow
 
@@ -149,8 +150,8 @@ def test_a_study_without_neighbours_says_so(tmp_path: Path) -> None:
 def test_a_public_benchmark_runs_from_its_files_to_its_tables(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = test_features.generate(tmp_path / "data", "camelyon16", bags=8)
-    test_features.features_table.main(test_features.arguments(given))
+    given = feature_sets.generate(tmp_path / "data", "camelyon16", bags=8)
+    features_table.main(feature_sets.arguments(given))
     (tmp_path / "slides.tsv").write_text(capsys.readouterr().out)
     content = tiny.yaml.safe_load((tiny.ROOT / "config/camelyon16.yaml").read_text())
     content |= {"slides": "slides.tsv", "folds": 2, "seeds": [0], "training": {"steps": 6}}
@@ -158,7 +159,7 @@ def test_a_public_benchmark_runs_from_its_files_to_its_tables(
     content["compare"] = {}
     content["jobs"] = {"slides_per_job": 8, "threads": 1}
     (tmp_path / "study.yaml").write_text(tiny.yaml.safe_dump(content))
-    variables = os.environ | {test_features.features.SOURCES["camelyon16"].variable: str(tmp_path / "data")}
+    variables = os.environ | {ready_made.SOURCES["camelyon16"].variable: str(tmp_path / "data")}
     result = subprocess.run(
         tiny.command(tmp_path, "tables"), capture_output=True, text=True, cwd=tiny.ROOT, env=variables
     )

@@ -22,7 +22,7 @@ from myostage.cells.tables import CELLS
 from myostage.evaluation.tables import METRICS, RUNS
 from myostage.slides.tables import SLIDES
 from myostage.study import config
-from tiny import ROOT, SNAKEMAKE, command, lay_out, run, study
+from support.tiny import ROOT, SNAKEMAKE, command, lay_out, run, study
 
 NOTHING = "Nothing to be done"
 

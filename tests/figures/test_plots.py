@@ -11,7 +11,6 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-import study_tables
 from myostage import palette, tables
 from myostage.cells.tables import CELLS, CROPS
 from myostage.errors import UserError
@@ -21,6 +20,7 @@ from myostage.figures import plots, views
 from myostage.learning.tables import HISTORY
 from myostage.slides.reader import skip
 from myostage.slides.tables import SLIDES
+from support import study_tables
 
 STAGES = study_tables.STAGES
 

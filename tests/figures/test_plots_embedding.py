@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import study_tables
 from myostage import tables
 from myostage.cells.tables import LABELS
 from myostage.evaluation import checks, geometry, summaries
@@ -17,6 +16,7 @@ from myostage.evaluation.tables import CORRELATIONS, GRADIENTS, SCORES, SIMILARI
 from myostage.figures import plots_embedding
 from myostage.learning.stages import similarity
 from myostage.learning.tables import SPLITS, predictions_table
+from support import study_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = list(study_tables.STAGES)

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-import study_tables
 from myostage import palette, tables
 from myostage.cells.tables import LABELS, POSITIONS
 from myostage.evaluation import summaries
@@ -22,6 +21,7 @@ from myostage.evaluation.algebra import summary
 from myostage.evaluation.tables import ALGEBRA, COMPARISONS, METRICS
 from myostage.figures import plots_neighbours, views
 from myostage.learning.tables import ATTENTION, HISTORY
+from support import study_tables
 
 
 def _title(figure: Figure) -> str:

@@ -12,9 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from formulas import histogram_loop, normal
 from myostage.learning import histogram
 from myostage.learning.histogram import log_pair_histogram, log_soft_histogram, soft_histogram
+from support.formulas import histogram_loop, normal
 
 SCRIPTS = Path(histogram.__file__).parents[2]
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from formulas import histogram_loop, normal
 from myostage.learning import losses
 from myostage.learning.stages import expected_stage, pair_distribution, similarity, stage_levels
+from support.formulas import histogram_loop, normal
 
 # Proportions per day after injury in the released code, index order:
 # damaged, intact, recovered, large myotube, small myotube.

@@ -13,7 +13,7 @@ from myostage.errors import UserError
 from myostage.slides.reader import check_slides, open_slide, read_row
 from myostage.slides.tables import SLIDES
 from myostage.study.inputs import SlideRow
-from slide_files import real, smooth_noise, write_pyramid
+from support.slide_files import real, smooth_noise, write_pyramid
 
 PIXELS = smooth_noise(300, 420)
 

@@ -14,7 +14,7 @@ from myostage.slides.reader import open_slide
 from myostage.slides.tables import TILES
 from myostage.slides.tissue import tile_grid, tile_slide, tissue_mask
 from myostage.study.sections import Tiling
-from slide_files import real, write_pyramid
+from support.slide_files import real, write_pyramid
 
 PINK = (214, 120, 170)
 

@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from one_node import Cluster, Job, until
 
 from myostage.study.sections import Encoder
-from tiny import ROOT, SNAKEMAKE, lay_out, study
+from support.one_node import Cluster, Job, until
+from support.tiny import ROOT, SNAKEMAKE, lay_out, study
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
 

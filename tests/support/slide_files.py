@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-_REAL = Path(os.environ.get("MYOSTAGE_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+_REAL = Path(os.environ.get("MYOSTAGE_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
 def real(name: str) -> Path:
