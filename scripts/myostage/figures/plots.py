@@ -426,19 +426,6 @@ def gallery(
     return figure
 
 
-# Terms of the losses that have a curve.
-TERM_TITLES = {
-    "simprop": "L_SimProp (nats)",
-    "prop": "L_prop (nats)",
-    "mse": "MSE of the score (stages²)",
-    "dist": "Dist (stages)",
-    "supcr": "SupCR (nats)",
-    "cell": "cell term",
-    "spatial_reconstruction": "reconstruction (1 - cosine)",
-    "cross_entropy": "cross-entropy, cell labels (nats)",
-}
-
-
 @styled
 def training_curves(histories: pd.DataFrame) -> Figure:
     """Loss terms, learning rate and gradient norm by step: median and range over runs, per experiment.
@@ -448,9 +435,9 @@ def training_curves(histories: pd.DataFrame) -> Figure:
     histories : DataFrame
         Rows of :func:`myostage.figures.views.histories`.
     """
-    terms = [term for term in TERM_TITLES if histories[term].notna().any()]
+    terms = ordered(set(histories) & set(TERMS.names()))
     panels = [*terms, "learning_rate", "gradient_norm"]
-    titles = TERM_TITLES | {
+    titles = {name: TERMS[name].label for name in terms} | {
         "learning_rate": "learning rate of the head",
         "gradient_norm": "gradient norm before clipping",
     }

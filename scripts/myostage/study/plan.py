@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from myostage.errors import UserError
+from myostage.learning.options import EXPECTED_STAGE
+from myostage.learning.term import which
 from myostage.paths import Paths
 from myostage.study.config import applied, left_out, runnable
 from myostage.study.inputs import (
@@ -24,8 +26,6 @@ from myostage.study.inputs import (
 )
 from myostage.study.run import RunSpec
 from myostage.study.sections.study import Study
-from myostage.study.sections.training import EXPECTED_STAGE
-from myostage.study.terms import REGRESSION_TERMS
 
 RUN_FILES = ("model.safetensors", "history.parquet", "predictions.parquet", "outcome.parquet")
 # what a model of slide labels leaves beside them
@@ -162,7 +162,7 @@ def seen(study: Study, labelled: Sequence[str], slides: Mapping[str, SlideRow], 
 
 def scores(study: Study, specs: Sequence[RunSpec]) -> dict[str, dict[str, float]]:
     """Column -> score of every slide, in stages, of the columns that runs learn from."""
-    learning = [spec.training.score for spec in specs if spec.losses.keys() & REGRESSION_TERMS]
+    learning = [spec.training.score for spec in specs if which(spec.losses, regression=True)]
     names = sorted(set(learning) - {EXPECTED_STAGE})
     return {name: slide_scores(study, name, read_slides(study)) for name in names}
 
