@@ -12,8 +12,10 @@ BIN := .venv/bin
 HERE = --cores $(CORES) --resources gpu=$(GPUS)
 SNAKEMAKE = $(BIN)/snakemake $(if $(PROFILE),--workflow-profile $(PROFILE),$(HERE)) --configfile $(STUDY)
 TESTS ?= tests
+# a job that may keep no compiled library compiles it, and what it imports, anew: half of a demo's time
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo ablation neighbours study report cluster-check test test-slurm test-real lint format lock docs clean
+.PHONY: help install demo ablation neighbours study report cluster-check test test-slurm test-real test-all lint format lock docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -53,14 +55,18 @@ cluster-check: install  ## does SLURM work: partitions, a CPU and a GPU job, sha
 report: install  ## results/{study}/report.zip: figures and tables with captions
 	@$(BIN)/snakemake --cores 1 --configfile $(STUDY) --quiet all --report $(OUT)/report.zip
 
-test: install  ## the whole test suite
-	$(BIN)/python -m pytest -q -n $(CORES) --dist loadfile --no-loadscope-reorder -m "not studies and not long" tests
+test: install  ## the test suite, but for what needs a SLURM or the real slides
+	$(BIN)/python -m pytest -q -n $(CORES) --dist loadfile --no-loadscope-reorder -m "not studies and not slurm" $(TESTS)
 
-test-slurm: install  ## the SLURM profile on a real SLURM of one node, the longest tests too (root; slurm-wlm, munge)
+test-slurm: install  ## the SLURM profile on a real SLURM of one node (root; slurm-wlm, munge)
 	$(BIN)/python -m pytest -q -rs tests/slurm
+	$(BIN)/python tests/support/covered.py slurm --passed
 
 test-real: install  ## the studies on real slides and fibres (MYOSTAGE_REAL_DATA)
 	$(BIN)/python -m pytest -q -rs -m "real or studies" tests
+	$(BIN)/python tests/support/covered.py real --passed
+
+test-all: test test-slurm test-real  ## all of them
 
 lint: install  ## formatter, linters, type checker, notebooks without outputs
 	$(BIN)/ruff check .
