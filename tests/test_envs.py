@@ -61,8 +61,8 @@ def imported(folder: str) -> set[str]:
     return found
 
 
-# Needed without being imported: the workflow itself and what its profile sends jobs with, codecs of TIFF files,
-# the library behind openslide-python, the kernel of the notebooks, what `snakemake --report` colours code with.
+# Needed without being imported: the workflow itself and what its profile sends jobs with, codecs of TIFF
+# files, the library behind openslide-python, the kernel of the notebooks, colours of code in a report.
 NOT_IMPORTED = {
     "snakemake",
     "snakemake-executor-plugin-slurm",
