@@ -18,7 +18,7 @@ PARTS = ("Snakefile", "config", "envs", "notebooks", "profiles", "rules", "scrip
 
 
 class Project:
-    """A copy of the project, the tiny study in a folder beside it, and how that study is planned before edits."""
+    """A copy of the project, the tiny study in a folder beside it, and what is planned before edits."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.folder = root / "project", root / "study"
@@ -29,25 +29,29 @@ class Project:
             copy(source, self.root / part)
         self.folder.mkdir()
         self.study = tiny.lay_out(self.folder, tiny.study())
-        self.before = self.plan().code
+        self.before = self.plan()
 
     def plan(self) -> dry_run.Plan:
         _forget()
         return dry_run.plan(self.root / "Snakefile", self.folder, self.study)
 
-    def reruns(self, file: str, edit: Callable[[str], str]) -> set[str]:
-        """Jobs that run again after an edit of ``file``, which is undone."""
-        path = self.root / file
-        text = path.read_text()
-        edited = edit(text)
-        assert edited != text
-        path.write_text(edited)
+    def edited(self, edit: Callable[[str], str], *files: str) -> dry_run.Plan:
+        """What is planned after edits of ``files``, which are undone."""
+        texts = {self.root / file: (self.root / file).read_text() for file in files}
         try:
+            for path, text in texts.items():
+                path.write_text(edit(text))
+                assert path.read_text() != text, path
             plan = self.plan()
         finally:
-            path.write_text(text)
-        assert plan.code.keys() == self.before.keys()
-        return plan.behind({job for job, code in plan.code.items() if code != self.before[job]})
+            for path, text in texts.items():
+                path.write_text(text)
+        assert plan.code.keys() == self.before.code.keys()
+        return plan
+
+    def reruns(self, plan: dry_run.Plan) -> set[str]:
+        """Jobs that run again: those whose code is another, and all that wait for their outputs."""
+        return plan.behind({job for job, code in plan.code.items() if code != self.before.code[job]})
 
 
 @pytest.fixture(scope="module")
@@ -87,46 +91,34 @@ def message(text: str) -> str:
     return re.sub(r'(raise UserError\(\s*f?")', r"\1edited: ", text, count=1)
 
 
-def trains(jobs: set[str]) -> set[str]:
-    return {job for job in jobs if job.startswith(("train", "baselines", "dino"))}
+def test_words_run_nothing_again(project: Project) -> None:
+    documented = ("learning/train.py", "runtime/jobs.py", "cells/cellpose.py", "slides/tissue.py")
+    plan = project.edited(docstring, *(f"scripts/myostage/{file}" for file in documented))
+    assert project.reruns(plan) == set()
 
 
-@pytest.mark.parametrize(
-    ("file", "edit"),
-    [
-        ("scripts/myostage/learning/train.py", docstring),
-        ("scripts/myostage/runtime/jobs.py", docstring),
-        ("scripts/myostage/learning/bags.py", message),
-        ("scripts/myostage/slides/reader.py", message),
-    ],
-)
-def test_words_run_nothing_again(project: Project, file: str, edit: Callable[[str], str]) -> None:
-    assert project.reruns(file, edit) == set()
+def test_figures_and_sentences_run_again_alone(project: Project) -> None:
+    files = ("figures/plots.py", "palette.py", "report/findings.py")
+    plan = project.edited(code, *(f"scripts/myostage/{file}" for file in files))
+    again = project.reruns(plan)
+    assert {"look_metrics", "summary"} <= again
+    assert not again & {"evaluate", "stage", "geometry", "gradients", "split"}
+    assert not plan.trained(project.before)
 
 
-@pytest.mark.parametrize(
-    ("file", "edit", "first"),
-    [
-        ("notebooks/metrics.ipynb", cell, "look_metrics"),
-        ("scripts/myostage/figures/plots.py", code, "look_metrics"),
-        ("scripts/myostage/palette.py", code, "look_metrics"),
-        ("scripts/myostage/report/findings.py", code, "summary"),
-        ("scripts/myostage/evaluation/metrics.py", code, "evaluate"),
-        ("scripts/myostage/export/geojson.py", code, "export"),
-    ],
-)
-def test_what_is_made_of_predictions_trains_nothing(
-    project: Project, file: str, edit: Callable[[str], str], first: str
-) -> None:
-    again = project.reruns(file, edit)
-    assert first in again and not trains(again) and not again & {"segment:slides1", "crop:slides1"}
+def test_a_notebook_runs_again_its_figure_and_the_page(project: Project) -> None:
+    assert project.reruns(project.edited(cell, "notebooks/forest.ipynb")) == {"look_forest", "summary"}
 
 
-def test_a_loss_runs_again_what_uses_it(project: Project) -> None:
-    assert trains(project.reruns("scripts/myostage/learning/losses.py", code)) == {"x"}
+def test_metrics_and_exports_train_nothing(project: Project) -> None:
+    files = ("evaluation/metrics.py", "export/geojson.py")
+    plan = project.edited(code, *(f"scripts/myostage/{file}" for file in files))
+    assert {"evaluate", "export", "summary"} <= project.reruns(plan)
+    assert not plan.trained(project.before)
 
 
 def test_the_tissue_mask_runs_again_everything_behind_it(project: Project) -> None:
-    again = project.reruns("scripts/myostage/slides/tissue.py", code)
-    assert again == project.plan().behind({"tile:slides1"})
-    assert trains(again) == trains(set(project.before)) and {"split", "evaluate", "summary"} <= again
+    plan = project.edited(code, "scripts/myostage/slides/tissue.py")
+    again = project.reruns(plan)
+    assert again == plan.behind({"tile:slides1"})
+    assert {job for job, _ in plan.runs.values()} | {"split", "evaluate", "summary"} <= again

@@ -44,7 +44,9 @@ class Plan:
     def trained(self, before: "Plan") -> set[str]:
         """Runs that are trained anew after ``before`` was carried out."""
         done = before.runs
-        return {run for run, (_, made_from) in self.runs.items() if run not in done or done[run][1] != made_from}
+        return {
+            run for run, (_, made_from) in self.runs.items() if run not in done or done[run][1] != made_from
+        }
 
     @property
     def code(self) -> dict[str, str]:
