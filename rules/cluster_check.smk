@@ -88,7 +88,9 @@ use rule cluster_check_cpu as cluster_check_gpu with:
 onstart:
     profile = workflow.executor_settings
     if profile is None:
-        raise WorkflowError("name the profile whose jobs are to be tried: --workflow-profile profiles/slurm")
+        raise WorkflowError(
+            "name the profile whose jobs are to be tried: --workflow-profile profiles/slurm"
+        )
     try:
         show(check.ask_slurm(SITE, KINDS, profile.status_command, account=not profile.no_account))
     except UserError as error:

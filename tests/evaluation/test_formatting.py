@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import study_tables
 from myostage import tables
 from myostage.evaluation import formatting
 from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
+from support import study_tables
 
 QUOTED = [
     {"method": "OSLSP", "metric": "rmse", "value": 2.152, "source": "A & B"},

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-import one_node
 import pytest
+
+from support import one_node
 
 
 @pytest.fixture(scope="session")

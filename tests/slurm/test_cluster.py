@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
-import one_node
 import pytest
-from one_node import Cluster, until
+
+from support import one_node
+from support.one_node import Cluster, until
 
 pytestmark = pytest.mark.slurm
 

@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import one_node
 import pytest
-from one_node import Cluster
+
+from support import one_node
+from support.one_node import Cluster
 
 ROOT = Path(__file__).parents[2]
 SITE = "partition: cpu\ngpu_partition: gpu\nmax_mem_mb: 8000\n"

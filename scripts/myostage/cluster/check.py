@@ -19,7 +19,7 @@ from myostage.cluster.estimate import duration
 from myostage.cluster.probe import Facts, Torch, last_line
 from myostage.cluster.site import SITE_FILE, Site
 from myostage.errors import UserError
-from myostage.study.sections import nearest
+from myostage.schema import nearest
 
 Kind = Literal["cpu", "gpu"]
 JOBS: dict[Kind, str] = {"cpu": "CPU job", "gpu": "GPU job"}
