@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from myostage.errors import UserError
+from myostage.paths import UnsetVariable, expand_path
 from myostage.study.sections import (
     EXPECTED_STAGE,
     MPP_RANGE,
@@ -23,8 +24,6 @@ from myostage.study.sections import (
     Section,
     SlideLabel,
     Study,
-    UnsetVariable,
-    expand_path,
     nearest,
 )
 

@@ -7,7 +7,6 @@ the grid of runs) is in config.py.
 import difflib
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+from myostage.paths import expand_path
 
 OSLSP = "OSLSP, arXiv 2505.04150"
 OSLSP_CODE = "OSLSP's released code"
@@ -33,25 +34,6 @@ EXPECTED_STAGE = "expected_stage"
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 MPP_RANGE = (0.05, 5.0)
-
-
-class UnsetVariable(ValueError):
-    """A path names environment variables that are not set."""
-
-    def __init__(self, text: str, names: list[str]) -> None:
-        listed = ", ".join(names)
-        super().__init__(f"{text} needs the environment variable {listed}, which is not set; export it")
-        self.names = names
-
-
-def expand_path(text: str) -> str:
-    """``text`` with ``$VARIABLE``, ``${VARIABLE}``, ``~`` replaced; UnsetVariable if one is not set."""
-    named = [plain or braced for plain, braced in re.findall(r"\$(?:(\w+)|\{(\w+)\})", text)]
-    unset = [name for name in named if not os.environ.get(name)]
-    if unset:
-        raise UnsetVariable(text, unset)
-    text = os.path.expandvars(text)
-    return str(Path(text).expanduser()) if text.startswith("~") else text
 
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
