@@ -66,7 +66,7 @@ def test_masks_are_those_under_the_numpy_that_cellpose_declares() -> None:
     round a few pixels at outlines differently.
     """
     from myostage.cells import cellpose
-    from myostage.study.sections import Segmentation
+    from myostage.study.sections.segmentation import Segmentation
 
     segmentation = Segmentation(model=str(ROOT / "config/demo/cellpose.pt"), diameter_um=30)
     tile = np.asarray(Image.open(ROOT / "tests/data/tile.png"))

@@ -10,10 +10,11 @@ ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "scripts" / "myostage"
 
 # Ground floor first. A room may import what lies on lower floors, and itself; rooms of one floor know
-# nothing of each other. A longer name is a room of its own within a package: what it declares is read further down.
+# nothing of each other. A longer name is a room of its own within a package: lower floors read what it
+# declares.
 FLOORS = (
-    {"errors", "palette"},
-    {"paths", "tables"},
+    {"errors", "palette", "papers"},
+    {"paths", "schema", "tables"},
     {"runtime"},
     {"study"},
     {"slides", "phantom", "cluster"},
@@ -26,7 +27,7 @@ FLOORS = (
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Cluster stands at the side: it knows the study and how jobs run, and nothing of what they compute.
-CLUSTER_MAY = {"errors", "paths", "tables", "runtime", "study"}
+CLUSTER_MAY = {"errors", "papers", "paths", "schema", "tables", "runtime", "study"}
 
 
 def room_of(module: str) -> str:

@@ -1,7 +1,5 @@
-"""Where everything of a study lies: nobody builds a path below results/ by hand; and variables in paths."""
+"""Where everything of a study lies: nobody builds a path below results/ by hand."""
 
-import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,22 +51,3 @@ class Paths:
 
     def benchmark(self, rule: str, name: str) -> str:
         return f"{self.root}/benchmarks/{rule}/{name}.tsv"
-
-
-class UnsetVariable(ValueError):
-    """A path names environment variables that are not set."""
-
-    def __init__(self, text: str, names: list[str]) -> None:
-        listed = ", ".join(names)
-        super().__init__(f"{text} needs the environment variable {listed}, which is not set; export it")
-        self.names = names
-
-
-def expand_path(text: str) -> str:
-    """``text`` with ``$VARIABLE``, ``${VARIABLE}``, ``~`` replaced; UnsetVariable if one is not set."""
-    named = [plain or braced for plain, braced in re.findall(r"\$(?:(\w+)|\{(\w+)\})", text)]
-    unset = [name for name in named if not os.environ.get(name)]
-    if unset:
-        raise UnsetVariable(text, unset)
-    text = os.path.expandvars(text)
-    return str(Path(text).expanduser()) if text.startswith("~") else text

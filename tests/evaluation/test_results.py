@@ -20,7 +20,10 @@ from myostage.evaluation import comparisons, metrics, results, tallies
 from myostage.evaluation.tables import COMPARISONS, CONFUSION, METRICS, RUNS, SCORES
 from myostage.export import staging
 from myostage.learning.tables import OUTCOME, SPLITS, predictions_table
-from myostage.study.sections import Compare, Encoder, RunSpec, Training
+from myostage.study.run import RunSpec
+from myostage.study.sections.compare import Compare
+from myostage.study.sections.encoder import Encoder
+from myostage.study.sections.training import Training
 
 K = 4
 FOLD = {"s1": 0, "s2": 0, "s3": 1, "s4": 2, "bare": -1}

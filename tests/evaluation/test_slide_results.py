@@ -20,7 +20,12 @@ from myostage.evaluation import comparisons, formatting, metrics, slide_results
 from myostage.evaluation.slide_results import SlideRun, evaluate_slides
 from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
 from myostage.learning.tables import ATTENTION, OUTCOME, SLIDE_PREDICTIONS, SPLITS
-from myostage.study.sections import Compare, Encoder, Mil, RunSpec, SlideLabel, Training
+from myostage.study.run import RunSpec
+from myostage.study.sections.compare import Compare
+from myostage.study.sections.encoder import Encoder
+from myostage.study.sections.mil import Mil
+from myostage.study.sections.slide_label import SlideLabel
+from myostage.study.sections.training import Training
 
 Floats = NDArray[np.float64]
 

@@ -13,7 +13,7 @@ from myostage import tables
 from myostage.slides.reader import open_slide
 from myostage.slides.tables import TILES
 from myostage.slides.tissue import tile_grid, tile_slide, tissue_mask
-from myostage.study.sections import Tiling
+from myostage.study.sections.tiling import Tiling
 from support.slide_files import real, write_pyramid
 
 PINK = (214, 120, 170)

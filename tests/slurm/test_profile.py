@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from myostage.study.sections import Encoder
+from myostage.study.sections.encoder import Encoder
 from support.one_node import Cluster, Job, until
 from support.tiny import ROOT, SNAKEMAKE, lay_out, study
 

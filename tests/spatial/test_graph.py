@@ -14,7 +14,7 @@ from torch import Tensor
 
 from myostage.spatial import graph as spatial
 from myostage.spatial.graph import CellGraph, Smoother, cell_graph
-from myostage.study.sections import Graph
+from myostage.study.sections.graph import Graph
 
 Pairs = set[tuple[int, int]]
 ALPHAS = [0.1, 0.5, 0.9]

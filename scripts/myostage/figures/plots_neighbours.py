@@ -21,15 +21,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.spatial import cKDTree
-from scipy.stats import rankdata
 
 from myostage import palette
-from myostage.evaluation import formatting
-from myostage.evaluation.metrics import auroc, bootstrap, resample, spearman
+from myostage.evaluation import formatting, summaries
+from myostage.evaluation.metrics import auroc
 from myostage.evaluation.tables import COMPARISONS
-from myostage.figures.plots import FAINT, SMOOTHING, bare, new_figure, page, set_headline, styled
+from myostage.figures.plots import FAINT, bare, new_figure, page, set_headline, styled
 from myostage.figures.plots_study import BLUE, DASHES, MARKERS, ORANGE
 
 Floats = NDArray[np.float64]
@@ -42,22 +41,10 @@ SETTINGS = {
     "spectral_norm": "spectral norm",
     "operator": "operator",
 }
-# Eigenvalues of the graph Laplacian below this are low frequencies: neighbours mostly agree.
-LOW_FREQUENCY = 0.5
-LEAST_SLIDES = 3  # a rank correlation of fewer says nothing
 # Attention is drawn on this scale by its rank, so that slides and models compare.
 RAMP = "viridis"
 PANELS = 4  # side by side
 MAP_HEIGHT = 4.5  # of a map at most, in
-
-
-def mean_interval(values: ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """Mean over the first axis, [n, ...], with its 95 % bootstrap interval; missing values do not count."""
-    table = np.asarray(values, dtype=np.float64)
-    known = np.isfinite(table)
-    counts = np.stack([np.where(known, table, 0.0), known.astype(np.float64)], axis=-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return bootstrap(counts, lambda sums: sums[..., 0] / sums[..., 1])
 
 
 def to_control(
@@ -474,7 +461,7 @@ def attention_maps(
         for axes, name in zip(row[1:], experiments, strict=True):
             part = of_slide[of_slide["experiment"] == name]
             logit = part["logit"].to_numpy(dtype=float)
-            _cells(axes, part, polygons.get(slide, ()), percentile(logit))
+            _cells(axes, part, polygons.get(slide, ()), summaries.percentile(logit))
             auroc = _auroc(injured, logit)
             found[name].append(auroc)
             text = (
@@ -498,15 +485,6 @@ def attention_maps(
     )
     set_headline(figure, _localised(found), note)
     return figure
-
-
-def percentile(values: ArrayLike) -> Floats:
-    """Rank of every value among those there are, (rank - 1/2) / n, ties alike; missing stays missing, [n]."""
-    given = np.asarray(values, dtype=np.float64)
-    known = np.isfinite(given)
-    out = np.full(given.shape, np.nan)
-    out[known] = (rankdata(given[known]) - 0.5) / max(1, known.sum())
-    return out
 
 
 def _auroc(injured: Floats, logit: Floats) -> float:
@@ -588,48 +566,6 @@ def _localised(found: Mapping[str, Sequence[float]]) -> str:
 # Spectrum
 
 
-def spectrum_bands(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean share of power per experiment, signal and band of SPECTRUM, with its interval over slides.
-
-    Columns ``experiment``, ``signal``, ``low``, ``high``, ``share``, ``share_low``, ``share_high``,
-    ``slides``.
-    """
-    rows = []
-    for (experiment, signal), part in table.groupby(["experiment", "signal"], sort=False):
-        wide = part.pivot(index="slide", columns=["low", "high"], values="share").sort_index(axis=1)
-        found = mean_interval(wide.to_numpy(dtype=float))
-        numbers = dict(zip(("share", "share_low", "share_high"), found, strict=True))
-        edges = wide.columns.to_frame(index=False)
-        edges = edges.assign(experiment=str(experiment), signal=str(signal), slides=len(wide))
-        rows.append(edges.assign(**numbers))
-    names = ["experiment", "signal", "low", "high", "share", "share_low", "share_high", "slides"]
-    return pd.concat(rows, ignore_index=True)[names] if rows else pd.DataFrame(columns=names)
-
-
-def spectrum_slides(table: pd.DataFrame) -> pd.DataFrame:
-    """Share of power below LOW_FREQUENCY, energy and localisation of every slide.
-
-    Columns ``experiment``, ``signal``, ``slide``, ``low_share``, ``energy``, ``instance_auroc``.
-    """
-    low = table["share"].where(table["high"] <= LOW_FREQUENCY + 1e-9, 0.0).where(table["share"].notna())
-    keys = ["experiment", "signal", "slide"]
-    grouped = table.assign(low_share=low).groupby(keys, sort=False)
-    out = grouped[["energy", "instance_auroc"]].first()
-    out.insert(0, "low_share", grouped["low_share"].sum(min_count=1))
-    return out.reset_index()
-
-
-def correlation(x: ArrayLike, y: ArrayLike) -> formatting.Measured:
-    """Spearman's rho over slides with its 95 % interval, slides drawn with replacement; nan for too few."""
-    both = np.stack([np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)])
-    both = both[:, np.isfinite(both).all(axis=0)]
-    count = both.shape[1]
-    if count < LEAST_SLIDES:
-        return formatting.Measured(np.nan, np.nan, np.nan, count, 0)
-    value, low, high = resample(count, lambda weights: spearman(both[0], both[1], weights))
-    return formatting.Measured(float(value), float(low), float(high), count, 0)
-
-
 @styled
 def spectrum(table: pd.DataFrame) -> Figure:
     """Power of attention logits by frequency, raw against smoothed; low frequencies against localisation.
@@ -641,7 +577,7 @@ def spectrum(table: pd.DataFrame) -> Figure:
     """
     if table["share"].notna().sum() == 0:
         return page("No spectrum", "No attention of a held-out slide was taken apart into frequencies.")
-    bands, slides = spectrum_bands(table), spectrum_slides(table)
+    bands, slides = summaries.spectrum_bands(table), summaries.spectrum_slides(table)
     experiments = list(dict.fromkeys(bands["experiment"]))
     colours = dict(zip(experiments, palette.series_colours(len(experiments)), strict=True))
     count = len(experiments) + 1
@@ -661,7 +597,7 @@ def spectrum(table: pd.DataFrame) -> Figure:
             )
             face = "white" if signal == "raw" else colours[name]
             axes.plot(middle, part["share"], color=colours[name], ls=dash, marker="o", ms=4, mfc=face, lw=1.4)
-        axes.axvline(LOW_FREQUENCY, color=palette.BASELINE, lw=0.8, ls=":")
+        axes.axvline(summaries.LOW_FREQUENCY, color=palette.BASELINE, lw=0.8, ls=":")
         axes.set_title("\n".join(textwrap.wrap(name, 34)))
         axes.set_xlabel("eigenvalue of the Laplacian")
         axes.set_xlim(0, 2)
@@ -676,10 +612,10 @@ def spectrum(table: pd.DataFrame) -> Figure:
         part = raw[raw["experiment"] == name]
         marker = MARKERS[number % len(MARKERS)]
         scatter.plot(part["low_share"], part["instance_auroc"], marker, color=colour, ms=5, alpha=0.8, mew=0)
-        found[name] = correlation(part["low_share"], part["instance_auroc"])
+        found[name] = summaries.correlation(part["low_share"], part["instance_auroc"])
     scatter.axhline(0.5, color=palette.BASELINE, lw=0.8, ls=":")
     scatter.set_title("one point per slide, raw attention")
-    scatter.set_xlabel(f"share of power below {LOW_FREQUENCY:g}")
+    scatter.set_xlabel(f"share of power below {summaries.LOW_FREQUENCY:g}")
     scatter.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f} %"))
     scatter.xaxis.set_major_locator(MaxNLocator(4))
     scatter.set_ylabel("cell AUROC of the attention")
@@ -711,11 +647,13 @@ def _frequencies(slides: pd.DataFrame, found: Mapping[str, formatting.Measured])
     for name in found:
         wide = _wide(slides, name, "low_share").dropna()
         if len(wide):
-            gap, low, high = (100 * float(one) for one in mean_interval(wide["smoothed"] - wide["raw"]))
+            gap, low, high = (
+                100 * float(one) for one in summaries.mean_interval(wide["smoothed"] - wide["raw"])
+            )
             text = f"{gap:+.0f} points" + (f" [{low:+.0f}, {high:+.0f}]" if np.isfinite(low) else "")
             means = " to ".join(f"{100 * share:.0f} %" for share in wide.mean())
             parts.append(
-                f"Sm moves the share of power below eigenvalue {LOW_FREQUENCY:g} from {means} "
+                f"Sm moves the share of power below eigenvalue {summaries.LOW_FREQUENCY:g} from {means} "
                 f"({text}, {len(wide)} slides of {name})"
             )
             break
@@ -742,8 +680,8 @@ def _energies(slides: pd.DataFrame) -> str:
         ]
         text.append(f"{name} {', '.join(means)}")
     return (
-        f"Line and band: mean and 95 % interval (bootstrap over slides); dotted: {LOW_FREQUENCY:g}. "
-        "Dirichlet energy per edge, mean over "
+        f"Line and band: mean and 95 % interval (bootstrap over slides); dotted: "
+        f"{summaries.LOW_FREQUENCY:g}. Dirichlet energy per edge, mean over "
         f"slides: {'; '.join(text)}."
     )
 
@@ -872,33 +810,6 @@ def _where_it_hurts(rows: pd.DataFrame, without: str, experiments: Sequence[str]
 # Reconstruction control
 
 
-def reconstruction(histories: pd.DataFrame, pairs: Mapping[str, str]) -> pd.DataFrame:
-    """Reconstruction loss at the end of training, with true and with permuted coordinates.
-
-    Parameters
-    ----------
-    histories : DataFrame
-        Rows of :func:`myostage.figures.views.histories`.
-    pairs : mapping of experiment to its control with permuted coordinates
-
-    Returns
-    -------
-    DataFrame
-        ``experiment``, ``coordinates`` (true or permuted), ``label`` (whose runs), ``loss`` (mean over the
-        last tenth of steps of every run), ``low``, ``high`` (bootstrap over runs), ``runs``; missing without
-        a run.
-    """
-    last = histories["step"] >= 0.9 * (histories.groupby(["experiment", "run"])["step"].transform("max") + 1)
-    ends = histories[last].groupby(["experiment", "run"])["spatial_reconstruction"].mean().dropna()
-    rows = []
-    for experiment, control in pairs.items():
-        for coordinates, label in (("true", experiment), ("permuted", control)):
-            own = ends[ends.index.get_level_values("experiment") == label].to_numpy(dtype=float)
-            found = mean_interval(own) if len(own) else (np.nan,) * 3
-            rows.append((experiment, coordinates, label, *(float(one) for one in found), len(own)))
-    return pd.DataFrame(rows, columns=["experiment", "coordinates", "label", "loss", "low", "high", "runs"])
-
-
 @styled
 def control(
     losses: pd.DataFrame,
@@ -1008,37 +919,6 @@ def _worth(losses: pd.DataFrame, compared: Mapping[str, pd.DataFrame], alpha: fl
 # Gradient conflict
 
 
-def conflict_curves(histories: pd.DataFrame) -> pd.DataFrame:
-    """Cosine of the gradients of supcr and cell by step, mean over runs with its interval.
-
-    Smoothed over 1 / SMOOTHING of the steps at which it was measured. Columns ``experiment``, ``step``,
-    ``cosine``, ``low``, ``high``, ``runs``.
-    """
-    parts = []
-    for experiment, part in histories[histories["conflict"].notna()].groupby("experiment", sort=False):
-        wide = part.pivot(index="step", columns="run", values="conflict").sort_index()
-        smooth = wide.rolling(max(1, len(wide) // SMOOTHING), min_periods=1, center=True).mean()
-        cosine, low, high = mean_interval(smooth.to_numpy(dtype=float).T)
-        numbers = {"cosine": cosine, "low": low, "high": high, "runs": wide.shape[1]}
-        parts.append(pd.DataFrame({"experiment": experiment, "step": wide.index, **numbers}))
-    names = ["experiment", "step", "cosine", "low", "high", "runs"]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
-
-
-def conflicts(histories: pd.DataFrame) -> pd.DataFrame:
-    """The cosine over all measured steps, mean over runs, and the share of steps at which it is below 0.
-
-    Columns ``experiment``, ``cosine``, ``low``, ``high``, ``below`` (mean over runs), ``runs``, ``steps``.
-    """
-    rows = []
-    known = histories[histories["conflict"].notna()]
-    for experiment, part in known.groupby("experiment", sort=False):
-        of_run = part.assign(below=part["conflict"] < 0).groupby("run")[["conflict", "below"]].mean()
-        found = (float(one) for one in mean_interval(of_run["conflict"]))
-        rows.append((experiment, *found, float(of_run["below"].mean()), len(of_run), part["step"].nunique()))
-    return pd.DataFrame(rows, columns=["experiment", "cosine", "low", "high", "below", "runs", "steps"])
-
-
 @styled
 def conflict(histories: pd.DataFrame) -> Figure:
     """Cosine of the gradients of SupCR and of the cell term over training.
@@ -1048,7 +928,7 @@ def conflict(histories: pd.DataFrame) -> Figure:
     histories : DataFrame
         Rows of :func:`myostage.figures.views.histories`.
     """
-    curves, whole = conflict_curves(histories), conflicts(histories)
+    curves, whole = summaries.conflict_curves(histories), summaries.conflicts(histories)
     if whole.empty:
         return page(
             "No gradient conflict",
@@ -1075,8 +955,8 @@ def conflict(histories: pd.DataFrame) -> Figure:
     axes.set_axisbelow(True)
     _legend(figure, handles, 1)
     note = (
-        f"Line: mean over runs, smoothed over 1/{SMOOTHING} of the measured steps; band: 95 % interval "
-        "(bootstrap over runs). Numbers: mean over all measured steps, then over n runs."
+        f"Line: mean over runs, smoothed over 1/{summaries.SMOOTHING} of the measured steps; band: 95 % "
+        "interval (bootstrap over runs). Numbers: mean over all measured steps, then over n runs."
     )
     set_headline(figure, _opposed(whole), note)
     return figure
@@ -1116,7 +996,7 @@ def algebra(table: pd.DataFrame, summary: pd.DataFrame) -> Figure:
             "No latent algebra",
             "No run holds out a healthy slide and at least two injured ones, or none has an embedding.",
         )
-    points = algebra_points(table)
+    points = summaries.algebra_points(table)
     experiments = summary["experiment"].tolist()
     colours = palette.series_colours(len(experiments))
     longest = max(len(name) for name in experiments)
@@ -1168,12 +1048,6 @@ def algebra(table: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     )
     set_headline(figure, _predicts(summary), note)
     return figure
-
-
-def algebra_points(table: pd.DataFrame) -> pd.DataFrame:
-    """Cosines, ranks and number of candidates of every experiment and slide, mean over seeds."""
-    keys, values = ["experiment", "slide"], ["own", "others", "rank", "rank_p", "candidates"]
-    return table.groupby(keys, sort=False)[values].mean().reset_index()
 
 
 def _predicts(summary: pd.DataFrame) -> str:

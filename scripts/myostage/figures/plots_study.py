@@ -4,7 +4,6 @@ Tables in, a matplotlib Figure out, as in :mod:`myostage.figures.plots`; nothing
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from myostage import palette
-from myostage.evaluation import formatting
-from myostage.evaluation.metrics import bootstrap
+from myostage.evaluation import formatting, summaries
 from myostage.figures.plots import FAINT, bare, new_figure, page, set_headline, stage_name, styled
 
 BLUE, ORANGE = palette.series_colours(2)
@@ -335,58 +333,6 @@ def _spread(known: pd.DataFrame, name: str, more: bool, alpha: float) -> str:
     return text
 
 
-@dataclass(frozen=True)
-class Errors:
-    """Held-out cells of one experiment, mean over seeds, and how far off they are staged."""
-
-    cells: float
-    wrong: float
-    neighbouring: float  # wrong by one stage
-
-    @classmethod
-    def of(cls, matrix: np.ndarray) -> "Errors":
-        """Of a confusion matrix float[K, K], rows annotated, columns predicted."""
-        total, right = float(matrix.sum()), float(np.trace(matrix))
-        return cls(total, total - right, float(np.trace(matrix, 1) + np.trace(matrix, -1)))
-
-    @property
-    def of_errors(self) -> float:
-        """Share of all errors that are one stage off; nan without an error."""
-        return self.neighbouring / self.wrong if self.wrong else np.nan
-
-    @property
-    def of_cells(self) -> float:
-        """Share of all cells that are one stage off; nan without a cell."""
-        return self.neighbouring / self.cells if self.cells else np.nan
-
-
-def error_table(matrices: Mapping[str, np.ndarray], stages: Sequence[str]) -> pd.DataFrame:
-    """One row per experiment and pair of stages, with the experiment's shares of cells one stage off."""
-    rows = []
-    for experiment, matrix in matrices.items():
-        errors = Errors.of(matrix)
-        rows += [
-            {
-                "experiment": experiment,
-                "annotated": stages[true],
-                "predicted": stages[predicted],
-                "cells": cells,
-                "one_stage_off_of_errors": errors.of_errors,
-                "one_stage_off_of_cells": errors.of_cells,
-            }
-            for (true, predicted), cells in np.ndenumerate(matrix)
-        ]
-    names = [
-        "experiment",
-        "annotated",
-        "predicted",
-        "cells",
-        "one_stage_off_of_errors",
-        "one_stage_off_of_cells",
-    ]
-    return pd.DataFrame(rows, columns=names)
-
-
 @styled
 def confusions(matrices: Mapping[str, np.ndarray], stages: Sequence[str]) -> Figure:
     """Confusion matrices side by side, each with its share of errors that are one stage off.
@@ -397,7 +343,7 @@ def confusions(matrices: Mapping[str, np.ndarray], stages: Sequence[str]) -> Fig
         Cells (mean over seeds) by annotated (row) and predicted stage; an experiment without any is named.
     stages : sequence of str
     """
-    errors = {name: Errors.of(matrix) for name, matrix in matrices.items()}
+    errors = {name: summaries.Errors.of(matrix) for name, matrix in matrices.items()}
     if not any(one.cells for one in errors.values()):
         return page(
             "No confusion matrices", "No held-out cell of these experiments carries an annotated stage."
@@ -467,7 +413,7 @@ def confusions(matrices: Mapping[str, np.ndarray], stages: Sequence[str]) -> Fig
     return figure
 
 
-def _one_off(errors: Errors) -> str:
+def _one_off(errors: summaries.Errors) -> str:
     if not errors.cells:
         return "no annotated cell"
     if not errors.wrong:
@@ -476,7 +422,7 @@ def _one_off(errors: Errors) -> str:
     return f"one off: {of_errors:.0f} % of errors, {of_cells:.0f} % of {errors.cells:,.0f} cells"
 
 
-def _neighbours(errors: Mapping[str, Errors]) -> str:
+def _neighbours(errors: Mapping[str, summaries.Errors]) -> str:
     """Share of errors and of cells one stage off; of many experiments those with most and least."""
     known = {name: one for name, one in errors.items() if one.wrong}
     if not known:
@@ -493,54 +439,6 @@ def _neighbours(errors: Mapping[str, Errors]) -> str:
     return f"One stage off: {', '.join(parts[:-1])}{' and ' if len(parts) > 1 else ''}{parts[-1]}"
 
 
-def recovery_table(
-    scores: pd.DataFrame, experiments: Sequence[str], groups: Sequence[str] | None = None
-) -> pd.DataFrame:
-    """Predicted and true recovery score of every slide with a group, by experiment and group.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        The SCORES table.
-    experiments : sequence of str
-    groups : sequence of str, optional
-        Their order; by default as they come. Slides that are staged only are left out.
-
-    Returns
-    -------
-    DataFrame
-        ``experiment``, ``group``, ``slide``, ``animal``, ``cells``, ``predicted``, ``true``, ``error``
-        (predicted minus true; missing without labels).
-    """
-    order = [group for group in (groups or dict.fromkeys(scores["group"])) if group]
-    rows = scores[scores["experiment"].isin(list(experiments)) & scores["group"].isin(order)]
-    rows = rows.rename(columns={"recovery_score": "predicted", "true_recovery_score": "true"})
-    rows = rows.assign(error=rows["predicted"] - rows["true"])
-    rank = {name: place for place, name in enumerate([*experiments, *order])}
-    rows = rows.sort_values(["experiment", "group"], key=lambda names: names.map(rank), kind="stable")
-    return rows[
-        ["experiment", "group", "slide", "animal", "cells", "predicted", "true", "error"]
-    ].reset_index(drop=True)
-
-
-def recovery_error(rows: pd.DataFrame) -> formatting.Measured:
-    """Mean absolute error of the recovery score with its 95 % interval, bootstrap over slides."""
-    known = rows[rows["error"].notna()]
-    if known.empty:
-        return formatting.Measured(np.nan, np.nan, np.nan, 0, 0)
-    # Per slide its error, then 1, so that a sum holds its number of terms.
-    counts = np.stack([known["error"].abs(), np.ones(len(known))], axis=1)
-    value, low, high = bootstrap(counts, lambda sums: sums[..., 0] / sums[..., 1])
-    return formatting.Measured(float(value), float(low), float(high), len(known), int(known["cells"].sum()))
-
-
-def _mean_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean with its 95 % interval, bootstrap; no interval for a single value."""
-    counts = np.stack([values, np.ones(len(values))], axis=1)
-    mean, low, high = bootstrap(counts, lambda sums: sums[..., 0] / sums[..., 1])
-    return float(mean), float(low), float(high)
-
-
 @styled
 def recovery(rows: pd.DataFrame) -> Figure:
     """Recovery score per group and against the truth, one point per slide.
@@ -554,7 +452,7 @@ def recovery(rows: pd.DataFrame) -> Figure:
         return page("No recovery scores", "No experiment of this figure staged a slide with a group.")
     experiments = list(dict.fromkeys(rows["experiment"]))
     groups = list(dict.fromkeys(rows["group"]))
-    errors = {name: recovery_error(rows[rows["experiment"] == name]) for name in experiments}
+    errors = {name: summaries.recovery_error(rows[rows["experiment"] == name]) for name in experiments}
     labelled = rows["true"].notna().any()
     figure = new_figure(9.0 if labelled else 6.5, 3.9 + 0.18 * (len(experiments) // 3))
     panels = figure.subplots(
@@ -578,7 +476,7 @@ def recovery(rows: pd.DataFrame) -> Figure:
                 continue
             x = place + middle
             panels[0].plot(np.full(len(values), x), values, ".", color=colour, ms=5, mew=0, alpha=0.55)
-            mean, low, high = _mean_interval(values)
+            mean, low, high = summaries.mean_interval(values)
             if np.isfinite(low):
                 panels[0].vlines(x + 0.28 * width, low, high, color=colour, lw=1.5)
             panels[0].plot(x + 0.28 * width, mean, marker, color=colour, ms=9 if marker == "_" else 5, mew=2)

@@ -15,7 +15,7 @@ import pandas as pd
 from myostage.evaluation import algebra, formatting
 from myostage.evaluation.metrics import STAGE_NAMES
 from myostage.evaluation.slide_results import ENERGY
-from myostage.figures.plots_neighbours import (
+from myostage.evaluation.summaries import (
     LOW_FREQUENCY,
     conflicts,
     correlation,

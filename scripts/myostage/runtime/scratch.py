@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from myostage.errors import UserError
-from myostage.paths import UnsetVariable, expand_path
 from myostage.runtime.disk import disk_error
+from myostage.schema import UnsetVariable, expand_path
 
 log = logging.getLogger(__name__)
 
