@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from myostage.study import config, plan
+from myostage.study import plan
 from myostage.study.sections.encoder import Encoder
 from support.one_node import Cluster, Job, until
-from support.tiny import ROOT, SNAKEMAKE, lay_out, of_cells
+from support.tiny import ROOT, SNAKEMAKE, lay_out, of_cells, runs
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
 
@@ -52,8 +52,7 @@ def encoder() -> str:
 @cache
 def batches() -> dict[str, str]:
     """The job of each run that trains."""
-    experiments = config.expand(config.load_study(content(), files=False))
-    cut = plan.run_batches(experiments, content()["jobs"]["runs_per_job"])
+    cut = plan.run_batches(runs(content()), content()["jobs"]["runs_per_job"])
     return {spec.id: job for job, specs in cut.items() for spec in specs if spec.trained}
 
 
