@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
@@ -523,7 +523,6 @@ def test_slide_metrics_are_compared_and_missing_where_runs_failed(study: StudyFi
     assert value(failed, "stage_mae")["value"] == pytest.approx(np.abs(predicted - true).mean())
 
 
-@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 25), distinct=st.integers(1, 30))
 def test_weights_are_how_often_a_value_counts(seed: int, n: int, distinct: int) -> None:
     """Values with ties, drawn several times or never, against scipy on the values written out."""

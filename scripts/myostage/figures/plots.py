@@ -23,6 +23,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from myostage import palette, tables
 from myostage.evaluation import formatting, summaries
+from myostage.learning.term import TERMS, names
 
 STYLE: Any = {
     "font.size": 9,
@@ -435,7 +436,7 @@ def training_curves(histories: pd.DataFrame) -> Figure:
     histories : DataFrame
         Rows of :func:`myostage.figures.views.histories`.
     """
-    terms = ordered(set(histories) & set(TERMS.names()))
+    terms = [name for name in names() if name in histories]
     panels = [*terms, "learning_rate", "gradient_norm"]
     titles = {name: TERMS[name].label for name in terms} | {
         "learning_rate": "learning rate of the head",

@@ -27,7 +27,8 @@ from myostage.learning.regression import Queue
 from myostage.learning.steps import BagPair, BagStep, CellStep, LabelledCells
 from myostage.runtime.checkpoints import Checkpoints, Progress
 from myostage.schema import Section
-from myostage.spatial.graph import CellGraph, sm
+from myostage.spatial.graph import CellGraph
+from myostage.spatial.smoothing import sm
 from myostage.study.run import HEAD_TERM, RunSpec
 from myostage.study.sections.training import Training
 

@@ -22,8 +22,8 @@ This page is made from the code (`cd scripts; python -m myostage.study.config > 
 *Source* is where a default comes from; "ours" means that it is a choice of this workflow which no paper made.
 """
 
-_TERMS = """The keys of a term are keys of `training`, and no part of a run that does not use it. Where the terms of a
-run teach the embedding and none teaches the head, a head is fitted by L_prop afterwards."""
+_TERMS = """The keys of a term are keys of `training`, and no part of a run that does not use it. Where the
+terms of a run teach the embedding and none teaches the head, a head is fitted by L_prop afterwards."""
 _TERM_COLUMNS = ("term", "methods", "weighs", "teaches", "needs", "keys", "source")
 
 

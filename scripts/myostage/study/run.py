@@ -23,6 +23,9 @@ from myostage.study.sections.mil import Mil
 from myostage.study.sections.slide_label import SlideLabel
 from myostage.study.sections.training import Loop, Training
 
+FILES = ("model.safetensors", "history.parquet", "predictions.parquet", "outcome.parquet")
+# what a model of slide labels leaves beside them
+ATTENTION = "attention.parquet"
 # keys that change how fast a run is and not what it yields
 NOT_IN_RUN_ID: dict[str, Any] = {
     "training": {"checkpoint_every", "cache_mb"},
@@ -84,6 +87,11 @@ class RunSpec(Section):
         if not self.trained:
             return [BASELINES.file(self.method)]
         return [TERMS.file(name) for name in self.terms]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What it leaves in its folder."""
+        return (*FILES, ATTENTION) if self.method == "slide" else FILES
 
     @property
     def spatial(self) -> bool:
