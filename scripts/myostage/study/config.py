@@ -757,8 +757,11 @@ def _check_losses(method: str, losses: Mapping[str, float], training: Training, 
             f"{where} learns from proportions and has no losses; add losses: {{simprop: 1, prop: 1}}"
         )
     elif foreign:
+        others = dict.fromkeys(other for name in foreign for other in TERMS[name].compute)
         problems.append(
-            f"{where} has {', '.join(foreign)}, no loss of method {method}; its losses are {', '.join(own)}"
+            f"{where} has {', '.join(foreign)}, no loss of method {method}, whose losses are "
+            f"{', '.join(own)}; "
+            f"remove {', '.join(foreign)}, or set method: {' or '.join(others)}"
         )
     elif not which(losses, teaches="head") and not which(losses, teaches="embedding"):
         problems.append(f"{where}: {', '.join(losses)} teaches no stage; add prop: 1 or mse: 1")
