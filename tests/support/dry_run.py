@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,16 @@ from unittest.mock import patch
 from snakemake.api import DAGApi
 from snakemake.cli import args_to_api, parse_args
 
+from myostage.runtime import jobs, provenance
+
 
 @dataclass(frozen=True)
 class Plan:
-    """What Snakemake printed, and its graph of jobs; ``graph`` is None where it refused to plan."""
+    """What Snakemake printed in a folder, and its graph of jobs; None where it refused to plan."""
 
     text: str
     graph: Any
+    folder: Path
 
     @property
     def jobs(self) -> set[str]:
@@ -31,9 +35,32 @@ class Plan:
 
     @property
     def trained(self) -> set[str]:
-        """Ids of the runs that jobs would train."""
-        jobs = self.graph.needrun_jobs(exclude_finished=False)
-        return {run for job in jobs if job.rule.name == "train" for run in job.params.runs}
+        """Ids of the runs that jobs would train: a job leaves those as they are that were made so already."""
+        planned = self.graph.needrun_jobs(exclude_finished=False)
+        return {
+            member["run"]
+            for job in planned
+            if job.rule.name == "train"
+            for member in job.params.runs
+            if self._specification(job, member) != self._wanted(job, member)
+        }
+
+    def _specification(self, job: Any, member: dict[str, Any]) -> Any:
+        """What the run is said to be made from; None where it is not made."""
+        study = (self.folder / str(job.log[0])).parents[2]
+        path = study / f"runs/{member['run']}/made/train.json"
+        return json.loads(path.read_text())["specification"] if path.exists() else None
+
+    @staticmethod
+    def _wanted(job: Any, member: dict[str, Any]) -> Any:
+        shared = {name: value for name, value in job.params.items() if name not in jobs.SHAPE_NONE}
+        return json.loads(provenance.to_json({**shared, **member}))
+
+    @property
+    def job_of(self) -> dict[str, str]:
+        """Id of a run -> the training job that it is in."""
+        training = [job for job in self.graph.jobs if job.rule.name == "train"]
+        return {member["run"]: job.wildcards.batch for job in training for member in job.params.runs}
 
     @property
     def code(self) -> dict[str, str]:
@@ -74,7 +101,7 @@ def _plan(snakefile: Path, folder: Path, study: Path, targets: tuple[str, ...]) 
     with _graphs() as graphs, contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         parser, arguments = parse_args([*where, *targets, *options])
         accepted = args_to_api(arguments, parser)
-    return Plan(printed.getvalue(), graphs[0] if accepted else None)
+    return Plan(printed.getvalue(), graphs[0] if accepted else None, folder)
 
 
 @contextlib.contextmanager
