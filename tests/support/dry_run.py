@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +11,15 @@ from unittest.mock import patch
 from snakemake.api import DAGApi
 from snakemake.cli import args_to_api, parse_args
 
-from myostage.runtime import jobs, provenance
+from myostage.runtime.jobs import SHAPE_NONE
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What Snakemake printed in a folder, and its graph of jobs; None where it refused to plan."""
+    """What Snakemake printed, and its graph of jobs; ``graph`` is None where it refused to plan."""
 
     text: str
     graph: Any
-    folder: Path
 
     @property
     def jobs(self) -> set[str]:
@@ -34,33 +32,21 @@ class Plan:
         return {name.partition(":")[0] for name in self.jobs}
 
     @property
-    def trained(self) -> set[str]:
-        """Ids of the runs that jobs would train: a job leaves those as they are that were made so already."""
-        planned = self.graph.needrun_jobs(exclude_finished=False)
+    def runs(self) -> dict[str, tuple[str, dict[str, Any]]]:
+        """Run -> the job that trains it, and what it is trained from: another value trains it anew."""
+        found = {}
+        for job in self.graph.jobs:
+            if job.rule.name in ("train", "baselines"):
+                shared = {key: value for key, value in job.params.items() if key not in SHAPE_NONE}
+                found |= {member["run"]: (_name(job), shared | member) for member in job.params.runs}
+        return found
+
+    def trained(self, before: "Plan") -> set[str]:
+        """Runs that are trained anew after ``before`` was carried out."""
+        done = before.runs
         return {
-            member["run"]
-            for job in planned
-            if job.rule.name == "train"
-            for member in job.params.runs
-            if self._specification(job, member) != self._wanted(job, member)
+            run for run, (_, made_from) in self.runs.items() if run not in done or done[run][1] != made_from
         }
-
-    def _specification(self, job: Any, member: dict[str, Any]) -> Any:
-        """What the run is said to be made from; None where it is not made."""
-        study = (self.folder / str(job.log[0])).parents[2]
-        path = study / f"runs/{member['run']}/made/train.json"
-        return json.loads(path.read_text())["specification"] if path.exists() else None
-
-    @staticmethod
-    def _wanted(job: Any, member: dict[str, Any]) -> Any:
-        shared = {name: value for name, value in job.params.items() if name not in jobs.SHAPE_NONE}
-        return json.loads(provenance.to_json({**shared, **member}))
-
-    @property
-    def job_of(self) -> dict[str, str]:
-        """Id of a run -> the training job that it is in."""
-        training = [job for job in self.graph.jobs if job.rule.name == "train"]
-        return {member["run"]: job.wildcards.batch for job in training for member in job.params.runs}
 
     @property
     def code(self) -> dict[str, str]:
@@ -101,7 +87,7 @@ def _plan(snakefile: Path, folder: Path, study: Path, targets: tuple[str, ...]) 
     with _graphs() as graphs, contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         parser, arguments = parse_args([*where, *targets, *options])
         accepted = args_to_api(arguments, parser)
-    return Plan(printed.getvalue(), graphs[0] if accepted else None, folder)
+    return Plan(printed.getvalue(), graphs[0] if accepted else None)
 
 
 @contextlib.contextmanager
