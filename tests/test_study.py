@@ -1,6 +1,5 @@
 """The study of experiments: presets, sweeps, what is trained once, what is left out, what it will cost."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ from myostage.cluster import estimate
 from myostage.errors import UserError
 from myostage.learning import precheck
 from myostage.learning.tables import SPLITS
-from myostage.paths import Paths
-from myostage.study import config, plan
+from myostage.study import config
 from myostage.study.inputs import read_quoted
+from myostage.study.plan import Plan, run_batches
 from myostage.study.run import RunSpec
 from myostage.study.sections.encoder import Encoder
 from myostage.study.sections.look import Look
@@ -78,100 +77,9 @@ def test_a_point_of_the_grid_that_another_experiment_has_is_trained_once(study: 
     ]
     assert experiments["grid[sigma=0.1,bins=6]"] == experiments["combined"]
     assert len(config.runs(loaded)) == 4 * 6
-    batches = plan.run_batches(experiments, 6)
+    batches = run_batches(experiments, 6)
     trained = [spec.id for batch in batches.values() for spec in batch]
     assert len(trained) == len(set(trained)) == 4 * 6
-
-
-def test_another_sigma_makes_new_runs_and_leaves_all_jobs_as_they_are(study: dict[str, Any]) -> None:
-    study["experiments"].append({"name": "grid", "losses": ALL, "vary": {"sigma": [0.1, 0.2]}})
-    before = plan.run_batches(config.expand(config.load_study(study)), 4)
-    study["experiments"][1]["vary"]["sigma"] = [0.05, 0.1, 0.2]
-    after = plan.run_batches(config.expand(config.load_study(study)), 4)
-    assert {name: batch for name, batch in after.items() if "0.05" not in name} == before
-    assert sum(len(batch) for batch in after.values()) == sum(len(batch) for batch in before.values()) + 6
-
-
-@pytest.mark.parametrize("size", [1, 4, 5, 100])
-def test_names_of_jobs_are_plain_and_unique(study: dict[str, Any], size: int) -> None:
-    study["experiments"] += [
-        {"name": "grid", "losses": ALL, "vary": {"bins": [6, 10], "sigma": [0.2, 1e-05]}},
-        {"name": "grid_bins_6_sigma_0.2", "losses": ALL, "training": {"steps": 7}},
-        {"name": "order", "losses": ALL, "vary": {"order": [STAGES, STAGES[::-1]]}},
-        {"name": "majority", "method": "majority"},
-        {"name": "given", "method": "group_majority"},
-    ]
-    experiments = config.expand(config.load_study(study))
-    batches = plan.run_batches(experiments, size)
-    assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) for name in batches)
-    assert sorted(spec.id for batch in batches.values() for spec in batch) == sorted(
-        {spec.id for specs in experiments.values() for spec in specs}
-    )
-    assert all(len(batch) <= size for name, batch in batches.items() if name != "baselines")
-    assert {spec.method for spec in batches["baselines"]} == {"majority", "group_majority"}
-
-
-def test_labels_that_become_equal_stay_apart(study: dict[str, Any]) -> None:
-    runs = config.expand(config.load_study(study))["combined"]
-    labels = ["a[b=1]", "a_b_1", "a[b=1", "a_b_1_2"]
-    experiments = {
-        label: [spec.model_copy(update={"seed": 10 * number + spec.seed}) for spec in runs]
-        for number, label in enumerate(labels)
-    }
-    experiments = {
-        label: [RunSpec(**spec.model_dump()) for spec in specs] for label, specs in experiments.items()
-    }
-    batches = plan.run_batches(experiments, 100)
-    assert list(batches.values()) == list(experiments.values())
-    assert list(batches) == ["a_b_1-1", "a_b_1_2-1", "a_b_1_3-1", "a_b_1_2_2-1"]
-
-
-def test_receipts_stand_for_every_file_that_jobs_of_several_hand_on(study: dict[str, Any]) -> None:
-    study["experiments"].append({"name": "majority", "method": "majority"})
-    loaded = config.load_study(study)
-    batches = plan.run_batches(config.expand(loaded), 4)
-    paths, encoders = Paths.of("results", "trial"), list(config.encoders(loaded))
-    slide_batches = plan.batches(["a", "b", "c"], 2, "slides")
-    found = plan.receipts(paths, "slides", slide_batches, ["a", "b", "c"], encoders, batches)
-    for batch, members in slide_batches.items():
-        for slide in members:
-            for rule, name in (("tile", "tiles"), ("segment", "cells"), ("crop", "crops")):
-                assert found.pop(paths.slide(slide, f"{name}.parquet")) == paths.receipt(rule, batch)
-            for encoder in encoders:
-                assert found.pop(paths.tokens(slide, encoder)) == paths.receipt("tokens", encoder)
-    for batch, specs in batches.items():
-        receipt = paths.receipt(*(("baselines", "all") if batch == "baselines" else ("train", batch)))
-        for spec in specs:
-            for name in ("model.safetensors", "history.parquet", "predictions.parquet", "outcome.parquet"):
-                assert found.pop(paths.run(spec.id, name)) == receipt
-    assert found == {}
-
-
-def test_crops_that_come_ready_made_have_no_receipt(study: dict[str, Any]) -> None:
-    paths = Paths.of("results", "trial")
-    found = plan.receipts(paths, "crops", {"a": ["a"]}, ["a"], ["vit"], {})
-    assert found == {paths.tokens("a", "vit"): paths.receipt("tokens", "vit")}
-
-
-def test_features_that_come_ready_made_have_one() -> None:
-    paths = Paths.of("results", "trial")
-    found = plan.receipts(paths, "features", {"s": ["a"]}, ["a"], ["ready"], {})
-    made = paths.receipt("features", "s")
-    assert found == {
-        paths.slide("a", "positions.parquet"): made,
-        paths.slide("a", "labels.parquet"): made,
-        paths.tokens("a", "ready"): paths.receipt("tokens", "ready"),
-    }
-
-
-def test_rules_wait_for_the_receipts_of_what_jobs_of_several_make() -> None:
-    """A file that no rule declares as its output must be asked for through its receipt."""
-    made = "tiles|cells|crops|predictions|history|outcome"
-    for path in (ROOT / "rules").glob("*.smk"):
-        inputs = re.findall(r"^ +input:\n(.*?)^ +output:", path.read_text(), re.DOTALL | re.MULTILINE)
-        for line in "".join(inputs).splitlines():
-            if re.search(rf'of_(slides|runs)\("({made})\.', line):
-                assert "behind(" in line, f"{path.name}: {line.strip()}"
 
 
 def test_names_parts_and_comparisons_train_nothing(study: dict[str, Any]) -> None:
@@ -254,7 +162,7 @@ def test_an_experiment_without_its_weights_is_left_out_and_named(study: dict[str
     assert len(config.encoders(loaded)) == 1
     shown = loaded.model_copy(update={"look": Look(experiment="uni")})
     with pytest.raises(UserError, match=r"look.experiment uni is left out because .*weights/uni.pth"):
-        plan.shown(shown)
+        assert Plan(shown).shown
 
 
 def test_without_lightly_only_what_needs_it_is_left_out(
@@ -313,7 +221,7 @@ def test_the_estimate_grows_with_runs_and_cells_and_says_so(study: dict[str, Any
     def of(**training: Any) -> estimate.Estimate:
         loaded = config.load_study({**study, "training": training})
         experiments = config.expand(loaded)
-        return estimate.estimate(loaded, 6, experiments, plan.run_batches(experiments, 2), cores=2)
+        return estimate.estimate(loaded, 6, experiments, run_batches(experiments, 2), cores=2)
 
     small, large = of(steps=100), of(steps=100, bag_size=1000)
     assert (small.runs, small.jobs) == (6, 3)
