@@ -1,7 +1,6 @@
 """What re-runs a rule, and what a job says of its outputs."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +108,16 @@ def test_digest_follows_imports_into_packages(library: Path, line: str) -> None:
     assert digest(library) != before
 
 
+def test_a_package_that_is_listed_counts_with_all_its_modules(library: Path) -> None:
+    readers = library / "myostage" / "readers"
+    readers.mkdir()
+    (readers / "__init__.py").write_text("")
+    (library / "rule.py").write_text("from myostage import readers\n")
+    before = digest(library)
+    (readers / "tiff.py").write_text("READER = 1\n")
+    assert digest(library) != before
+
+
 def test_a_module_that_cannot_be_found_is_never_dropped(library: Path) -> None:
     (library / "rule.py").write_text("import myostage.room.lost\n")
     with pytest.raises(ModuleNotFoundError, match=r"rule\.py imports myostage\.room\.lost"):
@@ -156,15 +165,3 @@ def test_parsing_loads_nothing_heavy() -> None:
         [sys.executable, "-c", program], cwd=SCRIPTS, capture_output=True, text=True, check=True
     )
     assert found.stdout.strip() == "[]"
-
-
-def test_another_colour_draws_anew_and_trains_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scripts = shutil.copytree(SCRIPTS, tmp_path / "scripts", ignore=shutil.ignore_patterns("*cache*"))
-    monkeypatch.setattr(provenance, "LIBRARY", scripts / "myostage")
-    before = {name: digest(scripts, f"{name}.py") for name in ("train", "evaluate", "summary")}
-    palette = scripts / "myostage/palette.py"
-    palette.write_text(palette.read_text() + "\nMISSING = '#000000'\n")
-    after = {name: digest(scripts, f"{name}.py") for name in before}
-    assert {name for name in before if before[name] != after[name]} == {"summary"}

@@ -100,7 +100,10 @@ def _imports(path: Path) -> tuple[Path, ...]:
             if name.partition(".")[0] == LIBRARY.name:
                 found.add(_file(name) or _unknown(path, name))
         # a member is a module of the package, or something that the module defines
-        found.update(file for name in members if (file := _file(name)))
+        for file in filter(None, map(_file, members)):
+            found.add(file)
+            if file.name == "__init__.py":  # a package that is imported by name is listed: all of it counts
+                found.update(module.resolve() for module in file.parent.glob("*.py"))
     return tuple(sorted(found))
 
 
@@ -170,6 +173,8 @@ class _WithoutWords(ast.NodeTransformer):
 def _silent(node: Any) -> Any:
     """The node, every text in it empty."""
     for inner in ast.walk(node):
+        if isinstance(inner, ast.JoinedStr):
+            inner.values = [part for part in inner.values if not isinstance(part, ast.Constant)]
         if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
             inner.value = ""
     return node
