@@ -358,7 +358,7 @@ def test_crops_make_virtual_slides(study: dict[str, Any], tmp_path: Path) -> Non
         ("experiments.0.vary", {"sigma": [0.1, "1e-1"]}, ["makes combined[sigma=0.1] twice"]),
         ("experiments.0.vary", {"sigma": []}, ["experiments[combined].vary.sigma", "at least 1"]),
         ("experiments.0.losses", {}, ["experiments[combined] learns from proportions and has no losses"]),
-        ("experiments.0.losses", {"cross_entropy": 1}, ["cross_entropy, no loss of", "set method: supervised"]),
+        ("experiments.0.losses", {"cross_entropy": 1}, ["cross_entropy, no loss", "set method: supervised"]),
         ("experiments.0.losses", {"prop": 1, "cell": 1}, ["[combined]: cell needs to know uninjured tissue"]),
         ("experiments.0.losses", {"spatial_reconstruction": 1}, ["teaches no stage", "add prop: 1 or"]),
         ("experiments.0.losses", {"prop": 1, "slide": 1}, ["slide, no loss of method", "set method: slide"]),
@@ -772,6 +772,9 @@ def test_a_run_asked_for_twice_is_one_run(study: dict[str, Any]) -> None:
     ("key", "value", "same"),
     [
         ("experiments.0.name", "other", True),
+        ("experiments.0.part", "design", True),
+        ("experiments.0.baseline", True, True),
+        ("compare", {"reference": "combined", "metric": "rmse", "alpha": 0.01}, True),
         ("jobs.runs_per_job", 9, True),
         ("training.cache_mb", 1, True),
         ("training.checkpoint_every", 7, True),

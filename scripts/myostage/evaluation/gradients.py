@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from myostage import tables
 from myostage.errors import UserError
 from myostage.evaluation.tables import GRADIENTS
-from myostage.learning.bags import STAGED_ONLY
+from myostage.learning.folds import STAGED_ONLY
 from myostage.learning.runs import compute_on, suffix_of, token_store
 from myostage.learning.steps import BagPair
 from myostage.learning.tables import SPLITS

@@ -31,8 +31,9 @@ from myostage.cells.tables import LABELS
 from myostage.errors import UserError
 from myostage.features.encoder import Suffix, split
 from myostage.features.tokens import TokenStore
-from myostage.learning.bags import STAGED_ONLY, Bag, BagSampler, Floats, perturbed
+from myostage.learning.bags import Bag, BagSampler, Floats, perturbed
 from myostage.learning.baseline import BASELINES
+from myostage.learning.folds import STAGED_ONLY
 from myostage.learning.loop import Diverged, fingerprint, write_history
 from myostage.learning.steps import BagPair, LabelledCells
 from myostage.learning.tables import OUTCOME, SPLITS, predictions_table
