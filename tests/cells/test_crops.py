@@ -14,7 +14,8 @@ from myostage.cells.crops import crop_images, crop_slide
 from myostage.cells.tables import CELLS, CROPS, LABELS
 from myostage.errors import UserError
 from myostage.study.inputs import CropRow
-from myostage.study.sections import Crop, Tiling
+from myostage.study.sections.crop import Crop
+from myostage.study.sections.tiling import Tiling
 from support.slide_files import smooth_noise, write_pyramid
 
 

@@ -15,11 +15,11 @@ import pytest
 import yaml
 
 import features_table
-from myostage import tables
+from myostage import schema, tables
 from myostage.cells.tables import LABELS, POSITIONS
 from myostage.errors import UserError
 from myostage.features import ready_made, tokens
-from myostage.study import config, inputs, sections
+from myostage.study import config, inputs
 from support.feature_sets import STORED, WIDTH, Written, arguments, generate
 
 ROOT = Path(__file__).parents[2]
@@ -282,7 +282,7 @@ def test_the_slide_table_is_one_that_studies_read(
     assert [line["animal"] for line in lines] == list(made.bags)
     assert [line["split"] for line in lines] == ["train", "train", "train", "test"]
     assert [line["group"] for line in lines] == [*source.groups, *source.groups]
-    paths = [sections.expand_path(line["path"]) for line in lines]
+    paths = [schema.expand_path(line["path"]) for line in lines]
     assert paths == [str(made.file("features", name)) for name in made.bags]
 
 

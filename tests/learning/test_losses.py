@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -145,7 +145,6 @@ def test_stop_gradient_and_divisor() -> None:
     assert torch.allclose(with_u, through_u / 6) and with_v is None
 
 
-@settings(max_examples=40, deadline=None)
 @given(log_sigma=st.floats(-9, 1), bins=st.integers(2, 50), data=st.data())
 def test_simprop_is_finite_and_not_negative(log_sigma: float, bins: int, data: st.DataObject) -> None:
     days = st.sampled_from(sorted(BIOLOGICAL))

@@ -12,7 +12,8 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from myostage.learning import mil
 from myostage.spatial.graph import CellGraph
-from myostage.study.sections import ONE_LOGIT, LabelKind, Mil, MilModel, SmOperator
+from myostage.study.sections.mil import ONE_LOGIT, Mil, MilModel, SmOperator
+from myostage.study.sections.slide_label import LabelKind
 from support.formulas import normal
 
 E, CELLS = 6, 9

@@ -15,7 +15,7 @@ from myostage.report import findings_neighbours, summary
 from myostage.report.findings import Facts
 from myostage.report.findings_neighbours import Section
 from myostage.study import config, plan
-from myostage.study.sections import Study
+from myostage.study.sections.study import Study
 from myostage.study.structure import SlideStructure, Structure, slide_structure, structure
 from support.study_facts import difference, everything
 from support.study_facts import facts as of_cells

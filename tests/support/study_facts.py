@@ -8,7 +8,8 @@ import pandas as pd
 from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
 from myostage.report.findings import Difference, Facts
 from myostage.study import config
-from myostage.study.sections import Experiment, Study
+from myostage.study.sections.experiment import Experiment
+from myostage.study.sections.study import Study
 from myostage.study.structure import Structure, structure
 
 STAGES = ("damaged", "recovered", "intact")

@@ -24,7 +24,7 @@ from myostage.evaluation.tables import ALGEBRA
 from myostage.evaluation.tallies import held_out, read_splits
 from myostage.learning.regression import NO_INJURY
 from myostage.learning.tables import predictions_table
-from myostage.study.sections import RunSpec
+from myostage.study.run import RunSpec
 
 logger = logging.getLogger(__name__)
 

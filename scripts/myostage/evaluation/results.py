@@ -32,7 +32,8 @@ from myostage.evaluation.metrics import (
 from myostage.evaluation.tables import COMPARISONS, CONFUSION, METRICS, RUNS, SCORES
 from myostage.evaluation.tallies import STAGED_ONLY, PerCell, Split, Tally, held_out, read_splits, tally_run
 from myostage.learning.tables import OUTCOME
-from myostage.study.sections import Compare, RunSpec
+from myostage.study.run import RunSpec
+from myostage.study.sections.compare import Compare
 
 Floats = NDArray[np.float64]
 Runs = Sequence[tuple[RunSpec, Path]]
