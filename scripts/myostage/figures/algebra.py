@@ -18,7 +18,7 @@ def requests(scope: Scope) -> dict[str, Request]:
 
 FIGURE = Record(
     theme="slide_labels",
-    category="Neighbours",
+    category="Ordinal regression",
     caption=(
         "Embedding of uninjured tissue plus that of the perturbed cells of a held-out slide, z_W + z_P, "
         "against the embedding z_I of the same slide and of the others of its fold. Mean reciprocal rank of"

@@ -23,7 +23,7 @@ from myostage.figures.lazy import (
     views,
 )
 from myostage.figures.record import Drawn, Record, Request, Scope
-from myostage.study import plan
+from myostage.study.run import ATTENTION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +45,7 @@ def requests(scope: Scope) -> dict[str, Request]:
     files = {
         "cells": scope.of_slides(places, slides),
         "labels": scope.of_slides("labels.parquet", slides),
-        "attention": scope.of_runs(plan.ATTENTION, scope.attended),
+        "attention": scope.plan.by_experiment(ATTENTION, scope.attended),
     }
     parameters = {
         "healthy": scope.plan.healthy,
@@ -58,7 +58,7 @@ def requests(scope: Scope) -> dict[str, Request]:
 
 FIGURE = Record(
     theme="slide_labels",
-    category="Neighbours",
+    category="Labels of slides",
     caption=(
         "Injured cells of held-out slides and the attention of models that learnt from labels of whole "
         "slides alone, as rank within the slide. AUROC: how often an injured cell is attended to more than "

@@ -27,7 +27,7 @@ def requests(scope: Scope) -> dict[str, Request]:
 
 FIGURE = Record(
     theme="slide_labels",
-    category="Neighbours",
+    category="Labels of slides",
     caption=(
         "Share of cells told rightly by their distance to the border of the injured region, for sharp and "
         "for diffuse borders. Below 0: inside the region. Band: 95 % interval, bootstrap over slides."

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 
 def requests(scope: Scope) -> dict[str, Request]:
     both = scope.plan.conflicting
-    return {"conflict": Request({"histories": scope.of_runs("history.parquet", both)})} if both else {}
+    return (
+        {"conflict": Request({"histories": scope.plan.by_experiment("history.parquet", both)})}
+        if both
+        else {}
+    )
 
 
 FIGURE = Record(
     theme="slide_labels",
-    category="Neighbours",
+    category="Ordinal regression",
     caption=(
         "Cosine of the gradients of SupCR and of the cell term in what they share, over training: mean over"
         " runs and 95 % interval. Below 0 the terms oppose each other."

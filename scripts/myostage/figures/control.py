@@ -19,7 +19,7 @@ def requests(scope: Scope) -> dict[str, Request]:
     if not pairs:
         return {}
     files = {
-        "histories": scope.of_runs("history.parquet", [*pairs, *pairs.values()]),
+        "histories": scope.plan.by_experiment("history.parquet", [*pairs, *pairs.values()]),
         **scope.tables("comparisons", prefix="slides_"),
     }
     return {"control": Request(files, {"pairs": pairs, "alpha": scope.plan.study.compare.alpha})}
@@ -27,7 +27,7 @@ def requests(scope: Scope) -> dict[str, Request]:
 
 FIGURE = Record(
     theme="slide_labels",
-    category="Neighbours",
+    category="Labels of slides",
     caption=(
         "Reconstruction loss of hidden cells at the end of training, with true coordinates and with the "
         "same coordinates dealt to the cells at random, and the paired difference of metrics. A model that "

@@ -30,7 +30,7 @@ TERM_TITLES = {
 def requests(scope: Scope) -> dict[str, Request]:
     if not scope.plan.experiments:
         return {}
-    return {"curves": Request({"histories": scope.of_runs("history.parquet", scope.learning)})}
+    return {"curves": Request({"histories": scope.plan.by_experiment("history.parquet", scope.learning)})}
 
 
 FIGURE = Record(

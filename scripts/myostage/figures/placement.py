@@ -42,7 +42,7 @@ def requests(scope: Scope) -> dict[str, Request]:
 
 FIGURE = Record(
     theme="slide_labels",
-    category="Neighbours",
+    category="Labels of slides",
     caption=(
         "Sm on the features (early), on the hidden layer of the attention (mid) or on its logits (late), by"
         " how much it smooths and in how many steps; dashed: the model without Sm, grey its 95 % interval. "

@@ -74,11 +74,6 @@ class Scope:
         """One file of each slide."""
         return {slide: self.plan.paths.slide(slide, name) for slide in slides}
 
-    def of_runs(self, name: str, labels: Iterable[str]) -> dict[str, list[str]]:
-        """One file of each run of every experiment."""
-        known = {**self.plan.experiments, **self.plan.slide_experiments}
-        return {label: [self.plan.paths.run(spec.id, name) for spec in known[label]] for label in labels}
-
 
 @dataclass(frozen=True)
 class Request:
@@ -111,6 +106,11 @@ class Record:
     caption: str
     requests: Callable[[Scope], dict[str, Request]]
     tabular: bool = False
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """Endings of the files of a figure, its PNG first."""
+        return (".png", ".svg", ".csv", *((".html", ".tex") if self.tabular else ()))
 
 
 @dataclass(frozen=True)
@@ -153,10 +153,19 @@ def records() -> dict[str, Record]:
     return dict(sorted(found.items(), key=lambda item: order.index(item[1].theme)))
 
 
-def of_study(scope: Scope) -> dict[str, tuple[str, Request]]:
-    """The figures of a study by name, each with its key."""
+@dataclass(frozen=True)
+class Asked:
+    """A figure that a study has: its kind, and what it is drawn from."""
+
+    key: str
+    record: Record
+    request: Request
+
+
+def of_study(scope: Scope) -> dict[str, Asked]:
+    """The figures of a study by name."""
     return {
-        name: (key, request)
+        name: Asked(key, record, request)
         for key, record in records().items()
         for name, request in record.requests(scope).items()
     }

@@ -72,7 +72,7 @@ def _of_part(
 
 FIGURE = Record(
     theme="slide_labels",
-    category="Neighbours",
+    category="Labels of slides",
     caption=(
         "Metrics of models of whole slides on held-out slides: value and 95 % interval, bootstrap over "
         "slides. Coloured where the paired difference to the control can be told: its interval excludes 0 "

@@ -24,7 +24,7 @@ def requests(scope: Scope) -> dict[str, Request]:
 
 FIGURE = Record(
     theme="slide_labels",
-    category="Neighbours",
+    category="Labels of slides",
     caption=(
         "Power of the attention logits by the eigenvalues of the cell graph's Laplacian (0: alike all over "
         "the slide, 2: opposite in every neighbour), raw and smoothed by Sm; and per slide the share of low"
