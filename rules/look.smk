@@ -16,18 +16,26 @@ DRAWN = of_study(Scope(PLAN))
 FIGURES = [PATHS.study(f"figures/{name}.png") for name in DRAWN]
 
 # that a figure appears with the job of its theme is as it should be
-logger.addFilter(lambda line: not re.search(r"output files of rule figure_\w+ were not present", line.getMessage()))
+logger.addFilter(
+    lambda line: not re.search(r"output files of rule figure_\w+ were not present", line.getMessage())
+)
 
 
 def figures_of(*keys):
     """The figures of these categories of the report."""
-    return [PATHS.study(f"figures/{name}.png") for name, figure in DRAWN.items() if figure.record.category in keys]
+    return [
+        PATHS.study(f"figures/{name}.png") for name, figure in DRAWN.items() if figure.record.category in keys
+    ]
 
 
 def specification(theme):
     """What the job of a theme is told of each of its figures."""
     # what a figure imports at first use alone is followed from style and views
-    driver = ("look.py", f"../notebooks/{theme}.ipynb", *(f"myostage/figures/{name}.py" for name in ("style", "views")))
+    driver = (
+        "look.py",
+        f"../notebooks/{theme}.ipynb",
+        *(f"myostage/figures/{name}.py" for name in ("style", "views")),
+    )
     return {
         name: {
             "key": figure.key,

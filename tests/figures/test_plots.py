@@ -17,6 +17,7 @@ from myostage.errors import UserError
 from myostage.evaluation import formatting, summaries
 from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
 from myostage.figures import plots, views
+from myostage.learning.predictions import read_stages
 from myostage.learning.tables import HISTORY
 from myostage.slides.reader import skip
 from myostage.slides.tables import SLIDES
@@ -131,7 +132,7 @@ def test_stage_map_fills_each_outline_with_its_stage() -> None:
 
 
 def test_gallery_takes_the_most_and_least_certain_crops_of_a_stage(made: study_tables.Made) -> None:
-    staged = [views.staged(path, len(STAGES)) for path in made.of("stages").values()]
+    staged = [read_stages(path, len(STAGES)) for path in made.of("stages").values()]
     chosen = views.pick(staged, len(STAGES), 5)
     everything = pd.concat(staged)
     for stage in range(len(STAGES)):
@@ -154,7 +155,7 @@ def test_gallery_takes_the_most_and_least_certain_crops_of_a_stage(made: study_t
 
 
 def test_few_cells_are_never_shown_twice_and_a_missing_crop_is_named(made: study_tables.Made) -> None:
-    staged = views.staged(made.of("stages")["d7_a1"], len(STAGES)).head(3).assign(stage=2)
+    staged = read_stages(made.of("stages")["d7_a1"], len(STAGES)).head(3).assign(stage=2)
     chosen = views.pick([staged], len(STAGES), 4)
     assert sorted(chosen["cell"]) == sorted(staged["cell"]) and chosen["place"].is_unique
     with pytest.raises(UserError, match="cell 63 of slide d7_a1"):

@@ -78,13 +78,14 @@ def make(
     unit: str = "µm",
 ) -> Drawn:
     """Cells have outlines at ``mpp`` um/px where ``outlined``; ``unit`` is that of their coordinates."""
+    from myostage.cells.outlines import outlines
     from myostage.cells.tables import CELLS, POSITIONS
 
     rows = views.attended(cells, labels, attention, healthy, CELLS if outlined else POSITIONS)
     polygons = {}
     for slide, path in cells.items() if outlined else ():
         column = tables.read_arrow(path, CELLS, ["polygon"])["polygon"]
-        polygons[slide] = [points * mpp for points in views.outlines(column)]
+        polygons[slide] = [points * mpp for points in outlines(column)]
     return Drawn(draw(rows, polygons, unit), rows)
 
 

@@ -43,7 +43,9 @@ def make(
     experiment: str,
     per_stage: int = 8,
 ) -> Drawn:
-    staged = [views.staged(path, len(stages)) for path in predictions.values()]
+    from myostage.learning.predictions import read_stages
+
+    staged = [read_stages(path, len(stages)) for path in predictions.values()]
     chosen = views.pick(staged, len(stages), per_stage)
     annotated = views.truth(labels, chosen)
     figure = draw(views.images(crops, chosen), chosen, annotated, stages, experiment, per_stage)

@@ -52,13 +52,14 @@ def make(
     experiment: str,
 ) -> Drawn:
     """``mpp`` is the resolution of the outlines in um/px; ``labels`` is empty where no cell is annotated."""
+    from myostage.cells.outlines import outlines
     from myostage.cells.tables import CELLS
     from myostage.slides import reader
     from myostage.slides.tables import SLIDES
 
     table = views.staged_cells(cells, predictions, len(stages))
     column = tables.read_arrow(cells, CELLS, ["polygon"])["polygon"]
-    polygons = [points * mpp for points in views.outlines(column)]
+    polygons = [points * mpp for points in outlines(column)]
     table.insert(0, "slide", slide)
     table["annotated"] = views.truth({slide: labels} if labels else {}, table)
     found: Any = tables.read(slides, SLIDES).set_index("slide").loc[slide]
