@@ -16,6 +16,7 @@ from myostage import palette, tables
 from myostage.cells.tables import CELLS, CROPS
 from myostage.errors import UserError
 from myostage.evaluation import formatting
+from myostage.evaluation.numbers import format_number
 from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
 from myostage.figures import plots, views
 from myostage.learning.tables import HISTORY
@@ -61,27 +62,27 @@ def test_lightness_and_ink() -> None:
     ],
 )
 def test_short_numbers(value: float, text: str) -> None:
-    assert formatting.short(value) == text
+    assert format_number(value) == text
 
 
 def test_headline_gives_value_interval_and_what_it_compares_with(made: study_tables.Made) -> None:
     table = tables.read(made.study("metrics"), METRICS)
-    first = formatting.headline(table, ["majority"], ["supervised"])[0]
+    first = formatting.state_results(table, ["majority"], ["supervised"])[0]
     assert first == (
         "combined: accuracy .68 [.59, .75] on 3,402 cells of 8 slides; "
         "majority .37 [.28, .44], supervised .88 [.79, .95]."
     )
     unlabelled = table[table["metric"].isin(["kl", "l1"])]
-    assert formatting.headline(unlabelled)[0].startswith(
+    assert formatting.state_results(unlabelled)[0].startswith(
         "combined: KL to the given proportions .16 [.07, .23]"
     )
-    assert "nothing to measure" in formatting.headline(table.head(0))[0]
+    assert "nothing to measure" in formatting.state_results(table.head(0))[0]
 
 
 def test_metric_table_in_html_and_latex(made: study_tables.Made, tmp_path: Path) -> None:
     table = tables.read(made.study("metrics"), METRICS)
     table["experiment"] = table["experiment"].replace("combined", "a_b<c")
-    rows = formatting.table(table, ["majority", "a_b<c"])
+    rows = formatting.tabulate_experiments(table, ["majority", "a_b<c"])
     assert list(rows.index) == ["majority", "a_b<c"]
     assert rows.loc["majority", "quadratic kappa"] == "–"
     formatting.write_html(tmp_path / "m.html", "x & y", ["a < b"], rows)

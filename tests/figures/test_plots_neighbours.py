@@ -17,7 +17,10 @@ from sklearn.metrics import roc_auc_score
 import study_tables
 from myostage import palette, tables
 from myostage.cells.tables import LABELS, POSITIONS
+from myostage.evaluation import algebra, selection, spectra, training
 from myostage.evaluation.algebra import summary
+from myostage.evaluation.comparisons import judge
+from myostage.evaluation.resampling import correlate
 from myostage.evaluation.tables import ALGEBRA, COMPARISONS, METRICS
 from myostage.figures import plots_neighbours, views
 from myostage.learning.tables import ATTENTION, HISTORY
@@ -63,15 +66,6 @@ def _faces(figure: Figure, panel: int) -> dict[str, str]:
     return {names[round(line.get_ydata()[0])]: to_hex(line.get_markerfacecolor()).upper() for line in points}
 
 
-def test_a_difference_is_told_by_its_interval_and_its_p_alike() -> None:
-    (row,) = _compared({"a": 0.06}, "b").itertuples()
-    assert plots_neighbours.told(row, 0.05)
-    assert not plots_neighbours.told(row._replace(p_holm=0.05), 0.05)
-    assert not plots_neighbours.told(row._replace(p_holm=np.nan), 0.05)
-    assert not plots_neighbours.told(row._replace(low=-0.01), 0.05)
-    assert plots_neighbours.told(row._replace(low=-0.2, high=-0.1), 0.05)
-
-
 def test_slide_metrics_colours_differences_to_each_control() -> None:
     labels = ["base", "up", "down", "same", "broken"]
     against = {"up": "base", "down": "base", "same": "base", "broken": "base"}
@@ -90,7 +84,7 @@ def test_slide_metrics_colours_differences_to_each_control() -> None:
         ]
     )
     columns = ["bag_mae", "bag_auroc", "bag_f1"]
-    rows = plots_neighbours.slide_rows(metrics, labels, columns, against, compared)
+    rows = selection.tabulate_metrics(metrics, labels, columns, against, compared)
     assert rows["metric"].tolist() == [name for name in columns for _ in labels]
     figure = plots_neighbours.slide_metrics(rows, "bag_auroc", 0.05, {"broken": "failed (3 of 3 runs)"})
     assert _title(figure) == (
@@ -110,36 +104,36 @@ def test_slide_metrics_says_when_nothing_can_be_told() -> None:
     metrics = _measured({"base": 0.7, "one": 0.72, "two": 0.69})
     against = {"one": "base", "two": "base"}
     two = _compared({"one": 0.02, "two": -0.01}, "base")
-    rows = plots_neighbours.slide_rows(metrics, ["base", "one", "two"], ["bag_auroc"], against, two)
+    rows = selection.tabulate_metrics(metrics, ["base", "one", "two"], ["bag_auroc"], against, two)
     assert _title(plots_neighbours.slide_metrics(rows, "bag_auroc")).endswith(
         "; no difference to base that could be told (2 compared)"
     )
-    single = plots_neighbours.slide_rows(metrics, ["base", "one"], ["bag_auroc"], {"one": "base"}, two)
+    single = selection.tabulate_metrics(metrics, ["base", "one"], ["bag_auroc"], {"one": "base"}, two)
     assert _title(plots_neighbours.slide_metrics(single, "bag_auroc")).endswith(
         "; +.02 [-.03, +.07] against base, no difference that could be told"
     )
-    alone = plots_neighbours.slide_rows(metrics, ["base"], ["bag_auroc"], {})
+    alone = selection.tabulate_metrics(metrics, ["base"], ["bag_auroc"], {})
     assert _title(plots_neighbours.slide_metrics(alone, "bag_auroc")) == (
         "Slide AUROC: best base, .70 [.65, .75]"
     )
     for empty in (
-        plots_neighbours.slide_rows(metrics.head(0), ["base"], ["bag_auroc"], {}),
-        plots_neighbours.slide_rows(metrics, [], [], {}),
+        selection.tabulate_metrics(metrics.head(0), ["base"], ["bag_auroc"], {}),
+        selection.tabulate_metrics(metrics, [], [], {}),
     ):
         assert "No metrics" in _title(plots_neighbours.slide_metrics(empty, "bag_auroc"))
 
 
 def test_difference_columns_stand_beside_an_experiment_without_one() -> None:
     compared = _compared({"up": 0.2}, "base")
-    rows = plots_neighbours.to_control(compared, "bag_auroc", {"up": "base"}, ["base", "up"])
+    rows = selection.find_to_controls(compared, "bag_auroc", {"up": "base"}, ["base", "up"])
     table = plots_neighbours.difference_columns(rows, "bag_auroc")
     assert table.index.tolist() == ["base", "up"]
     assert table["slide AUROC minus control"].tolist() == ["–", "+.20 [+.15, +.25]"]
     assert table["control"].tolist() == ["–", "base"]
-    assert plots_neighbours.to_control(None, "bag_auroc", {"up": "base"}, ["up"])["difference"].isna().all()
-    both = plots_neighbours.stacked({"bag_auroc": rows, "bag_f1": rows.assign(difference=np.nan)})
+    assert selection.find_to_controls(None, "bag_auroc", {"up": "base"}, ["up"])["difference"].isna().all()
+    both = selection.stack_metrics({"bag_auroc": rows, "bag_f1": rows.assign(difference=np.nan)})
     assert both["metric"].tolist() == ["bag_auroc"] * 2 + ["bag_f1"] * 2
-    assert plots_neighbours.stacked({}).empty
+    assert selection.stack_metrics({}).empty
 
 
 def test_placement_draws_each_setting_beside_the_most_common_one() -> None:
@@ -158,7 +152,7 @@ def test_placement_draws_each_setting_beside_the_most_common_one() -> None:
     values = {name: 0.7 + 0.01 * number for number, name in enumerate(points) if name != "lost"}
     metrics = _measured(values | {"abmil": 0.6}, "instance_auroc")
     compared = _compared({"late": 0.12, "quick": 0.01}, "abmil", "instance_auroc")
-    rows = plots_neighbours.placement_points(metrics, points, "instance_auroc", "abmil", compared)
+    rows = selection.tabulate_settings(metrics, points, "instance_auroc", "abmil", compared)
     assert rows["experiment"].iloc[0] == "abmil" and rows["placement"].isna().tolist() == [True] + [False] * 9
     figure = plots_neighbours.placement(rows, "instance_auroc", "abmil")
     assert [axes.get_xlabel() for axes in figure.axes] == ["alpha (0: not smoothed)", "steps T", "operator"]
@@ -179,11 +173,11 @@ def test_placement_draws_each_setting_beside_the_most_common_one() -> None:
 
 def test_placement_of_one_setting_and_of_none() -> None:
     point = {"placement": "mid", "alpha": 0.5, "steps": 10, "spectral_norm": False, "operator": "sm"}
-    rows = plots_neighbours.placement_points(_measured({"one": 0.7}), {"one": point}, "bag_auroc")
+    rows = selection.tabulate_settings(_measured({"one": 0.7}), {"one": point}, "bag_auroc")
     figure = plots_neighbours.placement(rows, "bag_auroc")
     assert _title(figure) == "Slide AUROC: best with Sm one, .70 [.65, .75]" and len(figure.axes) == 1
     for given in ({"gone": point}, {}):
-        empty = plots_neighbours.placement_points(_measured({"one": 0.7}), given, "bag_auroc", "one")
+        empty = selection.tabulate_settings(_measured({"one": 0.7}), given, "bag_auroc", "one")
         assert "No settings" in _title(plots_neighbours.placement(empty, "bag_auroc", "one"))
 
 
@@ -300,15 +294,15 @@ def test_spectrum_sums_low_frequencies_per_slide_and_relates_them_to_localisatio
     auroc = {name: rng.uniform(0.4, 1.0) for name in slides}
     table = pd.concat([raw, smooth])
     table["instance_auroc"] = table["slide"].map(auroc)
-    per_slide = plots_neighbours.spectrum_slides(table)
+    per_slide = spectra.summarise_slides(table)
     first = per_slide[(per_slide["slide"] == "s3") & (per_slide["signal"] == "smoothed")]
     np.testing.assert_allclose(first[["low_share", "energy"]], [[0.66, 0.4]])
-    bands = plots_neighbours.spectrum_bands(table)
+    bands = spectra.average_bands(table)
     rows = bands[(bands["signal"] == "raw") & (bands["low"] == 0)]
     assert rows["share"].item() == pytest.approx(np.mean([low for low, _ in slides.values()]))
     assert rows["share_low"].item() < rows["share"].item() < rows["share_high"].item()
     own = per_slide[per_slide["signal"] == "raw"]
-    rho = plots_neighbours.correlation(own["low_share"], own["instance_auroc"])
+    rho = correlate(own["low_share"], own["instance_auroc"])
     assert rho.value == pytest.approx(spearmanr(own["low_share"], own["instance_auroc"]).statistic)
     figure = plots_neighbours.spectrum(table)
     assert _title(figure).startswith(
@@ -327,7 +321,7 @@ def test_spectrum_of_few_slides_and_of_none() -> None:
     table = _spectrum({"s0": [0.2, 0.1], "s1": [0.3, 0.1]}).assign(instance_auroc=[0.5] * 3 + [np.nan] * 3)
     figure = plots_neighbours.spectrum(table)
     assert _title(figure) == "Too few slides to relate it to cell AUROC"
-    constant = plots_neighbours.correlation([1.0, 1, 1, 1], [0.1, 0.2, 0.3, 0.4])
+    constant = correlate([1.0, 1, 1, 1], [0.1, 0.2, 0.3, 0.4])
     assert np.isnan(constant.value) and np.isnan(constant.low)
     for empty in (table.head(0), table.assign(share=np.nan)):
         assert "No spectrum" in _title(plots_neighbours.spectrum(empty))
@@ -390,16 +384,16 @@ def _history(experiment: str, ends: list[float], **columns: Any) -> pd.DataFrame
 
 def test_reconstruction_is_the_mean_over_the_last_tenth_of_steps() -> None:
     histories = pd.concat([_history("a", [0.2, 0.4]), _history("a-p", [0.5, 0.7]), _history("b", [0.3])])
-    rows = plots_neighbours.reconstruction(histories, {"a": "a-p", "b": "gone"})
+    rows = training.summarise_reconstruction(histories, {"a": "a-p", "b": "gone"})
     assert rows["coordinates"].tolist() == ["true", "permuted"] * 2 and rows["runs"].tolist() == [2, 2, 1, 0]
     np.testing.assert_allclose(rows["loss"], [0.3, 0.6, 0.3, np.nan])
     # Resampled means of two runs lie between them; of one run nothing is known.
     np.testing.assert_allclose(rows["low"], [0.2, 0.5, np.nan, np.nan])
     differences = {
-        "bag_auroc": plots_neighbours.to_control(
+        "bag_auroc": selection.find_to_controls(
             _compared({"a": 0.2}, "a-p"), "bag_auroc", {"a": "a-p"}, ["a", "b"]
         ),
-        "instance_auroc": plots_neighbours.to_control(None, "instance_auroc", {"a": "a-p"}, ["a", "b"]),
+        "instance_auroc": selection.find_to_controls(None, "instance_auroc", {"a": "a-p"}, ["a", "b"]),
     }
     figure = plots_neighbours.control(rows, differences)
     assert _title(figure) == (
@@ -407,7 +401,7 @@ def test_reconstruction_is_the_mean_over_the_last_tenth_of_steps() -> None:
         "+.20 [+.15, +.25] against permuted coordinates, a difference that could be told"
     )
     assert len(figure.axes) == 2 and {"permuted: no run", "not compared"} <= set(_texts(figure))
-    both = plots_neighbours.reconstruction(histories, {"a": "a-p", "a-p": "a"})
+    both = training.summarise_reconstruction(histories, {"a": "a-p", "a-p": "a"})
     assert _title(plots_neighbours.control(both, {})) == (
         "True coordinates reconstruct better in 1 of 2 settings and worse in 1 (intervals apart)"
     )
@@ -416,7 +410,7 @@ def test_reconstruction_is_the_mean_over_the_last_tenth_of_steps() -> None:
 def test_control_without_runs_says_so() -> None:
     empty = pd.DataFrame(columns=["experiment", "run", *HISTORY.schema.names])
     for pairs in ({"a": "b"}, {}):
-        rows = plots_neighbours.reconstruction(empty, pairs)
+        rows = training.summarise_reconstruction(empty, pairs)
         assert "No control" in _title(plots_neighbours.control(rows, {}))
 
 
@@ -429,7 +423,7 @@ def test_conflict_tells_opposition_only_where_the_interval_excludes_0() -> None:
     unclear["conflict"] = unclear["step"].map(cosine).abs() * (unclear["run"] - 1)
     single["conflict"] = single["step"].map(cosine)
     histories = pd.concat([opposed, unclear, single, without])
-    table = plots_neighbours.conflicts(histories).set_index("experiment")
+    table = training.summarise_conflicts(histories).set_index("experiment")
     assert table.index.tolist() == ["opposed", "unclear", "single"]
     np.testing.assert_allclose(
         table.loc["opposed", ["cosine", "low", "high", "below"]].astype(float), [-0.29, -0.3, -0.28, 0.6]
@@ -442,7 +436,7 @@ def test_conflict_tells_opposition_only_where_the_interval_excludes_0() -> None:
         "below 0 at 33 % of steps); single: one run tells nothing of others (mean cosine -.30, below 0 at 60 "
         "% of steps)"
     )
-    curves = plots_neighbours.conflict_curves(histories)
+    curves = training.smooth_conflicts(histories)
     np.testing.assert_allclose(curves.loc[curves["experiment"] == "opposed", "cosine"].iloc[0], -0.79)
     for empty in (without, histories.head(0)):
         assert "No gradient conflict" in _title(plots_neighbours.conflict(empty))
@@ -468,7 +462,7 @@ def test_algebra_is_beyond_chance_where_the_interval_lies_above_it() -> None:
     assert "z_P alone .25" in _title(figure)
     hollow = [line.get_xdata()[0] for line in figure.axes[1].lines if line.get_markerfacecolor() == "white"]
     np.testing.assert_allclose(hollow, [0.25, 0.25])
-    points = plots_neighbours.algebra_points(table)
+    points = algebra.average_slides(table)
     assert len(points) == 24 and points["own"].eq(0.6).all()
     worse = _algebra("far", [4] * 6)
     assert "far worse than chance" in _title(plots_neighbours.algebra(worse, summary(worse)))
@@ -481,7 +475,7 @@ def test_algebra_is_beyond_chance_where_the_interval_lies_above_it() -> None:
 def test_long_names_and_many_experiments_are_drawn_without_overlap() -> None:
     labels = [f"smap[placement=late,alpha={number}]" for number in range(30)]
     metrics = _measured({name: 0.5 + 0.01 * number for number, name in enumerate(labels)})
-    rows = plots_neighbours.slide_rows(metrics, labels, ["bag_auroc"], {})
+    rows = selection.tabulate_metrics(metrics, labels, ["bag_auroc"], {})
     figure = plots_neighbours.slide_metrics(rows, "bag_auroc")
     FigureCanvasAgg(figure).draw()
     boxes = [text.get_window_extent() for text in figure.axes[0].get_yticklabels()]
@@ -493,5 +487,6 @@ def test_the_control_of_the_study_tables_shows_no_difference(tmp_path: Path) -> 
     made = study_tables.Made(tmp_path, {"d0_a1": "d0"})
     study_tables._neighbour_metrics(np.random.default_rng(0), made)
     compared = tables.read(made.study("slide_comparisons"), COMPARISONS)
-    rows = plots_neighbours.to_control(compared, "bag_auroc", {"srmil": "srmil-permuted"}, ["srmil"])
-    assert not plots_neighbours.told(next(rows.itertuples()), 0.05)
+    rows = selection.find_to_controls(compared, "bag_auroc", {"srmil": "srmil-permuted"}, ["srmil"])
+    (row,) = rows.itertuples()
+    assert judge("bag_auroc", row.low, row.high, row.p_holm, 0.05) == "not significant"

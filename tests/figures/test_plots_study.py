@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from myostage.evaluation import formatting
+from myostage.evaluation import confusions, cost, recovery, selection
 from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
 from myostage.figures import plots_study
 
@@ -68,7 +68,7 @@ def test_forest_names_what_differs_and_colours_better_and_worse() -> None:
         {"experiment": "same", "difference": 0.01, "minimum_detectable": 0.06},
     )
     labels = ["up", "down", "same", "broken"]
-    rows = formatting.differences(table, "accuracy", labels)
+    rows = selection.find_differences(table, "accuracy", labels)
     groups = [["first", ["up", "down"]], ["empty", []], ["second", ["same", "broken"]]]
     figure = plots_study.forest(rows, groups, "accuracy", 0.05, {"broken": "failed (3 of 3 runs)"})
     assert _title(figure) == (
@@ -91,7 +91,7 @@ def test_forest_names_what_differs_and_colours_better_and_worse() -> None:
     assert colours[0] == plots_study.BLUE.lower() and colours[1] == plots_study.ORANGE.lower()
     # Of an error the smaller is the better.
     mae = plots_study.forest(
-        formatting.differences(table.assign(metric="mae"), "mae", ["up"]), [["x", ["up"]]], "mae"
+        selection.find_differences(table.assign(metric="mae"), "mae", ["up"]), [["x", ["up"]]], "mae"
     )
     worse = [to_hex(line.get_color()) for line in mae.axes[0].lines if line.get_marker() == "o"]
     assert worse == [plots_study.ORANGE.lower()]
@@ -99,7 +99,7 @@ def test_forest_names_what_differs_and_colours_better_and_worse() -> None:
 
 def test_forest_says_when_nothing_differs_and_holds_forty_rows() -> None:
     labels = [f"design-choice-{number}[bag_size={number}]" for number in range(40)]
-    rows = formatting.differences(
+    rows = selection.find_differences(
         _compared(*({"experiment": label, "difference": 0.01} for label in labels)), "accuracy", labels
     )
     figure = plots_study.forest(rows, [["all", labels]], "accuracy")
@@ -116,7 +116,7 @@ def test_grid_sets_its_spread_against_an_interval_and_marks_the_point_of_the_pap
         {"experiment": "0.1-20", "difference": 0.04, "p_holm": 0.01},
         {"experiment": "0.2-6", "difference": -0.02},
     )
-    rows = plots_study.grid_points(metrics, points, "accuracy", compared, {"0.2-20": "failed (1 of 1 runs)"})
+    rows = selection.tabulate_grid(metrics, points, "accuracy", compared, {"0.2-20": "failed (1 of 1 runs)"})
     assert rows.set_index("experiment").loc["0.1-20", ["difference_low", "difference_high"]].tolist() == [
         pytest.approx(-0.01),
         pytest.approx(0.09),
@@ -144,19 +144,19 @@ def test_grid_sets_its_spread_against_an_interval_and_marks_the_point_of_the_pap
 
 def test_grid_without_comparisons_has_one_panel_and_without_values_none() -> None:
     points = {"one": (0.1, 6), "two": (0.1, 10)}
-    rows = plots_study.grid_points(_measured({"one": 0.3, "two": 0.6}), points, "accuracy")
+    rows = selection.tabulate_grid(_measured({"one": 0.3, "two": 0.6}), points, "accuracy")
     figure = plots_study.grid(rows, "accuracy")
     assert len([axes for axes in figure.axes if axes.get_xlabel()]) == 1
     assert "spreads by .30 (.30 to .60), more than the typical width" in _title(figure)
     for nothing in (points, {}):
-        rows = plots_study.grid_points(_measured({}), nothing, "accuracy")
+        rows = selection.tabulate_grid(_measured({}), nothing, "accuracy")
         assert "No grid" in _title(plots_study.grid(rows, "accuracy"))
 
 
 def test_confusions_count_errors_that_are_one_stage_off() -> None:
     # 10 cells, 4 wrong, 3 of them by one stage.
     matrix = np.array([[4.0, 1, 1], [2, 2, 0], [0, 0, 0]])
-    errors = plots_study.Errors.of(matrix)
+    errors = confusions.Errors.of(matrix)
     assert (errors.of_errors, errors.of_cells) == (0.75, 0.3)
     figure = plots_study.confusions({"e": matrix, "right": np.eye(3) * 5, "none": np.zeros((3, 3))}, STAGES)
     assert _title(figure) == "One stage off: 75 % of the errors of e (30 % of its cells)"
@@ -167,7 +167,7 @@ def test_confusions_count_errors_that_are_one_stage_off() -> None:
     ]
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts[:2] == ["67 %", "4"] and texts[-3:] == ["none"] * 3
-    table = plots_study.error_table({"e": matrix}, STAGES)
+    table = confusions.tabulate_errors({"e": matrix}, STAGES)
     assert table["cells"].sum() == 10 and table["one_stage_off_of_errors"].eq(0.75).all()
     many = {f"e{number}": matrix + number * np.eye(3) for number in range(5)}
     many["near"] = np.array([[1.0, 1, 0], [0, 0, 0], [0, 0, 0]])
@@ -196,9 +196,9 @@ def _scores() -> pd.DataFrame:
 
 
 def test_recovery_gives_the_error_over_slides_with_a_truth() -> None:
-    rows = plots_study.recovery_table(_scores(), ["e"], ["d0", "d1"])
+    rows = recovery.tabulate_recovery(_scores(), ["e"], ["d0", "d1"])
     assert rows["slide"].tolist() == ["s2", "s3", "s1"]
-    error = plots_study.recovery_error(rows)
+    error = recovery.measure_error(rows)
     # Two slides: resampled means are .1, .2 or .3.
     assert error.slides == 2
     np.testing.assert_allclose([error.value, error.low, error.high], [0.2, 0.1, 0.3])
@@ -211,13 +211,13 @@ def test_recovery_gives_the_error_over_slides_with_a_truth() -> None:
 
 
 def test_recovery_of_several_experiments_without_truth_and_of_none() -> None:
-    both = plots_study.recovery_table(_scores(), ["worse", "e"])
+    both = recovery.tabulate_recovery(_scores(), ["worse", "e"])
     assert both["experiment"].tolist() == ["worse"] * 3 + ["e"] * 3
     assert _title(plots_study.recovery(both)).startswith("Best of 2, e: recovery score off by .20")
     assert _title(plots_study.recovery(both)).endswith("; worst, worse: .55 [.50, .60]")
     blind = plots_study.recovery(both.assign(true=np.nan, error=np.nan))
     assert len(blind.axes) == 1 and "no cell is annotated" in _title(blind)
-    assert "No recovery scores" in _title(plots_study.recovery(plots_study.recovery_table(_scores(), ["x"])))
+    assert "No recovery scores" in _title(plots_study.recovery(recovery.tabulate_recovery(_scores(), ["x"])))
 
 
 CURVES = {"m": {"0": "m", "0.3": "m3", "1": "m10", "0.6": "m6"}, "n": {"0.0": "n", "0.3": "n3"}}
@@ -233,7 +233,7 @@ def test_robustness_finds_where_wrong_proportions_begin_to_hurt() -> None:
         {"experiment": "n3", "reference": "n", "difference": 0.2},
         {"experiment": "n3", "reference": "m", "difference": -0.5},
     )
-    rows = plots_study.robustness_table(_measured(ACCURACY), CURVES, "accuracy", compared)
+    rows = selection.tabulate_noise(_measured(ACCURACY), CURVES, "accuracy", compared)
     assert rows.loc[rows["method"] == "m", "t"].tolist() == [0, 0.3, 0.6, 1]
     figure = plots_study.robustness(rows, "accuracy")
     # At .6 the interval holds 0 again.
@@ -243,12 +243,10 @@ def test_robustness_finds_where_wrong_proportions_begin_to_hurt() -> None:
     circles = [line for line in figure.axes[0].lines if line.get_markersize() == 13]
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in circles] == [(0.3, 0.6)]
     compared.loc[compared["experiment"] == "m6", ["low", "high"]] = [-0.08, -0.01]
-    rows = plots_study.robustness_table(_measured(ACCURACY), CURVES, "accuracy", compared)
+    rows = selection.tabulate_noise(_measured(ACCURACY), CURVES, "accuracy", compared)
     assert "m from t = .3 on" in _title(plots_study.robustness(rows, "accuracy"))
     # Of an error the larger is the worse.
-    mae = plots_study.robustness_table(
-        _measured(ACCURACY, "mae"), CURVES, "mae", compared.assign(metric="mae")
-    )
+    mae = selection.tabulate_noise(_measured(ACCURACY, "mae"), CURVES, "mae", compared.assign(metric="mae"))
     assert _title(plots_study.robustness(mae, "mae")) == (
         "Wrong proportions hurt MAE: m not up to t = 1; n from t = .3 on (+.20 [+.15, +.25])"
     )
@@ -256,13 +254,13 @@ def test_robustness_finds_where_wrong_proportions_begin_to_hurt() -> None:
 
 def test_robustness_without_comparisons_and_with_failed_points() -> None:
     measured = _measured({"m": 0.7, "m3": 0.6, "m6": np.nan, "n": 0.5})
-    rows = plots_study.robustness_table(measured, CURVES, "accuracy")
+    rows = selection.tabulate_noise(measured, CURVES, "accuracy")
     figure = plots_study.robustness(rows, "accuracy")
     assert _title(figure).endswith("m is compared with nothing; n is compared with nothing")
     note = figure.legends[0].get_title().get_text().replace("\n", " ")
     assert "Without a value: m6, m10, n3." in note and "Circle" not in note
     for curves in (CURVES, {}):
-        rows = plots_study.robustness_table(_measured({}), curves, "accuracy")
+        rows = selection.tabulate_noise(_measured({}), curves, "accuracy")
         assert "No curve" in _title(plots_study.robustness(rows, "accuracy"))
 
 
@@ -288,7 +286,7 @@ def test_cost_compares_medians_and_says_what_is_not_known() -> None:
     assert _texts(figure) == ["failed (1 of 1 runs)"] * 3
     note = figure.get_supxlabel().replace("\n", " ")
     assert "1 resumed run." in note and "no joules" in note and "cpu (6), cuda (1)" in note
-    table = plots_study.cost_rows(runs, ["quick"]).set_index("cost")
+    table = cost.list_costs(runs, ["quick"]).set_index("cost")
     assert table.loc["wall time", ["median", "low", "high", "runs"]].tolist() == [12, 10, 20, 3]
     known = plots_study.cost(runs.assign(joules=7.0), ["quick"])
     assert "energy (J)" in [axes.get_xlabel() for axes in known.axes]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from myostage import tables
 from myostage.errors import UserError
-from myostage.evaluation.metrics import bootstrap
+from myostage.evaluation.resampling import bootstrap
 from myostage.evaluation.tables import ALGEBRA
 from myostage.evaluation.tallies import held_out, read_splits
 from myostage.learning.regression import NO_INJURY
@@ -213,6 +213,12 @@ def _compared(sums: Mapping[str, Floats], healthy: Set[str], path: Path) -> list
         {"slide": slide, "own": a, "others": b, "rank": place, "rank_p": plain, "candidates": len(injured)}
         for slide, a, b, place, plain in zip(injured, own, others, rank, rank_p, strict=True)
     ]
+
+
+def average_slides(table: pd.DataFrame) -> pd.DataFrame:
+    """Cosines, ranks and number of candidates of every experiment and slide of ALGEBRA, mean over seeds."""
+    keys, values = ["experiment", "slide"], ["own", "others", "rank", "rank_p", "candidates"]
+    return table.groupby(keys, sort=False)[values].mean().reset_index()
 
 
 def _unit(vectors: Floats) -> Floats:

@@ -18,8 +18,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter
 
 from myostage import palette
-from myostage.evaluation.formatting import Measured, short
 from myostage.evaluation.geometry import LEAST_CELLS, NEIGHBOURS, Purity
+from myostage.evaluation.numbers import format_number
+from myostage.evaluation.resampling import Measured
 from myostage.figures.plots import (
     FAINT,
     animal_composition,
@@ -212,7 +213,7 @@ def rises(given: Mapping[str, Sequence[float]]) -> Check:
     if len(steps) < 2:
         return Check(None, "there are fewer than two days after injury to compare")
     broken = [
-        f"from {names[at]} ({short(highest)}) to {names[at + 1]} ({short(lowest)})"
+        f"from {names[at]} ({format_number(highest)}) to {names[at + 1]} ({format_number(lowest)})"
         for at, (highest, lowest) in enumerate(zip(steps["max"], steps["min"].iloc[1:], strict=False))
         if not lowest > highest
     ]
@@ -293,12 +294,11 @@ def biology(
     axes.legend(handles=handles, loc="lower right")
     ends = (injured if len(injured) else expected).iloc[[0, -1]]
     (first, last), (start, end) = ends["group"].tolist(), ends["expected"].astype(float).tolist()
-    finding = (
-        f"The expected stage of the proportions goes from {short(start)} at {first} to {short(end)} at {last}"
-    )
+    finding = f"The expected stage of the proportions goes from {format_number(start)} at {first} to "
+    finding += f"{format_number(end)} at {last}"
     if len(animals):
         off = (animals["predicted"] - animals["expected"]).abs().mean()
-        finding += f"; animals are predicted {short(off)} stages off theirs on average"
+        finding += f"; animals are predicted {format_number(off)} stages off theirs on average"
     _set_verdict(figure, finding, rises(given))
     return figure
 
@@ -328,13 +328,15 @@ def follows_similarity(correlations: pd.DataFrame, experiments: Sequence[str]) -
     rho = found[after]
     if not np.isfinite([rho.value, rho.low, rho.high]).all():
         return Check(None, f"{after} has too few labelled slides or stages for an interval of rho")
-    reason = f"the interval of rho after training ({after}), [{short(rho.low)}, {short(rho.high)}], "
+    interval = f"[{format_number(rho.low)}, {format_number(rho.high)}]"
+    reason = f"the interval of rho after training ({after}), {interval}, "
     reason += "lies above 0" if rho.low > 0 else "does not lie above 0"
     before = experiments[0]
     if before != after and before in found and np.isfinite(found[before].value):
         earlier = found[before].value
         higher = "higher" if rho.value > earlier else "not higher"
-        reason += f"; rho is {higher} than before ({short(rho.value)} against {short(earlier)} of {before})"
+        values = f"{format_number(rho.value)} against {format_number(earlier)} of {before}"
+        reason += f"; rho is {higher} than before ({values})"
     return Check(rho.low > 0, reason)
 
 
@@ -403,7 +405,13 @@ def _matrix(
     for (a, b), value in np.ndenumerate(matrix):
         dark = (value - low) > 0.5 * (high - low)
         axes.text(
-            b, a, short(value), ha="center", va="center", fontsize=7, color="white" if dark else "black"
+            b,
+            a,
+            format_number(value),
+            ha="center",
+            va="center",
+            fontsize=7,
+            color="white" if dark else "black",
         )
     for number, colour in enumerate(palette.stage_colours(count)):
         axes.add_patch(Rectangle((number - 0.5, count - 0.46), 1, 0.12, color=colour, clip_on=False, lw=0))
