@@ -7,25 +7,37 @@ GPUS ?= $(shell n=$$(nvidia-smi -L 2>/dev/null | wc -l); [ $$n -gt 0 ] && echo $
 STUDY ?= config/demo.yaml
 # profiles/slurm: on a cluster
 PROFILE ?=
+# every process would compile its imports again: half the time of a small study
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 HERE = --cores $(CORES) --resources gpu=$(GPUS)
 SNAKEMAKE = $(BIN)/snakemake $(if $(PROFILE),--workflow-profile $(PROFILE),$(HERE)) --configfile $(STUDY)
 TESTS ?= tests
+# a job that may keep no compiled library compiles it, and what it imports, anew: half of a demo's time
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo ablation neighbours study report cluster-check schedule test test-slurm test-real lint format lock docs clean
+.PHONY: help install dev demo ablation neighbours study report cluster-check test test-slurm test-real test-all lint format lock docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo "STUDY=config/my.yaml names the study, CORES and GPUS what it may use, PROFILE=profiles/slurm a cluster."
 
-install: .venv/installed  ## everything of envs/lock.txt into .venv
+UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --no-deps --require-hashes
+
+install: .venv/installed  ## what a study needs, from envs/lock.txt into .venv
 
 .venv/installed: envs/lock.txt envs/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "myostage needs Python 3.11 or newer; name one with PYTHON=")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement envs/uv.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --requirement envs/lock.txt
+	$(UV_INSTALL) --requirement envs/lock.txt
+	@touch $@
+
+dev: .venv/installed-dev  ## on top of it what tests and linters need, from envs/dev.txt
+
+.venv/installed-dev: .venv/installed envs/dev.txt
+	$(UV_INSTALL) --requirement envs/dev.txt
 	@touch $@
 
 # what the study file says of its name and of the folder of its results
@@ -50,38 +62,42 @@ study: install  ## the study of STUDY, from slides to figures, report and headli
 cluster-check: install  ## does SLURM work: partitions, a CPU and a GPU job, shared disk, accounting, in plain words
 	@$(BIN)/python scripts/cluster_check.py
 
-schedule: install  ## how long STUDY takes on 8 GPUs, by runs per job, from the timings of the demo
-	@$(BIN)/python scripts/schedule.py $(STUDY)
-
 report: install  ## results/{study}/report.zip: figures and tables with captions
 	@$(BIN)/snakemake --cores 1 --configfile $(STUDY) --quiet all --report $(OUT)/report.zip
 
-test: install  ## the whole test suite
-	$(BIN)/python -m pytest -q -n $(CORES) --dist loadfile --no-loadscope-reorder -m "not studies and not long" tests
+test: dev  ## the test suite, but for what needs a SLURM or the real slides
+	$(BIN)/python -m pytest -q -n $(CORES) --dist loadfile --no-loadscope-reorder -m "not studies and not slurm" $(TESTS)
 
-test-slurm: install  ## the SLURM profile on a real SLURM of one node, the longest tests too (root; slurm-wlm, munge)
+test-slurm: dev  ## the SLURM profile on a real SLURM of one node (root; slurm-wlm, munge)
 	$(BIN)/python -m pytest -q -rs tests/slurm
+	$(BIN)/python tests/support/covered.py slurm --passed
 
-test-real: install  ## the studies on real slides and fibres (MYOSTAGE_REAL_DATA)
+test-real: dev  ## the studies on real slides and fibres (MYOSTAGE_REAL_DATA)
 	$(BIN)/python -m pytest -q -rs -m "real or studies" tests
+	$(BIN)/python tests/support/covered.py real --passed
 
-lint: install  ## formatter, linters, type checker, notebooks without outputs
+test-all: test test-slurm test-real  ## all of them
+
+lint: dev  ## formatter, linters, type checker, notebooks without outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	cd scripts && ../$(BIN)/mypy myostage headline.py schedule.py cluster_check.py make_demo_*.py compose_bags.py draw_crops.py slide_proportions.py features_table.py
+	cd scripts && ../$(BIN)/mypy myostage headline.py cluster_check.py make_demo_*.py compose_bags.py draw_crops.py slide_proportions.py features_table.py
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 	@! grep -lE '"execution_count": [0-9]|"output_type"' notebooks/*.ipynb || { echo "notebooks with outputs" >&2; exit 1; }
 
-format: install  ## let the formatters do their work
+format: dev  ## let the formatters do their work
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile rules
 
-lock: install  ## resolve envs/requirements.in anew, and name the new lock where it is used
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
-		--override envs/overrides.txt --custom-compile-command "make lock" \
-		--output-file envs/lock.txt envs/requirements.in
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
+	--override envs/overrides.txt --custom-compile-command "make lock"
+
+lock: install  ## resolve envs/requirements.in and envs/dev.in anew, and name the new lock where it is used
+	$(LOCK) --output-file envs/lock.txt envs/requirements.in
+	$(LOCK) --constraint envs/lock.txt $$(sed -nE 's/^([^ =#]+)==.*/--no-emit-package \1/p' envs/lock.txt) \
+		--output-file envs/dev.txt envs/dev.in
 	sha=$$(sha256sum envs/lock.txt | cut -d' ' -f1); \
 		sed -i -E "s/^# lock sha256: .*/# lock sha256: $$sha/" envs/myostage.yaml envs/myostage.def
 

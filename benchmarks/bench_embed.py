@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from myostage import tables  # noqa: E402
 from myostage.cells.tables import CROPS  # noqa: E402
 from myostage.features.encoder import Prefix, build, embed_slide  # noqa: E402
-from myostage.study.sections import Architecture, Encoder  # noqa: E402
+from myostage.study.sections.encoder import Architecture, Encoder  # noqa: E402
 
 
 def main() -> None:

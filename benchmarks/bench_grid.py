@@ -29,7 +29,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from myostage.features.encoder import Prefix, build, split  # noqa: E402
 from myostage.learning import losses  # noqa: E402
 from myostage.learning.train import StageModel  # noqa: E402
-from myostage.study.sections import Architecture, Encoder, Training  # noqa: E402
+from myostage.study.sections.encoder import Architecture, Encoder  # noqa: E402
+from myostage.study.sections.training import Training  # noqa: E402
 
 SIGMAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 BINS = (4, 6, 10, 20, 31, 50)

@@ -32,7 +32,9 @@ from myostage.phantom.draw import draw_slide  # noqa: E402
 from myostage.slides.reader import open_slide  # noqa: E402
 from myostage.slides.tables import TILES  # noqa: E402
 from myostage.slides.tissue import tile_slide  # noqa: E402
-from myostage.study.sections import Phantom, Segmentation, Tiling  # noqa: E402
+from myostage.study.sections.phantom import Phantom  # noqa: E402
+from myostage.study.sections.segmentation import Segmentation  # noqa: E402
+from myostage.study.sections.tiling import Tiling  # noqa: E402
 
 STAGES = ("damaged", "small_myotube", "large_myotube", "recovered", "intact")
 MIXED = np.full(len(STAGES), 1 / len(STAGES))

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from myostage.spatial import graph as spatial  # noqa: E402
-from myostage.study.sections import Graph  # noqa: E402
+from myostage.study.sections.graph import Graph  # noqa: E402
 
 # Density of cells, which changes nothing: the nearest are the same at any scale.
 CELL_SIDE_UM = 20.0

@@ -29,7 +29,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from myostage.features.encoder import Prefix, Suffix, build  # noqa: E402
 from myostage.learning import losses  # noqa: E402
 from myostage.learning.train import StageModel  # noqa: E402
-from myostage.study.sections import Encoder, Training  # noqa: E402
+from myostage.study.sections.encoder import Encoder  # noqa: E402
+from myostage.study.sections.training import Training  # noqa: E402
 
 # day 3 and day 5 of the demo
 P_A, P_B = [0.59, 0.41, 0.0, 0.0, 0.0], [0.17, 0.28, 0.55, 0.0, 0.0]

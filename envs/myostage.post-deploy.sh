@@ -8,4 +8,4 @@ if [[ ! -f $lock ]]; then
     exit 1
 fi
 python -m pip install --require-hashes --requirement "$(dirname "$lock")/uv.txt"
-python -m uv pip install --python "$(command -v python)" --no-deps --require-hashes --requirement "$lock"
+python -m uv pip install --python "$(command -v python)" --compile-bytecode --no-deps --require-hashes --requirement "$lock"

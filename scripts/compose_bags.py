@@ -15,7 +15,7 @@ from myostage.errors import UserError
 from myostage.phantom import compose
 from myostage.study import config
 from myostage.study.inputs import read_proportions
-from myostage.study.sections import Study
+from myostage.study.sections.study import Study
 
 GROUPS = 5
 

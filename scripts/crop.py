@@ -7,7 +7,8 @@ from myostage.cells.tables import CROPS
 from myostage.runtime import jobs
 from myostage.slides import reader
 from myostage.study import config
-from myostage.study.sections import Crop, Tiling
+from myostage.study.sections.crop import Crop
+from myostage.study.sections.tiling import Tiling
 
 
 def work(smk: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from myostage.evaluation import results
 from myostage.runtime import jobs
 from myostage.study import config, plan
-from myostage.study.sections import Compare
+from myostage.study.sections.compare import Compare
 
 
 def work(smk: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from myostage.evaluation import slide_results
 from myostage.runtime import jobs
 from myostage.study import config, plan
-from myostage.study.sections import Compare
+from myostage.study.sections.compare import Compare
 from myostage.study.structure import SlideStructure
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from myostage.evaluation import localisation
 from myostage.runtime import jobs
 from myostage.study import plan
-from myostage.study.sections import Graph
+from myostage.study.sections.graph import Graph
 
 
 def work(smk: Any) -> None:

@@ -24,7 +24,9 @@ from myostage.cells.tables import CELLS
 from myostage.errors import UserError
 from myostage.phantom.draw import draw_slide
 from myostage.slides.tissue import tile_slide
-from myostage.study.sections import CellposeTraining, Phantom, Segmentation, Tiling
+from myostage.study.sections.phantom import Phantom
+from myostage.study.sections.segmentation import CellposeTraining, Segmentation
+from myostage.study.sections.tiling import Tiling
 
 SEED = 90210  # the demo's is 0
 STAGES = ("damaged", "small_myotube", "large_myotube", "recovered", "intact")

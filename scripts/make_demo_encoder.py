@@ -42,7 +42,8 @@ from myostage.cells.tables import CROP_PX
 from myostage.features.encoder import Prefix, build
 from myostage.phantom.draw import draw_slide
 from myostage.slides.reader import open_slide
-from myostage.study.sections import Architecture, Encoder, Phantom
+from myostage.study.sections.encoder import Architecture, Encoder
+from myostage.study.sections.phantom import Phantom
 
 log = logging.getLogger("make_demo_encoder")
 

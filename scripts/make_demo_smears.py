@@ -14,7 +14,7 @@ from PIL import Image
 
 from make_demo_cellpose import outlines
 from myostage.phantom.draw import draw_slide
-from myostage.study.sections import Phantom
+from myostage.study.sections.phantom import Phantom
 
 SEED = 90210  # the study's is 0
 STAGES = (

@@ -6,7 +6,7 @@ import numpy as np
 
 from myostage.phantom import draw
 from myostage.runtime import jobs
-from myostage.study.sections import Phantom
+from myostage.study.sections.phantom import Phantom
 
 
 def work(smk: Any) -> None:

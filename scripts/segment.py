@@ -8,7 +8,7 @@ from myostage.cells.tables import CELLS
 from myostage.runtime import jobs
 from myostage.slides import reader
 from myostage.study import config
-from myostage.study.sections import Tiling
+from myostage.study.sections.tiling import Tiling
 
 
 def work(smk: Any) -> None:

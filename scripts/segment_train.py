@@ -4,7 +4,7 @@ from typing import Any
 
 from myostage.cells import segmentation
 from myostage.runtime import jobs
-from myostage.study.sections import CellposeTraining
+from myostage.study.sections.segmentation import CellposeTraining
 
 
 def work(smk: Any) -> None:

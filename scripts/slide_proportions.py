@@ -18,7 +18,7 @@ from myostage.errors import UserError
 from myostage.phantom import compose, draw
 from myostage.study import config
 from myostage.study.inputs import SlideRow, read_proportions, read_slides
-from myostage.study.sections import Study
+from myostage.study.sections.study import Study
 
 
 def counts(study: Study, slide: SlideRow, proportions: dict[str, np.ndarray]) -> np.ndarray:

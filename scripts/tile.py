@@ -6,7 +6,7 @@ from myostage.runtime import jobs
 from myostage.slides import reader, tissue
 from myostage.slides.tables import TILES
 from myostage.study import config
-from myostage.study.sections import Tiling
+from myostage.study.sections.tiling import Tiling
 
 
 def work(smk: Any) -> None:

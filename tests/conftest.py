@@ -1,13 +1,24 @@
 """What holds for all tests."""
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+# Workers share the cores: OpenMP threads that spin for a core are many times slower than a single thread.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Every job of a workflow would else compile the library, and what it imports, anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # Machines are noisy: no property test fails by the clock.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
+settings.register_profile("quick", deadline=None, max_examples=25)
+settings.register_profile("thorough", deadline=None, max_examples=200)
+settings.load_profile("quick")
+
+LONGEST = ("test_workflow.py", "test_inputs.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -16,8 +27,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _rank(path: Path) -> int:
-    if path.name in ("test_workflow.py", "test_neighbours.py"):
-        return 0
     if path.parent.name == "slurm":  # one file at a time has the cluster, and only the first is long
-        return 1 if path.name == "test_profile.py" else 3
-    return 2
+        return len(LONGEST) + (path.name != "test_profile.py")
+    return LONGEST.index(path.name) if path.name in LONGEST else len(LONGEST)

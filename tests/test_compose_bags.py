@@ -23,7 +23,7 @@ from myostage.study.inputs import (
     read_slide_proportions,
     read_slides,
 )
-from myostage.study.sections import Study
+from myostage.study.sections.study import Study
 
 ROOT = Path(__file__).parents[1]
 STAGES = ["low", "middle", "high"]

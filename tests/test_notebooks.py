@@ -11,9 +11,9 @@ import papermill
 import pytest
 import yaml
 
-import study_tables
 from myostage import tables
 from myostage.slides.tables import SLIDES
+from support import study_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

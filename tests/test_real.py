@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from PIL import Image
 
@@ -15,18 +14,15 @@ from myostage.cells.tables import CELLS, SEGMENTATION_QUALITY
 from myostage.evaluation import formatting, selection
 from myostage.evaluation.tables import METRICS
 from myostage.slides.tables import SLIDES, TILES
+from support.slide_files import REAL, unavailable
 
 ROOT = Path(__file__).parents[1]
-DATA = Path(os.environ.get("MYOSTAGE_REAL_DATA", ROOT.parent / "shared/data")).resolve()
 RESULTS = ROOT / "results"
 PUBLISHED_CELLS = 7690  # MyoRegenTrack's README (Sci Rep 14:27044), by another model
 
 pytestmark = [
     pytest.mark.studies,
-    pytest.mark.skipif(
-        not (DATA / "muscle-fibres").is_dir(),
-        reason=f"no real slides in {DATA}; MYOSTAGE_REAL_DATA names their folder",
-    ),
+    pytest.mark.skipif(bool(unavailable()), reason=unavailable()),
 ]
 
 
@@ -38,7 +34,7 @@ def snakemake(study: str, /, *targets: str, **settings: str) -> subprocess.Compl
             f"--configfile=tests/studies/{study}.yaml",
         ],
         cwd=ROOT,
-        env={**os.environ, "MYOSTAGE_REAL_DATA": str(DATA)},
+        env={**os.environ, "MYOSTAGE_REAL_DATA": str(REAL)},
         capture_output=True,
         text=True,
     )
@@ -47,7 +43,7 @@ def snakemake(study: str, /, *targets: str, **settings: str) -> subprocess.Compl
 @pytest.fixture(scope="module")
 def fibres() -> Path:
     annotate = ROOT / "tests/studies/annotate_fibres.py"
-    arguments = ["--data", str(DATA), "--out", str(RESULTS / "fibres/annotations")]
+    arguments = ["--data", str(REAL), "--out", str(RESULTS / "fibres/annotations")]
     subprocess.run([sys.executable, str(annotate), *arguments], check=True)
     result = snakemake("fibres")
     assert result.returncode == 0, result.stderr[-5000:]
@@ -114,20 +110,3 @@ def test_a_slide_without_mpp_says_what_to_add(fibres: Path) -> None:
     text = result.stdout + result.stderr
     assert result.returncode != 0
     assert "tcga-cr-7395-01a-01-ts1.svs" in text and "column mpp" in text
-
-
-@pytest.mark.parametrize("name", ["broken.svs", "unopenable.tiff", "unreadable.svs", "boxes.tiff"])
-def test_each_bad_slide_has_its_own_reason(name: str, tmp_path: Path) -> None:
-    from myostage.slides.reader import check_slides
-    from myostage.study.inputs import SlideRow
-
-    good = SlideRow(slide="good", path=str(DATA / "slides/cmu-1-small-region.svs"), group="g", animal="a")
-    bad = SlideRow(slide="bad", path=str(DATA / "bad-slides" / name), group="g", animal="b")
-    found: pd.DataFrame = check_slides(
-        [good, bad],
-        on_bad_slide="skip",
-        out=tmp_path / "slides.parquet",
-        thumbnails={"good": tmp_path / "good.png", "bad": tmp_path / "bad.png"},
-    )
-    assert list(found["status"]) == ["ok", "skipped"]
-    assert name in found["reason"].iloc[1]

@@ -15,7 +15,9 @@ from myostage.learning.tables import SPLITS
 from myostage.paths import Paths
 from myostage.study import config, plan
 from myostage.study.inputs import read_quoted
-from myostage.study.sections import Encoder, Look, RunSpec
+from myostage.study.run import RunSpec
+from myostage.study.sections.encoder import Encoder
+from myostage.study.sections.look import Look
 
 ROOT = Path(__file__).parents[1]
 STAGES = ["damaged", "recovered", "intact"]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from myostage import tables
@@ -79,7 +79,6 @@ def test_no_cells_and_no_outlines_are_tables_all_the_same(tmp_path: Path) -> Non
         assert tables.read(out[1], SEGMENTATION_QUALITY).iloc[0, 1:].tolist() == expected
 
 
-@settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(4, 20)), min_size=1, max_size=12),
     st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(4, 20)), min_size=1, max_size=12),

@@ -14,8 +14,9 @@ from myostage.cells.crops import crop_images, crop_slide
 from myostage.cells.tables import CELLS, CROPS, LABELS
 from myostage.errors import UserError
 from myostage.study.inputs import CropRow
-from myostage.study.sections import Crop, Tiling
-from slide_files import smooth_noise, write_pyramid
+from myostage.study.sections.crop import Crop
+from myostage.study.sections.tiling import Tiling
+from support.slide_files import smooth_noise, write_pyramid
 
 
 def write_cells(path: Path, points: list[tuple[float, float]]) -> Path:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from myostage.cells.merging import Cell, Tile, merge
 from myostage.slides.tissue import tile_grid
-from myostage.study.sections import Tiling
+from myostage.study.sections.tiling import Tiling
 
 TILE, OVERLAP = 64, 24
 TILING = Tiling(tile_px=TILE, overlap_px=OVERLAP)

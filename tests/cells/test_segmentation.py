@@ -22,7 +22,9 @@ from myostage.phantom.draw import draw_slide
 from myostage.slides.reader import open_slide
 from myostage.slides.tables import TILES
 from myostage.slides.tissue import tile_grid
-from myostage.study.sections import CellposeTraining, Phantom, Segmentation, Tiling
+from myostage.study.sections.phantom import Phantom
+from myostage.study.sections.segmentation import CellposeTraining, Segmentation
+from myostage.study.sections.tiling import Tiling
 
 ROOT = Path(__file__).parents[2]
 DEMO_MODEL = ROOT / "config" / "demo" / "cellpose.pt"

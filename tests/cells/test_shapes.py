@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from shapely.geometry import Polygon
 from skimage.draw import disk, polygon
@@ -69,7 +69,6 @@ def test_one_pixel_is_a_shape() -> None:
     assert 0 < shape.min_feret_um <= shape.max_feret_um <= 0.5
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.floats(-50, 50), st.floats(-50, 50)), min_size=3, max_size=12))
 def test_feret_equals_brute_force_over_all_directions(cloud: list[tuple[float, float]]) -> None:
     hull = Polygon(cloud).convex_hull if len(set(cloud)) > 2 else None
@@ -84,7 +83,6 @@ def test_feret_equals_brute_force_over_all_directions(cloud: list[tuple[float, f
     assert largest == pytest.approx(widths.max(), abs=0.1)
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_outlines_of_neighbouring_masks_share_no_area(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -14,7 +14,9 @@ from myostage.errors import UserError
 from myostage.evaluation import algebra
 from myostage.evaluation.tables import ALGEBRA
 from myostage.learning.tables import SPLITS, predictions_table
-from myostage.study.sections import Encoder, RunSpec, Training
+from myostage.study.run import RunSpec
+from myostage.study.sections.encoder import Encoder
+from myostage.study.sections.training import Training
 
 K = 3
 HEALTHY_STAGES = (2,)

@@ -5,7 +5,7 @@ from statistics import mean, stdev
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
@@ -40,7 +40,6 @@ def test_paired_test_by_hand() -> None:
     assert found.minimum_detectable == pytest.approx(sum(quantile) * math.sqrt(1.5 * 0.0002))
 
 
-@settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10_000), n=st.integers(2, 30), folds=st.integers(2, 10))
 def test_correction_shrinks_the_plain_paired_t_test(seed: int, n: int, folds: int) -> None:
     """t is that of scipy's plain test times sqrt((1/n) / (1/n + 1/(folds - 1)))."""
@@ -105,7 +104,6 @@ def test_holm_by_hand() -> None:
     assert holm([]).tolist() == []
 
 
-@settings(max_examples=100, deadline=None)
 @given(p=st.lists(st.one_of(st.just(math.nan), st.floats(0, 1)), max_size=12))
 def test_holm_is_the_smallest_level_that_rejects(p: list[float]) -> None:
     """Step down by definition: at level a, reject in rising order until some p exceeds a / (number left)."""

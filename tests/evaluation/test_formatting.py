@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import study_tables
 from myostage import tables
 from myostage.evaluation import cost, formatting, selection
 from myostage.evaluation.numbers import format_interval, format_number, format_p
 from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
+from support import study_tables
 
 QUOTED = [
     {"method": "OSLSP", "metric": "rmse", "value": 2.152, "source": "A & B"},

@@ -15,7 +15,9 @@ from myostage.evaluation import geometry
 from myostage.evaluation.tables import CORRELATIONS, SIMILARITIES
 from myostage.learning.stages import similarity
 from myostage.learning.tables import SPLITS, predictions_table
-from myostage.study.sections import Encoder, RunSpec, Training
+from myostage.study.run import RunSpec
+from myostage.study.sections.encoder import Encoder
+from myostage.study.sections.training import Training
 
 K = 4
 WIDTH = 6

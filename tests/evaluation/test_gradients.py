@@ -16,7 +16,9 @@ from myostage.features import tokens
 from myostage.learning import losses, train
 from myostage.learning.runs import suffix_of
 from myostage.learning.tables import SPLITS
-from myostage.study.sections import NOT_IN_TOKENS, Architecture, Encoder, RunSpec, Training
+from myostage.study.run import RunSpec
+from myostage.study.sections.encoder import NOT_IN_TOKENS, Architecture, Encoder
+from myostage.study.sections.training import Training
 
 STAGES = ("early", "middle", "late")
 TOKENS, WIDTH, CELLS = 17, 24, 30

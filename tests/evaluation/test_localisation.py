@@ -15,7 +15,7 @@ from myostage.errors import UserError
 from myostage.evaluation import localisation
 from myostage.evaluation.tables import BORDERS, SPECTRUM
 from myostage.learning.tables import ATTENTION
-from myostage.study.sections import Graph
+from myostage.study.sections.graph import Graph
 
 HEALTHY = (2, 3)
 ALPHA, STEPS, BANDS = 0.5, 10, 8

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as reference
@@ -19,7 +19,6 @@ def cells(seed: int, n: int, stages: int) -> tuple[NDArray[np.int64], NDArray[np
     return rng.integers(0, stages, n), rng.dirichlet(np.full(stages, 0.5), n)
 
 
-@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 60), stages=st.integers(2, 7))
 def test_metrics_are_those_of_scikit_learn(seed: int, n: int, stages: int) -> None:
     truth, probabilities = cells(seed, n, stages)

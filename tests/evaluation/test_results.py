@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
@@ -24,7 +24,10 @@ from myostage.evaluation.tables import COMPARISONS, CONFUSION, METRICS, RUNS, SC
 from myostage.evaluation.weighted import spearman, wasserstein
 from myostage.export import staging
 from myostage.learning.tables import OUTCOME, SPLITS, predictions_table
-from myostage.study.sections import Compare, Encoder, RunSpec, Training
+from myostage.study.run import RunSpec
+from myostage.study.sections.compare import Compare
+from myostage.study.sections.encoder import Encoder
+from myostage.study.sections.training import Training
 
 K = 4
 FOLD = {"s1": 0, "s2": 0, "s3": 1, "s4": 2, "bare": -1}
@@ -524,7 +527,6 @@ def test_slide_metrics_are_compared_and_missing_where_runs_failed(study: StudyFi
     assert value(failed, "stage_mae")["value"] == pytest.approx(np.abs(predicted - true).mean())
 
 
-@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 25), distinct=st.integers(1, 30))
 def test_weights_are_how_often_a_value_counts(seed: int, n: int, distinct: int) -> None:
     """Values with ties, drawn several times or never, against scipy on the values written out."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as reference
@@ -22,7 +22,12 @@ from myostage.evaluation.slide_results import SlideRun, evaluate_slides
 from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
 from myostage.evaluation.weighted import auroc
 from myostage.learning.tables import ATTENTION, OUTCOME, SLIDE_PREDICTIONS, SPLITS
-from myostage.study.sections import Compare, Encoder, Mil, RunSpec, SlideLabel, Training
+from myostage.study.run import RunSpec
+from myostage.study.sections.compare import Compare
+from myostage.study.sections.encoder import Encoder
+from myostage.study.sections.mil import Mil
+from myostage.study.sections.slide_label import SlideLabel
+from myostage.study.sections.training import Training
 
 Floats = NDArray[np.float64]
 
@@ -264,7 +269,6 @@ def test_the_interval_of_auroc_is_that_of_the_slides_drawn(study: Study, label: 
     assert row[["low", "high"]].tolist() == pytest.approx(wanted.tolist())
 
 
-@settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 30), distinct=st.integers(1, 40))
 def test_weighted_auroc_is_that_of_the_values_written_out(seed: int, n: int, distinct: int) -> None:
     rng = np.random.default_rng(seed)

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 from shapely.geometry import Point, shape
 
-import study_tables
 from myostage import palette, tables
 from myostage.cells.tables import CELLS
 from myostage.errors import UserError
 from myostage.export import geojson
 from myostage.learning.tables import predictions_table
+from support import study_tables
 
 STAGES = study_tables.STAGES
 SLIDE = "d7_a1"

@@ -25,7 +25,7 @@ from myostage.features import dino
 from myostage.features.encoder import build
 from myostage.runtime.checkpoints import Checkpoints, Progress
 from myostage.study import plan
-from myostage.study.sections import Dino, Encoder
+from myostage.study.sections.encoder import Dino, Encoder
 
 ARCHITECTURE = {"patch_px": 8, "width": 32, "depth": 2, "heads": 2}
 SETTINGS = {"steps": 6, "batch_size": 4, "prototypes": 64, "local_crops": 2, "checkpoint_every": 2}

@@ -18,7 +18,7 @@ from myostage.cells.tables import CROPS
 from myostage.errors import UserError
 from myostage.features import encoder as enc
 from myostage.features import tokens
-from myostage.study.sections import Architecture, Encoder
+from myostage.study.sections.encoder import Architecture, Encoder
 
 TINY = Architecture(patch_px=16, width=32, depth=3, heads=4)
 

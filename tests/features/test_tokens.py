@@ -29,7 +29,7 @@ def write_store(path: Path, cells: int, seed: int = 0) -> tuple[np.ndarray, torc
 
 
 @given(cells=st.integers(0, 600), data=st.data())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_rows_come_back_bit_for_bit(tmp_path: Path, cells: int, data: st.DataObject) -> None:
     numbers, values = write_store(tmp_path / "t.parquet", cells)
     store = tokens.TokenStore(tmp_path / "t.parquet")

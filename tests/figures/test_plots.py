@@ -10,18 +10,19 @@ from hypothesis import strategies as st
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from myostage.learning.predictions import read_stages
 
-import study_tables
 from myostage import palette, tables
 from myostage.cells.tables import CELLS, CROPS
 from myostage.errors import UserError
-from myostage.evaluation import formatting
+from myostage.evaluation import formatting, summaries
 from myostage.evaluation.numbers import format_number
 from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
 from myostage.figures import plots, views
 from myostage.learning.tables import HISTORY
 from myostage.slides.reader import skip
 from myostage.slides.tables import SLIDES
+from support import study_tables
 
 STAGES = study_tables.STAGES
 
@@ -103,7 +104,7 @@ def test_composition_names_the_largest_difference() -> None:
             "proportions": [[1.0, 0.0], [0.6, 0.4], [0.0, 1.0]],
         }
     )
-    animals = plots.animal_composition(scores, ("low", "high"), "e").set_index("animal")
+    animals = summaries.animal_composition(scores, ("low", "high"), "e").set_index("animal")
     # Slides of one animal weigh by their cells: (100 x 1 + 300 x .6) / 400.
     assert animals.loc["a", "low"] == pytest.approx(0.7)
     figure = plots.composition(scores, {"d0": [0.9, 0.1], "d9": [0.5, 0.5]}, ("low", "high"), "e")
@@ -132,7 +133,7 @@ def test_stage_map_fills_each_outline_with_its_stage() -> None:
 
 
 def test_gallery_takes_the_most_and_least_certain_crops_of_a_stage(made: study_tables.Made) -> None:
-    staged = [views.staged(path, len(STAGES)) for path in made.of("stages").values()]
+    staged = [read_stages(path, len(STAGES)) for path in made.of("stages").values()]
     chosen = views.pick(staged, len(STAGES), 5)
     everything = pd.concat(staged)
     for stage in range(len(STAGES)):
@@ -155,7 +156,7 @@ def test_gallery_takes_the_most_and_least_certain_crops_of_a_stage(made: study_t
 
 
 def test_few_cells_are_never_shown_twice_and_a_missing_crop_is_named(made: study_tables.Made) -> None:
-    staged = views.staged(made.of("stages")["d7_a1"], len(STAGES)).head(3).assign(stage=2)
+    staged = read_stages(made.of("stages")["d7_a1"], len(STAGES)).head(3).assign(stage=2)
     chosen = views.pick([staged], len(STAGES), 4)
     assert sorted(chosen["cell"]) == sorted(staged["cell"]) and chosen["place"].is_unique
     with pytest.raises(UserError, match="cell 63 of slide d7_a1"):

@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import study_tables
 from myostage import tables
 from myostage.cells.tables import LABELS
-from myostage.evaluation import geometry
+from myostage.evaluation import checks, geometry, summaries
 from myostage.evaluation.geometry import Purity
 from myostage.evaluation.tables import CORRELATIONS, GRADIENTS, SCORES, SIMILARITIES
 from myostage.figures import plots_embedding
 from myostage.learning.stages import similarity
 from myostage.learning.tables import SPLITS, predictions_table
+from support import study_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = list(study_tables.STAGES)
@@ -68,28 +68,28 @@ def _verdict(figure: Any) -> str:
 
 def test_gradients_pass_only_where_every_attention_parameter_is_reached() -> None:
     table = gradient_table()
-    assert plots_embedding.reaches_attention(table).passed is True
-    assert "(4 of 4)" in str(plots_embedding.reaches_attention(table))
+    assert checks.reaches_attention(table).passed is True
+    assert "(4 of 4)" in str(checks.reaches_attention(table))
     unreached = table.copy()
     unreached.loc[1, ["norm", "slope", "finite_difference"]] = 0.0
-    check = plots_embedding.reaches_attention(unreached)
+    check = checks.reaches_attention(unreached)
     assert str(check) == "FAIL: L_SimProp's gradient does not reach suffix.blocks.3.attn.qkv.bias."
     # Of L_prop, an attention parameter without a gradient is a choice (head_gradient: detached).
     detached = table.copy()
     detached.loc[detached["loss"] == "prop", ["norm", "slope", "finite_difference"]] = 0.0
-    assert plots_embedding.reaches_attention(detached).passed is True
+    assert checks.reaches_attention(detached).passed is True
     for wrong in (table["slope"] * 1.01 + 1e-3, np.nan):
         off = table.copy()
         off.loc[25, "finite_difference"] = wrong[25] if isinstance(wrong, pd.Series) else wrong
-        check = plots_embedding.reaches_attention(off)
+        check = checks.reaches_attention(off)
         assert check.passed is False and off.loc[25, "parameter"] in check.reason
-    assert plots_embedding.reaches_attention(table[table["part"] != "attention"]).passed is None
+    assert checks.reaches_attention(table[table["part"] != "attention"]).passed is None
 
 
 def test_disagreement_is_relative_to_the_norm() -> None:
     rows = [(2.0, 0.1, 0.1002), (0.0, 0.0, 0.0), (0.0, 0.0, 0.5), (0.1, 4.0, 2.0)]
     table = pd.DataFrame(rows, columns=["norm", "slope", "finite_difference"])
-    np.testing.assert_allclose(plots_embedding.disagreement(table), [1e-4, 0, 1, 0.5], rtol=1e-9)
+    np.testing.assert_allclose(checks.disagreement(table), [1e-4, 0, 1, 0.5], rtol=1e-9)
 
 
 def test_figure_of_gradients_says_norms_and_agreement() -> None:
@@ -104,43 +104,43 @@ def test_figure_of_gradients_says_norms_and_agreement() -> None:
 
 
 def test_the_expected_stage_rises_after_injury() -> None:
-    frame = plots_embedding.expected_stages(GIVEN)
+    frame = summaries.expected_stages(GIVEN)
     assert frame["day"].tolist() == [0, 3, 7, 14]
     assert frame["expected"].tolist() == pytest.approx([4, 0.41, 1.77, 2.96])
-    check = plots_embedding.rises(GIVEN)
+    check = checks.rises(GIVEN)
     assert check.passed is True and "day 0 is a reference" in check.reason
     # The order of the table does not matter, nor does what is written around the number.
     shuffled = {f"post-injury {name[1:]} days": GIVEN[name] for name in ("d14", "d3", "d0", "d7")}
-    assert plots_embedding.rises(shuffled).passed is True
+    assert checks.rises(shuffled).passed is True
 
 
 def test_the_day_that_breaks_the_rise_is_named() -> None:
     broken = GIVEN | {"d10": [0.2, 0.6, 0.2, 0.0, 0.0]}
-    check = plots_embedding.rises(broken)
+    check = checks.rises(broken)
     assert check.passed is False
     assert "does not rise from day 7 (1.77) to day 10 (1.00)" in check.reason
     level = GIVEN | {"d21": GIVEN["d14"]}
-    assert "from day 14 (2.96) to day 21 (2.96)" in plots_embedding.rises(level).reason
+    assert "from day 14 (2.96) to day 21 (2.96)" in checks.rises(level).reason
     # Two groups of one day are not compared with one another.
     twin = GIVEN | {"d7_treated": [0.3, 0.3, 0.4, 0.0, 0.0]}
-    assert plots_embedding.rises(twin).passed is True
+    assert checks.rises(twin).passed is True
 
 
 def test_groups_without_a_day_stand_in_the_order_of_the_table() -> None:
     named = {"early": [0.8, 0.2], "middle": [0.5, 0.5], "late": [0.1, 0.9]}
-    check = plots_embedding.rises(named)
+    check = checks.rises(named)
     assert check.passed is True and "table's order" in check.reason
-    assert plots_embedding.expected_stages(named)["group"].tolist() == list(named)
+    assert summaries.expected_stages(named)["group"].tolist() == list(named)
     backwards = dict(reversed(named.items()))
-    assert "from late (.90) to middle (.50)" in plots_embedding.rises(backwards).reason
-    assert plots_embedding.rises({"d0": [0.0, 1.0], "d3": [1.0, 0.0]}).passed is None
-    assert plots_embedding.rises({}).passed is None
+    assert "from late (.90) to middle (.50)" in checks.rises(backwards).reason
+    assert checks.rises({"d0": [0.0, 1.0], "d3": [1.0, 0.0]}).passed is None
+    assert checks.rises({}).passed is None
 
 
 def test_figure_of_biology(tmp_path: Path) -> None:
     made = study_tables.make(tmp_path, cells=20)
     scores = tables.read(made.study("scores"), SCORES)
-    rows = plots_embedding.mean_stages(scores, GIVEN, STAGES, "combined")
+    rows = summaries.mean_stages(scores, GIVEN, STAGES, "combined")
     share = np.stack(scores["proportions"])
     wanted = dict(zip(scores["animal"], share @ np.arange(K), strict=True))
     assert rows.set_index("animal")["predicted"].to_dict() == pytest.approx(wanted)
@@ -155,13 +155,13 @@ def test_figure_of_biology(tmp_path: Path) -> None:
 
 def test_similarity_passes_where_the_interval_lies_above_zero() -> None:
     _, rho = stage_cosines()
-    check = plots_embedding.follows_similarity(rho, ["frozen", "combined"])
+    check = checks.follows_similarity(rho, ["frozen", "combined"])
     assert check.passed is True and "higher than before (.93 against .41 of frozen)" in check.reason
-    check = plots_embedding.follows_similarity(rho, ["combined", "frozen"])
+    check = checks.follows_similarity(rho, ["combined", "frozen"])
     assert check.passed is False and "not higher" in check.reason and "[-.05, .70]" in check.reason
-    assert "before" not in plots_embedding.follows_similarity(rho, ["combined"]).reason
-    assert plots_embedding.follows_similarity(rho, ["frozen", "gone"]).passed is None
-    assert plots_embedding.follows_similarity(rho.assign(low=np.nan), ["combined"]).passed is None
+    assert "before" not in checks.follows_similarity(rho, ["combined"]).reason
+    assert checks.follows_similarity(rho, ["frozen", "gone"]).passed is None
+    assert checks.follows_similarity(rho.assign(low=np.nan), ["combined"]).passed is None
 
 
 def test_figure_of_similarities() -> None:

@@ -14,16 +14,15 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-import study_tables
 from myostage import palette, tables
 from myostage.cells.tables import LABELS, POSITIONS
-from myostage.evaluation import algebra, selection, spectra, training
+from myostage.evaluation import selection, summaries
 from myostage.evaluation.algebra import summary
 from myostage.evaluation.comparisons import judge
-from myostage.evaluation.resampling import correlate
 from myostage.evaluation.tables import ALGEBRA, COMPARISONS, METRICS
 from myostage.figures import plots_neighbours, views
 from myostage.learning.tables import ATTENTION, HISTORY
+from support import study_tables
 
 
 def _title(figure: Figure) -> str:
@@ -106,7 +105,7 @@ def test_slide_metrics_says_when_nothing_can_be_told() -> None:
     two = _compared({"one": 0.02, "two": -0.01}, "base")
     rows = selection.tabulate_metrics(metrics, ["base", "one", "two"], ["bag_auroc"], against, two)
     assert _title(plots_neighbours.slide_metrics(rows, "bag_auroc")).endswith(
-        "; no difference to base that could be told (2 compared)"
+        "; no significant difference to base (2 compared)"
     )
     single = selection.tabulate_metrics(metrics, ["base", "one"], ["bag_auroc"], {"one": "base"}, two)
     assert _title(plots_neighbours.slide_metrics(single, "bag_auroc")).endswith(
@@ -243,9 +242,9 @@ def test_attention_maps_colour_cells_by_rank_and_give_the_auroc_of_each() -> Non
     ]
     assert _title(figure) == (
         "AUROC of the attention on the slide drawn: plain .25, smooth 1.00; smooth is ahead of plain on 1 of "
-        "1 (examples: what can be told stands in the table)"
+        "1 (examples: what is significant stands in the table)"
     )
-    ranks = plots_neighbours.percentile(logits["plain"])
+    ranks = summaries.percentile(logits["plain"])
     np.testing.assert_allclose(ranks, [0.7, 0.1, 0.3, 0.5, 0.9, nan])
     (drawn,) = (one for one in figure.axes[1].collections if isinstance(one, PolyCollection))
     faces = [to_hex(face) for face in drawn.get_facecolor()]
@@ -294,15 +293,15 @@ def test_spectrum_sums_low_frequencies_per_slide_and_relates_them_to_localisatio
     auroc = {name: rng.uniform(0.4, 1.0) for name in slides}
     table = pd.concat([raw, smooth])
     table["instance_auroc"] = table["slide"].map(auroc)
-    per_slide = spectra.summarise_slides(table)
+    per_slide = summaries.spectrum_slides(table)
     first = per_slide[(per_slide["slide"] == "s3") & (per_slide["signal"] == "smoothed")]
     np.testing.assert_allclose(first[["low_share", "energy"]], [[0.66, 0.4]])
-    bands = spectra.average_bands(table)
+    bands = summaries.spectrum_bands(table)
     rows = bands[(bands["signal"] == "raw") & (bands["low"] == 0)]
     assert rows["share"].item() == pytest.approx(np.mean([low for low, _ in slides.values()]))
     assert rows["share_low"].item() < rows["share"].item() < rows["share_high"].item()
     own = per_slide[per_slide["signal"] == "raw"]
-    rho = correlate(own["low_share"], own["instance_auroc"])
+    rho = summaries.correlation(own["low_share"], own["instance_auroc"])
     assert rho.value == pytest.approx(spearmanr(own["low_share"], own["instance_auroc"]).statistic)
     figure = plots_neighbours.spectrum(table)
     assert _title(figure).startswith(
@@ -310,7 +309,7 @@ def test_spectrum_sums_low_frequencies_per_slide_and_relates_them_to_localisatio
         f"slides of e); low frequencies against cell AUROC: rho e {rho}"
     )
     assert "e raw 1.00, smoothed .40." in _note(figure)
-    assert "no relation that could be told" in _title(figure)
+    assert "no interval on one side of 0" in _title(figure)
     related = table.assign(
         instance_auroc=table["slide"].map({name: low for name, (low, _) in slides.items()})
     )
@@ -321,7 +320,7 @@ def test_spectrum_of_few_slides_and_of_none() -> None:
     table = _spectrum({"s0": [0.2, 0.1], "s1": [0.3, 0.1]}).assign(instance_auroc=[0.5] * 3 + [np.nan] * 3)
     figure = plots_neighbours.spectrum(table)
     assert _title(figure) == "Too few slides to relate it to cell AUROC"
-    constant = correlate([1.0, 1, 1, 1], [0.1, 0.2, 0.3, 0.4])
+    constant = summaries.correlation([1.0, 1, 1, 1], [0.1, 0.2, 0.3, 0.4])
     assert np.isnan(constant.value) and np.isnan(constant.low)
     for empty in (table.head(0), table.assign(share=np.nan)):
         assert "No spectrum" in _title(plots_neighbours.spectrum(empty))
@@ -355,7 +354,7 @@ def test_borders_names_where_smoothing_hurts_and_joins_bands_that_touch() -> Non
     # A difference is none while the intervals touch.
     near = table.assign(correct=0.8, correct_low=0.75, correct_high=0.85)
     assert _title(plots_neighbours.borders(near, "plain", ["smooth"])) == (
-        "Smoothing against plain: smooth hurts in no band that could be told"
+        "Smoothing against plain: smooth hurts in no band"
     )
 
 
@@ -384,7 +383,7 @@ def _history(experiment: str, ends: list[float], **columns: Any) -> pd.DataFrame
 
 def test_reconstruction_is_the_mean_over_the_last_tenth_of_steps() -> None:
     histories = pd.concat([_history("a", [0.2, 0.4]), _history("a-p", [0.5, 0.7]), _history("b", [0.3])])
-    rows = training.summarise_reconstruction(histories, {"a": "a-p", "b": "gone"})
+    rows = summaries.reconstruction(histories, {"a": "a-p", "b": "gone"})
     assert rows["coordinates"].tolist() == ["true", "permuted"] * 2 and rows["runs"].tolist() == [2, 2, 1, 0]
     np.testing.assert_allclose(rows["loss"], [0.3, 0.6, 0.3, np.nan])
     # Resampled means of two runs lie between them; of one run nothing is known.
@@ -398,10 +397,10 @@ def test_reconstruction_is_the_mean_over_the_last_tenth_of_steps() -> None:
     figure = plots_neighbours.control(rows, differences)
     assert _title(figure) == (
         "Reconstruction loss .30 [.20, .40] with true coordinates, .60 [.50, .70] permuted; slide AUROC: "
-        "+.20 [+.15, +.25] against permuted coordinates, a difference that could be told"
+        "+.20 [+.15, +.25] against permuted coordinates, significant"
     )
     assert len(figure.axes) == 2 and {"permuted: no run", "not compared"} <= set(_texts(figure))
-    both = training.summarise_reconstruction(histories, {"a": "a-p", "a-p": "a"})
+    both = summaries.reconstruction(histories, {"a": "a-p", "a-p": "a"})
     assert _title(plots_neighbours.control(both, {})) == (
         "True coordinates reconstruct better in 1 of 2 settings and worse in 1 (intervals apart)"
     )
@@ -410,7 +409,7 @@ def test_reconstruction_is_the_mean_over_the_last_tenth_of_steps() -> None:
 def test_control_without_runs_says_so() -> None:
     empty = pd.DataFrame(columns=["experiment", "run", *HISTORY.schema.names])
     for pairs in ({"a": "b"}, {}):
-        rows = training.summarise_reconstruction(empty, pairs)
+        rows = summaries.reconstruction(empty, pairs)
         assert "No control" in _title(plots_neighbours.control(rows, {}))
 
 
@@ -423,7 +422,7 @@ def test_conflict_tells_opposition_only_where_the_interval_excludes_0() -> None:
     unclear["conflict"] = unclear["step"].map(cosine).abs() * (unclear["run"] - 1)
     single["conflict"] = single["step"].map(cosine)
     histories = pd.concat([opposed, unclear, single, without])
-    table = training.summarise_conflicts(histories).set_index("experiment")
+    table = summaries.conflicts(histories).set_index("experiment")
     assert table.index.tolist() == ["opposed", "unclear", "single"]
     np.testing.assert_allclose(
         table.loc["opposed", ["cosine", "low", "high", "below"]].astype(float), [-0.29, -0.3, -0.28, 0.6]
@@ -432,11 +431,11 @@ def test_conflict_tells_opposition_only_where_the_interval_excludes_0() -> None:
     figure = plots_neighbours.conflict(histories)
     assert _title(figure) == (
         "Gradients of SupCR and the cell term: opposed: they oppose each other (mean cosine -.29 [-.30, "
-        "-.28], below 0 at 60 % of steps); unclear: neither could be told (mean cosine .00 [-.42, +.42], "
+        "-.28], below 0 at 60 % of steps); unclear: the interval holds 0 (mean cosine .00 [-.42, +.42], "
         "below 0 at 33 % of steps); single: one run tells nothing of others (mean cosine -.30, below 0 at 60 "
         "% of steps)"
     )
-    curves = training.smooth_conflicts(histories)
+    curves = summaries.conflict_curves(histories)
     np.testing.assert_allclose(curves.loc[curves["experiment"] == "opposed", "cosine"].iloc[0], -0.79)
     for empty in (without, histories.head(0)):
         assert "No gradient conflict" in _title(plots_neighbours.conflict(empty))
@@ -456,13 +455,13 @@ def test_algebra_is_beyond_chance_where_the_interval_lies_above_it() -> None:
         "z_W + z_P predicts z_I of its own slide beyond chance in 1 of 2: near beyond chance (reciprocal "
         "rank .96"
     )
-    assert "none not told from chance (reciprocal rank .52" in _title(figure)
+    assert "none the interval holds chance (reciprocal rank .52" in _title(figure)
     chance = [line.get_xdata()[0] for line in figure.axes[1].lines if line.get_linewidth() == 2]
     np.testing.assert_allclose(chance, (1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
     assert "z_P alone .25" in _title(figure)
     hollow = [line.get_xdata()[0] for line in figure.axes[1].lines if line.get_markerfacecolor() == "white"]
     np.testing.assert_allclose(hollow, [0.25, 0.25])
-    points = algebra.average_slides(table)
+    points = summaries.algebra_points(table)
     assert len(points) == 24 and points["own"].eq(0.6).all()
     worse = _algebra("far", [4] * 6)
     assert "far worse than chance" in _title(plots_neighbours.algebra(worse, summary(worse)))

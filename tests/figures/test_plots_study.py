@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from myostage.evaluation import confusions, cost, recovery, selection
+from myostage.evaluation import cost, selection, summaries
 from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
 from myostage.figures import plots_study
 
@@ -156,7 +156,7 @@ def test_grid_without_comparisons_has_one_panel_and_without_values_none() -> Non
 def test_confusions_count_errors_that_are_one_stage_off() -> None:
     # 10 cells, 4 wrong, 3 of them by one stage.
     matrix = np.array([[4.0, 1, 1], [2, 2, 0], [0, 0, 0]])
-    errors = confusions.Errors.of(matrix)
+    errors = summaries.Errors.of(matrix)
     assert (errors.of_errors, errors.of_cells) == (0.75, 0.3)
     figure = plots_study.confusions({"e": matrix, "right": np.eye(3) * 5, "none": np.zeros((3, 3))}, STAGES)
     assert _title(figure) == "One stage off: 75 % of the errors of e (30 % of its cells)"
@@ -167,7 +167,7 @@ def test_confusions_count_errors_that_are_one_stage_off() -> None:
     ]
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts[:2] == ["67 %", "4"] and texts[-3:] == ["none"] * 3
-    table = confusions.tabulate_errors({"e": matrix}, STAGES)
+    table = summaries.error_table({"e": matrix}, STAGES)
     assert table["cells"].sum() == 10 and table["one_stage_off_of_errors"].eq(0.75).all()
     many = {f"e{number}": matrix + number * np.eye(3) for number in range(5)}
     many["near"] = np.array([[1.0, 1, 0], [0, 0, 0], [0, 0, 0]])
@@ -196,9 +196,9 @@ def _scores() -> pd.DataFrame:
 
 
 def test_recovery_gives_the_error_over_slides_with_a_truth() -> None:
-    rows = recovery.tabulate_recovery(_scores(), ["e"], ["d0", "d1"])
+    rows = summaries.recovery_table(_scores(), ["e"], ["d0", "d1"])
     assert rows["slide"].tolist() == ["s2", "s3", "s1"]
-    error = recovery.measure_error(rows)
+    error = summaries.recovery_error(rows)
     # Two slides: resampled means are .1, .2 or .3.
     assert error.slides == 2
     np.testing.assert_allclose([error.value, error.low, error.high], [0.2, 0.1, 0.3])
@@ -211,13 +211,13 @@ def test_recovery_gives_the_error_over_slides_with_a_truth() -> None:
 
 
 def test_recovery_of_several_experiments_without_truth_and_of_none() -> None:
-    both = recovery.tabulate_recovery(_scores(), ["worse", "e"])
+    both = summaries.recovery_table(_scores(), ["worse", "e"])
     assert both["experiment"].tolist() == ["worse"] * 3 + ["e"] * 3
     assert _title(plots_study.recovery(both)).startswith("Best of 2, e: recovery score off by .20")
     assert _title(plots_study.recovery(both)).endswith("; worst, worse: .55 [.50, .60]")
     blind = plots_study.recovery(both.assign(true=np.nan, error=np.nan))
     assert len(blind.axes) == 1 and "no cell is annotated" in _title(blind)
-    assert "No recovery scores" in _title(plots_study.recovery(recovery.tabulate_recovery(_scores(), ["x"])))
+    assert "No recovery scores" in _title(plots_study.recovery(summaries.recovery_table(_scores(), ["x"])))
 
 
 CURVES = {"m": {"0": "m", "0.3": "m3", "1": "m10", "0.6": "m6"}, "n": {"0.0": "n", "0.3": "n3"}}

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from myostage import tables
@@ -48,7 +48,6 @@ animals = st.lists(
 
 
 @given(animals=animals, folds=st.integers(2, 6), slides_each=st.integers(1, 3), shuffle=st.randoms())
-@settings(max_examples=60, deadline=None)
 def test_folds_split_no_animal_and_balance_every_group(
     animals: list[tuple[str, int]], folds: int, slides_each: int, shuffle: object
 ) -> None:

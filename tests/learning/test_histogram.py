@@ -8,18 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from formulas import histogram_loop, normal
 from myostage.learning import histogram
 from myostage.learning.histogram import log_pair_histogram, log_soft_histogram, soft_histogram
+from support.formulas import histogram_loop, normal
 
 SCRIPTS = Path(histogram.__file__).parents[2]
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     s=st.lists(st.floats(0, 1), min_size=1, max_size=20),
     bins=st.integers(2, 40),
@@ -34,7 +33,6 @@ def test_histogram_is_the_formula(s: list[float], bins: int, sigma: float, data:
     assert found.tolist() == pytest.approx(histogram_loop(s, weights, bins, sigma), abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     s=st.lists(st.floats(0, 1, width=32), min_size=1, max_size=30),
     bins=st.integers(2, 64),

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from formulas import histogram_loop, normal
 from myostage.learning import losses
 from myostage.learning.stages import expected_stage, pair_distribution, similarity, stage_levels
+from support.formulas import histogram_loop, normal
 
 # Proportions per day after injury in the released code, index order:
 # damaged, intact, recovered, large myotube, small myotube.
@@ -145,7 +145,6 @@ def test_stop_gradient_and_divisor() -> None:
     assert torch.allclose(with_u, through_u / 6) and with_v is None
 
 
-@settings(max_examples=40, deadline=None)
 @given(log_sigma=st.floats(-9, 1), bins=st.integers(2, 50), data=st.data())
 def test_simprop_is_finite_and_not_negative(log_sigma: float, bins: int, data: st.DataObject) -> None:
     days = st.sampled_from(sorted(BIOLOGICAL))

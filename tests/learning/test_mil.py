@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.parametrize import is_parametrized
 
-from formulas import normal
 from myostage.learning import mil
 from myostage.spatial.graph import CellGraph
-from myostage.study.sections import ONE_LOGIT, LabelKind, Mil, MilModel, SmOperator
+from myostage.study.sections.mil import ONE_LOGIT, Mil, MilModel, SmOperator
+from myostage.study.sections.slide_label import LabelKind
+from support.formulas import normal
 
 E, CELLS = 6, 9
 OURS = ("mean", "max", "smap", "smtap", "srmil")

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy.stats import gaussian_kde
 from torch import Tensor
 
-from formulas import normal
 from myostage.learning import regression
 from myostage.learning.regression import Queue, Similarity
+from support.formulas import normal
 
 # With ties, and not in order.
 TARGETS = torch.tensor([2.0, 0.5, 2.0, 3.25, 0.0, 0.5, 4.0, 1.0], dtype=torch.float64)

@@ -21,17 +21,12 @@ from myostage.features import encoder, tokens
 from myostage.learning import bags, loop, losses, regression, runs, train
 from myostage.learning.tables import HISTORY, OUTCOME, SPLITS, predictions_table
 from myostage.runtime.checkpoints import Checkpoints
-from myostage.study.sections import (
-    NOT_IN_TOKENS,
-    PRESETS,
-    Architecture,
-    Dino,
-    Encoder,
-    Graph,
-    Healthy,
-    RunSpec,
-    Training,
-)
+from myostage.study.run import RunSpec
+from myostage.study.sections.encoder import NOT_IN_TOKENS, Architecture, Dino, Encoder
+from myostage.study.sections.experiment import PRESETS
+from myostage.study.sections.graph import Graph
+from myostage.study.sections.healthy import Healthy
+from myostage.study.sections.training import Training
 
 STAGES = ("early", "middle", "late")
 K = len(STAGES)

@@ -19,16 +19,12 @@ from myostage.errors import UserError
 from myostage.features import tokens
 from myostage.learning import mil, runs, slide_runs
 from myostage.learning.tables import ATTENTION, HISTORY, OUTCOME, SLIDE_PREDICTIONS, SPLITS
-from myostage.study.sections import (
-    NOT_IN_TOKENS,
-    Architecture,
-    Encoder,
-    Graph,
-    Mil,
-    RunSpec,
-    SlideLabel,
-    Training,
-)
+from myostage.study.run import RunSpec
+from myostage.study.sections.encoder import NOT_IN_TOKENS, Architecture, Encoder
+from myostage.study.sections.graph import Graph
+from myostage.study.sections.mil import Mil
+from myostage.study.sections.slide_label import SlideLabel
+from myostage.study.sections.training import Training
 
 TOKENS, WIDTH = 5, 16
 ENCODER = Encoder(

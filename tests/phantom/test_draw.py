@@ -25,7 +25,7 @@ from myostage.phantom.draw import Region, draw_slide
 from myostage.phantom.muscle import MATURITY, stage_maturity
 from myostage.study.config import load_study
 from myostage.study.inputs import read_proportions, read_slides
-from myostage.study.sections import Phantom
+from myostage.study.sections.phantom import Phantom
 
 STAGES = ("damaged", "small_myotube", "large_myotube", "recovered", "intact")
 SMALL = Phantom(width_um=320.0, height_um=280.0)
@@ -67,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_another_process_draws_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     lines = [
-        "import numpy as np; from myostage.study.sections import Phantom",
+        "import numpy as np; from myostage.study.sections.phantom import Phantom",
         "from myostage.phantom.draw import draw_slide",
     ]
     for name, phantom, stages, shares in (("mixed", SMALL, STAGES, MIXED), ("round", ROUND, MATURING, EVEN)):

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from test_summary import difference, everything
-from test_summary import facts as of_cells
 
 from myostage import tables
 from myostage.evaluation.tables import ALGEBRA, BORDERS, COMPARISONS, METRICS, RUNS, SPECTRUM
@@ -17,9 +15,11 @@ from myostage.report import findings_neighbours, summary
 from myostage.report.findings import Facts
 from myostage.report.findings_neighbours import Section
 from myostage.study import config, plan
-from myostage.study.sections import Study
+from myostage.study.sections.study import Study
 from myostage.study.structure import SlideStructure, Structure, slide_structure, structure
-from study_tables import add_neighbours, make
+from support.study_facts import difference, everything
+from support.study_facts import facts as of_cells
+from support.study_tables import add_neighbours, make
 
 ABMIL = {"name": "abmil", "method": "slide", "mil": {"model": "abmil"}, "part": "attention"}
 SMAP = {"name": "smap", "method": "slide", "vary": {"mil.alpha": [0.1, 0.5, 0.9]}, "part": "attention"}
@@ -515,7 +515,7 @@ def test_the_page_has_the_sections_of_what_was_asked_and_answers_them_at_its_top
     made = make(tmp_path)
     add_neighbours(made)
     known = {"abmil": "abmil", "late[alpha=0.5]": SMAPS[1]}
-    tables = {
+    measured = {
         name: tables.read(made.study(name), table).replace({"experiment": known})
         for name, table in (("spectrum", SPECTRUM), ("borders", BORDERS))
     }
@@ -524,7 +524,7 @@ def test_the_page_has_the_sections_of_what_was_asked_and_answers_them_at_its_top
         [*terms(-0.2), difference("sm_logits", "prop", np.nan, p=np.nan, pairs=0)],
         histories=histories({"both": [-0.2, -0.3]}),
         algebra=algebra({"mse": [2, 3, 4], "mse_cell": [1] * 3}),
-        **tables,
+        **measured,
     )
     summary.write(tmp_path / "summary.html", whole)
     page = (tmp_path / "summary.html").read_text()

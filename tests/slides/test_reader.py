@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -13,7 +13,7 @@ from myostage.errors import UserError
 from myostage.slides.reader import check_slides, open_slide, read_row
 from myostage.slides.tables import SLIDES
 from myostage.study.inputs import SlideRow
-from slide_files import real, smooth_noise, write_pyramid
+from support.slide_files import real, smooth_noise, write_pyramid
 
 PIXELS = smooth_noise(300, 420)
 
@@ -63,7 +63,6 @@ def test_resampled_pixels_are_where_they_belong(pyramid: Path, mpp: float) -> No
     assert np.abs((found - expected)[inner].mean()) < 1
 
 
-@settings(max_examples=25, deadline=None)
 @given(x=st.integers(-30, 130), y=st.integers(-30, 100), mpp=st.sampled_from([0.4, 0.81, 1.0, 1.9, 4.7]))
 def test_a_pixel_does_not_depend_on_its_window(pyramid: Path, x: int, y: int, mpp: float) -> None:
     with open_slide(pyramid) as slide:

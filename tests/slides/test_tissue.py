@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -13,8 +13,8 @@ from myostage import tables
 from myostage.slides.reader import open_slide
 from myostage.slides.tables import TILES
 from myostage.slides.tissue import tile_grid, tile_slide, tissue_mask
-from myostage.study.sections import Tiling
-from slide_files import real, write_pyramid
+from myostage.study.sections.tiling import Tiling
+from support.slide_files import real, write_pyramid
 
 PINK = (214, 120, 170)
 
@@ -29,7 +29,6 @@ def slide_row(path: Path, mpp: float | None = None, status: str = "ok") -> Simpl
     return SimpleNamespace(slide="s", path=str(path), mpp=mpp, status=status, reason="the file is empty")
 
 
-@settings(max_examples=200, deadline=None)
 @given(width=st.integers(1, 1500), height=st.integers(1, 1500), tile=st.integers(64, 300), data=st.data())
 def test_cores_partition_the_slide_and_lie_within_their_tiles(
     width: int, height: int, tile: int, data: st.DataObject

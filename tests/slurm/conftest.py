@@ -2,28 +2,29 @@
 
 from collections.abc import Iterator
 
-import one_node as cluster
 import pytest
+
+from support import one_node
 
 
 @pytest.fixture(scope="session")
-def slurm() -> Iterator[cluster.Cluster]:
+def slurm() -> Iterator[one_node.Cluster]:
     """A SLURM of one node, its two GPUs pretended."""
-    reason = cluster.unavailable()
+    reason = one_node.unavailable()
     if reason:
         pytest.skip(reason)
-    with cluster.Cluster() as started:
+    with one_node.Cluster() as started:
         yield started
 
 
 @pytest.fixture(scope="module", autouse=True)
 def alone() -> Iterator[None]:
     """One file of tests at a time, whatever the number of workers; its jobs end with it."""
-    if cluster.unavailable():
+    if one_node.unavailable():
         yield
         return
-    with cluster.alone():
+    with one_node.alone():
         yield
-        left = cluster.Cluster()
+        left = one_node.Cluster()
         if left.healthy():
             left.clear()

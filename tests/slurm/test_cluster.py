@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
-import one_node as cluster
 import pytest
-from one_node import Cluster, until
+
+from support import one_node
+from support.one_node import Cluster, until
 
 pytestmark = pytest.mark.slurm
 
@@ -34,7 +35,7 @@ def test_a_job_is_listed_with_its_comment_and_folder(slurm: Cluster) -> None:
     job = slurm.submit("true", "--comment=rule a: b|c", "--job-name=d e")
     slurm.wait(job, "COMPLETED")
     (listed,) = [one for one in slurm.jobs() if one.id == job]
-    assert listed == (job, "COMPLETED", "d e", "rule a: b|c", str(cluster.RUN), "cpu")
+    assert listed == (job, "COMPLETED", "d e", "rule a: b|c", str(one_node.RUN), "cpu")
 
 
 def test_more_memory_than_asked_for_is_fatal(slurm: Cluster) -> None:
@@ -86,13 +87,13 @@ def test_a_node_that_is_lost_fails_its_jobs_or_starts_them_again(slurm: Cluster)
 
 
 def test_nothing_stays_after_a_stop_and_it_starts_again(slurm: Cluster) -> None:
-    kept = cluster.KEPT.exists()
+    kept = one_node.KEPT.exists()
     job = slurm.submit("trap '' TERM; sleep 60; sleep 60", "--job-name=stubborn")
     slurm.wait(job, "RUNNING")
     until(lambda: len(slurm.processes(job)) > 1, 10, "the job has begun")
     slurm.stop()
-    assert cluster.leftovers() == []
+    assert one_node.leftovers() == []
     slurm.start()
     if kept:
-        cluster.KEPT.touch()
+        one_node.KEPT.touch()
     slurm.wait(slurm.submit("true"), "COMPLETED")

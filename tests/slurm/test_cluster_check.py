@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import one_node as cluster
 import pytest
-from one_node import Cluster
+
+from support import one_node
+from support.one_node import Cluster
 
 ROOT = Path(__file__).parent.parent.parent
 SITE = "partition: cpu\ngpu_partition: gpu\nmax_mem_mb: 8000\n"
@@ -50,7 +51,7 @@ def test_everything_works_but_the_pretended_gpu(
     assert check.returncode == 1
     lines = [line for line in said.splitlines() if line.startswith(("ok ", "warning ", "FAILED "))]
     (failed,) = [line for line in lines if not line.startswith("ok ")]
-    host = cluster.host()
+    host = one_node.host()
     assert failed == (
         f"FAILED   no GPU visible to torch in the GPU job on {host}: the node has no NVIDIA driver"
     )
@@ -72,7 +73,7 @@ def test_without_the_gpu_job_all_is_well(slurm: Cluster, environment: dict[str, 
 def test_a_job_that_waits_too_long_is_told_and_cancelled(
     slurm: Cluster, environment: dict[str, str], results: Path
 ) -> None:
-    other = slurm.submit("sleep 120", f"--cpus-per-task={cluster.CPUS}", "--time=5")
+    other = slurm.submit("sleep 120", f"--cpus-per-task={one_node.CPUS}", "--time=5")
     slurm.wait(other, "RUNNING")
     with start(environment, results, "--timeout", "2", "--no-gpu") as check:
         said, _ = check.communicate(timeout=60)
@@ -85,16 +86,16 @@ def test_a_job_that_waits_too_long_is_told_and_cancelled(
 
 
 def test_ctrl_c_leaves_nothing(slurm: Cluster, environment: dict[str, str], results: Path) -> None:
-    other = slurm.submit("sleep 120", f"--cpus-per-task={cluster.CPUS}", "--time=5")
+    other = slurm.submit("sleep 120", f"--cpus-per-task={one_node.CPUS}", "--time=5")
     slurm.wait(other, "RUNNING")
     with start(environment, results) as check:
-        cluster.until(lambda: len(slurm.run("squeue", "--noheader").splitlines()) == 3, 30, "jobs are sent")
+        one_node.until(lambda: len(slurm.run("squeue", "--noheader").splitlines()) == 3, 30, "jobs are sent")
         check.send_signal(signal.SIGINT)
         _, error = check.communicate(timeout=60)
     slurm.cancel(other)
     assert check.returncode == 130
     assert error == "stopped; the jobs are cancelled and their files removed\n"
-    cluster.until(lambda: nothing_left(slurm, results), 10, "nothing is left")
+    one_node.until(lambda: nothing_left(slurm, results), 10, "nothing is left")
 
 
 def test_a_partition_that_is_not_there_costs_no_job(

@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from one_node import Cluster, Job, until
 
-from myostage.study.sections import Encoder
-from tiny import ROOT, SNAKEMAKE, lay_out, study
+from myostage.study.sections.encoder import Encoder
+from support.one_node import Cluster, Job, until
+from support.tiny import ROOT, SNAKEMAKE, lay_out, of_cells
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
 
@@ -33,11 +33,11 @@ MINUTES = 60.0
 
 
 def content() -> dict[str, Any]:
-    small = study()
-    small["experiments"] = [
+    small = of_cells(
         {"name": "combined", "losses": {"simprop": 1, "prop": 1}},
         {"name": "majority", "method": "majority"},
-    ]
+        compare={"reference": "combined"},
+    )
     small["training"] |= {"steps": STEPS, "checkpoint_every": CHECKPOINT_EVERY}
     small["jobs"] = {"slides_per_job": 2, "runs_per_job": 1, "threads": 1}
     return small
@@ -332,7 +332,6 @@ def test_killed_for_memory_it_gets_more(greedy: Snakemake) -> None:
     assert "exceeded memory limit" in "".join(log.read_text() for log in logs)
 
 
-@pytest.mark.long
 def test_a_slide_that_breaks_its_job_is_left_out_and_named(broken: Snakemake) -> None:
     broken.ends_well()
     splits = pd.read_parquet(broken.folder / "results/tiny/splits.parquet").set_index("slide")

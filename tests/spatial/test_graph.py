@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from myostage.spatial import graph
 from myostage.spatial.graph import CellGraph, Smoother, cell_graph
-from myostage.study.sections import Graph
+from myostage.study.sections.graph import Graph
 
 Pairs = set[tuple[int, int]]
 ALPHAS = [0.1, 0.5, 0.9]
@@ -161,7 +161,6 @@ def test_no_cell_and_one_cell_have_no_edges(by: str) -> None:
         assert graph.isolated.tolist() == [True] * n
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=30),
     st.sampled_from(["nearest", "radius", "delaunay"]),
@@ -274,7 +273,6 @@ def test_energy_per_edge_of_constant_values_or_without_edges_is_zero() -> None:
         graph.energy_per_edge(values(7), path(7))
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.floats(0.01, 0.99), st.integers(1, 30), st.integers(0, 1000))
 def test_energy_never_rises(alpha: float, steps: int, seed: int) -> None:
     graph, u = with_isolated(15, seed % 7), values(17, seed=seed)

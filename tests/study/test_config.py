@@ -12,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from myostage.errors import UserError
-from myostage.study import config, inputs, reference, sections
+from myostage.study import config, inputs, reference
 from myostage.study.inputs import check_bag_size, read_proportions, read_slides
-from myostage.study.sections import Phantom, Study
+from myostage.study.sections.mil import MilModel
+from myostage.study.sections.phantom import Phantom
+from myostage.study.sections.study import Study
+from myostage.study.terms import SRMIL_LOSSES
 
 ROOT = Path(__file__).parents[2]
 STAGES = ["damaged", "recovered", "intact"]
@@ -126,9 +129,7 @@ def test_the_demo_of_neighbours_has_every_control_and_point_of_its_grids(
     rows = read_slides(study)
     assert {row.border for row in rows} == {"", "sharp", "diffuse"}
     assert {row.group for row in rows if not row.border} == {"d0"}
-    assert {specs[0].mil.model for specs in experiments.values() if specs[0].mil} == set(
-        get_args(sections.MilModel)
-    )
+    assert {specs[0].mil.model for specs in experiments.values() if specs[0].mil} == set(get_args(MilModel))
 
 
 @pytest.mark.parametrize("name", ["camelyon16", "panda", "rsna"])
@@ -653,7 +654,7 @@ def test_what_is_rebuilt_from_neighbours_has_a_control_with_permuted_places(
             changed = {"graph": one.graph.model_copy(update={"coordinates": "permuted"})}
             assert control.model_dump() == one.model_copy(update=changed).model_dump()
             assert control.id != one.id
-    assert experiments["srmil[mask_ratio=0.7]"][0].losses == sections.SRMIL_LOSSES
+    assert experiments["srmil[mask_ratio=0.7]"][0].losses == SRMIL_LOSSES
     ids = [[spec.id for spec in experiments[label]] for label in ("dealt", "both[coordinates=permuted]")]
     assert ids[0] == ids[1]
     neighbours["graph"] = {"coordinates": "permuted"}

@@ -10,7 +10,7 @@ import pytest
 from myostage.paths import Paths
 from myostage.study import config, plan, structure
 from myostage.study.inputs import SlideRow
-from myostage.study.sections import Study
+from myostage.study.sections.study import Study
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("damaged", "recovered", "intact")

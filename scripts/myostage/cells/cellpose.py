@@ -14,7 +14,7 @@ from cellpose.resnet_torch import CPnet
 from numpy.typing import NDArray
 
 from myostage.errors import UserError
-from myostage.study.sections import Segmentation
+from myostage.study.sections.segmentation import Segmentation
 
 log = logging.getLogger(__name__)
 # A batch of tiles is a stack to Cellpose, which then warns that it will not be stitched in depth.

@@ -16,7 +16,8 @@ from myostage import tables
 from myostage.cells.tables import CELLS, CROP_PX, CROPS, LABELS
 from myostage.errors import UserError
 from myostage.slides.reader import RGB, Slide, open_slide, rgb
-from myostage.study.sections import Crop, Tiling
+from myostage.study.sections.crop import Crop
+from myostage.study.sections.tiling import Tiling
 
 if TYPE_CHECKING:
     from myostage.study.inputs import CropRow

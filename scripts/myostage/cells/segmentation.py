@@ -38,7 +38,8 @@ from myostage.errors import UserError
 from myostage.slides.reader import Slide, open_slide, placeholder, save_png
 from myostage.slides.tables import TILES
 from myostage.study.inputs import read_training_images
-from myostage.study.sections import CellposeTraining, Segmentation, Tiling
+from myostage.study.sections.segmentation import CellposeTraining, Segmentation
+from myostage.study.sections.tiling import Tiling
 
 log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")

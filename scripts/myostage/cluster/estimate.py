@@ -5,7 +5,9 @@ Seconds follow from two constants measured on one core; they say whether to wait
 
 from dataclasses import dataclass
 
-from myostage.study.sections import Encoder, RunSpec, Study
+from myostage.study.run import RunSpec
+from myostage.study.sections.encoder import Encoder
+from myostage.study.sections.study import Study
 
 # CPU seconds of forward and backward pass per cell and (token x width), per cell and width squared: one core
 # took 42 us a cell at width 96 and 0.9 ms at width 768 (65 tokens, last block for the class token alone).

@@ -11,7 +11,7 @@ from typing import Literal
 
 from myostage.cluster.probe import Disk, Report
 from myostage.cluster.site import SITE_FILE, Site
-from myostage.study.sections import nearest
+from myostage.schema import nearest
 
 Kind = Literal["cpu", "gpu"]
 

@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, PositiveInt, ValidationError
 
 from myostage.errors import UserError
-from myostage.study.sections import Section, key, nearest
+from myostage.schema import Section, key, nearest
 
 SITE_FILE = "profiles/slurm/site.yaml"
 SITE_VARIABLE = "MYOSTAGE_SITE"

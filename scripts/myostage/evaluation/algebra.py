@@ -24,7 +24,7 @@ from myostage.evaluation.tables import ALGEBRA
 from myostage.evaluation.tallies import held_out, read_splits
 from myostage.learning.regression import NO_INJURY
 from myostage.learning.tables import predictions_table
-from myostage.study.sections import RunSpec
+from myostage.study.run import RunSpec
 
 logger = logging.getLogger(__name__)
 
@@ -213,12 +213,6 @@ def _compared(sums: Mapping[str, Floats], healthy: Set[str], path: Path) -> list
         {"slide": slide, "own": a, "others": b, "rank": place, "rank_p": plain, "candidates": len(injured)}
         for slide, a, b, place, plain in zip(injured, own, others, rank, rank_p, strict=True)
     ]
-
-
-def average_slides(table: pd.DataFrame) -> pd.DataFrame:
-    """Cosines, ranks and number of candidates of every experiment and slide of ALGEBRA, mean over seeds."""
-    keys, values = ["experiment", "slide"], ["own", "others", "rank", "rank_p", "candidates"]
-    return table.groupby(keys, sort=False)[values].mean().reset_index()
 
 
 def _unit(vectors: Floats) -> Floats:

@@ -24,7 +24,7 @@ from myostage.errors import UserError
 from myostage.evaluation.tables import CORRELATIONS, SIMILARITIES
 from myostage.learning.stages import similarity
 from myostage.learning.tables import SPLITS, predictions_table
-from myostage.study.sections import RunSpec
+from myostage.study.run import RunSpec
 
 Floats = NDArray[np.float64]
 Runs = Sequence[tuple[RunSpec, Path]]

@@ -19,7 +19,7 @@ from myostage.learning.bags import STAGED_ONLY
 from myostage.learning.runs import compute_on, suffix_of, token_store
 from myostage.learning.tables import SPLITS
 from myostage.learning.train import BagPair, StageModel, positions_of
-from myostage.study.sections import RunSpec
+from myostage.study.run import RunSpec
 
 Floats = NDArray[np.float64]
 

@@ -30,7 +30,7 @@ from myostage.evaluation.tables import BORDERS, SPECTRUM
 from myostage.evaluation.weighted import auroc
 from myostage.learning.tables import ATTENTION
 from myostage.spatial.graph import CellGraph, band_shares, cell_graph, energy_per_edge, sm, spectrum
-from myostage.study.sections import Graph
+from myostage.study.sections.graph import Graph
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

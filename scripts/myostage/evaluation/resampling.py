@@ -13,11 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from myostage.evaluation.numbers import format_interval
-from myostage.evaluation.weighted import spearman
 
 Floats = NDArray[np.float64]
-
-LEAST_SLIDES = 3  # a rank correlation of fewer says nothing
 
 
 @dataclass(frozen=True)
@@ -109,26 +106,6 @@ def resample(
     if defined.any():
         low[defined], high[defined] = np.nanquantile(replicates[:, defined], (0.025, 0.975), axis=0)
     return value, low, high
-
-
-def mean_interval(values: ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """Mean over the first axis, [n, ...], with its interval; missing values do not count."""
-    table = np.asarray(values, dtype=np.float64)
-    known = np.isfinite(table)
-    counts = np.stack([np.where(known, table, 0.0), known.astype(np.float64)], axis=-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return bootstrap(counts, lambda sums: sums[..., 0] / sums[..., 1])
-
-
-def correlate(x: ArrayLike, y: ArrayLike) -> Measured:
-    """Spearman's rho over slides, [n] each, those left out that lack either; nan for too few."""
-    both = np.stack([np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)])
-    both = both[:, np.isfinite(both).all(axis=0)]
-    count = both.shape[1]
-    if count < LEAST_SLIDES:
-        return Measured(slides=count)
-    value, low, high = resample(count, lambda weights: spearman(both[0], both[1], weights))
-    return Measured(float(value), float(low), float(high), count)
 
 
 @lru_cache(maxsize=16)

@@ -24,7 +24,8 @@ from myostage.evaluation.tables import COMPARISONS, CONFUSION, METRICS, RUNS, SC
 from myostage.evaluation.tallies import STAGED_ONLY, PerCell, Split, Tally, held_out, read_splits, tally_run
 from myostage.evaluation.weighted import mean_of
 from myostage.learning.tables import OUTCOME
-from myostage.study.sections import Compare, RunSpec
+from myostage.study.run import RunSpec
+from myostage.study.sections.compare import Compare
 
 Floats = NDArray[np.float64]
 Runs = Sequence[tuple[RunSpec, Path]]

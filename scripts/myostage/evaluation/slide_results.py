@@ -36,7 +36,9 @@ from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
 from myostage.evaluation.tallies import STAGED_ONLY, PerCell, Split, held_out, read_splits
 from myostage.evaluation.weighted import auroc
 from myostage.learning.tables import ATTENTION, SLIDE_PREDICTIONS
-from myostage.study.sections import Compare, LabelKind, RunSpec
+from myostage.study.run import RunSpec
+from myostage.study.sections.compare import Compare
+from myostage.study.sections.slide_label import LabelKind
 
 Floats = NDArray[np.float64]
 

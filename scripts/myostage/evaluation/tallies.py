@@ -18,7 +18,7 @@ from myostage.errors import UserError
 from myostage.evaluation.metrics.cells import confusion, rps
 from myostage.learning.stages import stage_levels
 from myostage.learning.tables import SPLITS, predictions_table
-from myostage.study.sections import RunSpec
+from myostage.study.run import RunSpec
 
 Floats = NDArray[np.float64]
 

@@ -11,7 +11,7 @@ from myostage import tables
 from myostage.errors import UserError
 from myostage.evaluation.tallies import STAGED_ONLY, read_slide, read_splits
 from myostage.learning.tables import predictions_table
-from myostage.study.sections import RunSpec
+from myostage.study.run import RunSpec
 
 Floats = NDArray[np.float64]
 

@@ -32,7 +32,7 @@ from myostage.cells.tables import CROP_PX, CROPS
 from myostage.errors import UserError
 from myostage.features.encoder import build, crop_pixels, normalisation
 from myostage.runtime.checkpoints import Checkpoints, Progress
-from myostage.study.sections import NOT_IN_TOKENS, Dino, Encoder
+from myostage.study.sections.encoder import NOT_IN_TOKENS, Dino, Encoder
 
 log = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from myostage import tables
 from myostage.cells.tables import CROP_PX, CROPS
 from myostage.errors import UserError
 from myostage.features import tokens
-from myostage.study.sections import NOT_IN_TOKENS, Encoder
+from myostage.study.sections.encoder import NOT_IN_TOKENS, Encoder
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from myostage import tables
 from myostage.cells.tables import LABELS, POSITIONS
 from myostage.errors import UserError
 from myostage.features import tokens
+from myostage.schema import nearest
 from myostage.study.inputs import raise_all
-from myostage.study.sections import nearest
 
 logger = logging.getLogger(__name__)
 

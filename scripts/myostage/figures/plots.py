@@ -22,9 +22,8 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from myostage import palette, tables
-from myostage.evaluation import formatting, selection
+from myostage.evaluation import formatting, selection, summaries
 from myostage.evaluation.metrics.registry import METRICS
-from myostage.evaluation.training import SMOOTHING
 
 STYLE: Any = {
     "font.size": 9,
@@ -129,7 +128,7 @@ def composition(
     given : mapping of group to K shares
         In the order of the axis; groups without a slide are left out.
     """
-    animals = animal_composition(scores, stages, experiment)
+    animals = summaries.animal_composition(scores, stages, experiment)
     groups = [group for group in given if group in set(animals["group"])]
     places = {group: place for place, group in enumerate(groups)}
     if (animals["group"] == "").any():
@@ -190,19 +189,6 @@ def composition(
         finding = f"{experiment}: predicted shares; no slide belongs to a group with given shares"
     set_headline(figure, finding)
     return figure
-
-
-def animal_composition(scores: pd.DataFrame, stages: Sequence[str], experiment: str) -> pd.DataFrame:
-    """Predicted shares per animal: ``group``, ``animal``, ``cells``, one column per stage."""
-    rows = scores[(scores["experiment"] == experiment) & (scores["cells"] > 0)]
-    shares = np.array(rows["proportions"].tolist(), dtype=float).reshape(-1, len(stages))
-    cells = rows["cells"].to_numpy(dtype=float)
-    sums = rows[["group", "animal", "cells"]].assign(
-        **dict(zip(stages, (shares * cells[:, None]).T, strict=True))
-    )
-    animals = sums.groupby(["group", "animal"], as_index=False, sort=True).sum()
-    animals[list(stages)] = animals[list(stages)].div(animals["cells"], axis=0)
-    return animals
 
 
 def _scale_bar(axes: Axes, width_um: float, height_um: float) -> None:
@@ -488,7 +474,7 @@ def training_curves(histories: pd.DataFrame) -> Figure:
             if wide.empty:
                 continue
             if panel != "learning_rate":
-                window = max(1, len(wide) // SMOOTHING)
+                window = max(1, len(wide) // summaries.SMOOTHING)
                 wide = wide.rolling(window, min_periods=1, center=True).mean()
             if runs > 1:
                 axes.fill_between(

@@ -4,10 +4,8 @@ As in :mod:`myostage.figures.plots`: tables in, a figure out, and titles that sa
 """
 
 import math
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,12 +16,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter
 
 from myostage import palette
+from myostage.evaluation import checks, summaries
 from myostage.evaluation.geometry import LEAST_CELLS, NEIGHBOURS, Purity
 from myostage.evaluation.numbers import format_number
-from myostage.evaluation.resampling import Measured
 from myostage.figures.plots import (
     FAINT,
-    animal_composition,
     bare,
     new_figure,
     page,
@@ -31,9 +28,8 @@ from myostage.figures.plots import (
     stage_name,
     styled,
 )
-from myostage.learning.stages import expected_stage, similarity
+from myostage.learning.stages import similarity
 
-AGREEMENT = 1e-4
 PARTS = ("attention", "mlp", "norm", "head")
 LOSSES = {"simprop": "L_SimProp", "prop": "L_prop"}
 # Below what float64 tells apart; keeps exact zeros on a logarithmic axis.
@@ -43,18 +39,7 @@ MARKERS = "o^sDvP"
 VERDICT = {True: ("PASS", "#00704f"), False: ("FAIL", "#b84a00"), None: ("NOT DECIDED", FAINT)}
 
 
-@dataclass(frozen=True)
-class Check:
-    """What an experiment was to show, and whether it does; None: the study cannot tell."""
-
-    passed: bool | None
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{VERDICT[self.passed][0]}: {self.reason}."
-
-
-def _set_verdict(figure: Figure, finding: str, check: Check) -> None:
+def _set_verdict(figure: Figure, finding: str, check: checks.Check) -> None:
     """The finding as a title, the check below the figure; a legend outside would lie over it."""
     set_headline(figure, finding)
     text = "\n".join(textwrap.wrap(str(check), max(20, int(figure.get_figwidth() * 11.5))))
@@ -63,39 +48,6 @@ def _set_verdict(figure: Figure, finding: str, check: Check) -> None:
 
 
 # Gradients
-
-
-def disagreement(gradients: pd.DataFrame) -> pd.Series:
-    """Slope minus finite difference, as a share of the gradient's norm: that is how large a slope is."""
-    scale = gradients[["slope", "finite_difference", "norm"]].abs().max(axis=1)
-    apart = (gradients["slope"] - gradients["finite_difference"]).abs()
-    return (apart / scale.where(scale > 0, 1.0)).rename("disagreement")
-
-
-def reaches_attention(gradients: pd.DataFrame) -> Check:
-    """Whether L_SimProp's gradient reaches every attention parameter and both gradients are right.
-
-    ``gradients`` is the GRADIENTS table. Passes when every norm is above 0 and no gradient disagrees with its
-    finite difference by 1e-4 or more.
-    """
-    attention = gradients[(gradients["loss"] == "simprop") & (gradients["part"] == "attention")]
-    if attention.empty:
-        return Check(None, "the model has no attention parameter")
-    missed = attention.loc[~(attention["norm"] > 0), "parameter"].tolist()
-    apart = disagreement(gradients)
-    # A gradient that is not finite is not below the limit either.
-    wrong = gradients.loc[~(apart < AGREEMENT), "parameter"].drop_duplicates().tolist()
-    if missed:
-        return Check(False, f"L_SimProp's gradient does not reach {', '.join(missed)}")
-    if wrong:
-        return Check(
-            False, f"the gradient of {', '.join(wrong)} is not the finite difference (limit {AGREEMENT:g})"
-        )
-    return Check(
-        True,
-        f"L_SimProp's gradient reaches every attention parameter ({len(attention)} of {len(attention)}), and "
-        f"no gradient is further than {AGREEMENT:g} from finite differences",
-    )
 
 
 @styled
@@ -108,7 +60,7 @@ def gradients(table: pd.DataFrame) -> Figure:
         The GRADIENTS table of one run.
     """
     names = list(dict.fromkeys(table["parameter"]))
-    apart = table.assign(disagreement=disagreement(table))
+    apart = table.assign(disagreement=checks.disagreement(table))
     figure = new_figure(9.5, max(3.6, 1.7 + 0.17 * len(names)))
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
     colours = dict(zip(LOSSES, palette.series_colours(2), strict=True))
@@ -148,7 +100,7 @@ def gradients(table: pd.DataFrame) -> Figure:
             mec="white",
             mew=0.5,
         )
-    right.axvline(AGREEMENT, color="black", lw=1, ls="--")
+    right.axvline(checks.AGREEMENT, color="black", lw=1, ls="--")
     right.set_xscale("log")
     right.xaxis.set_minor_formatter(NullFormatter())
     right.set_xlim(SMALLEST / 2, max(1.0, 2 * worst))
@@ -157,12 +109,12 @@ def gradients(table: pd.DataFrame) -> Figure:
     right.grid(axis="y", color="#eee", lw=0.7)
     right.set_axisbelow(True)
     right.set_xlabel("|slope - finite difference| / norm")
-    right.set_title(f"against finite differences (limit {AGREEMENT:g})")
+    right.set_title(f"against finite differences (limit {checks.AGREEMENT:g})")
     finding = (
         f"The attention's gradient has norm {norms['attention', 'simprop']:.2g} by L_SimProp and "
         f"{norms['attention', 'prop']:.2g} by L_prop; finite differences differ by {worst:.0e} at most"
     )
-    _set_verdict(figure, finding, reaches_attention(table))
+    _set_verdict(figure, finding, checks.reaches_attention(table))
     return figure
 
 
@@ -180,68 +132,6 @@ def _part_norms(table: pd.DataFrame) -> dict[tuple[str, str], float]:
 # Biology
 
 
-def expected_stages(given: Mapping[str, Sequence[float]]) -> pd.DataFrame:
-    """Day and expected stage of every group: ``group``, ``day``, ``expected`` (0..K-1), in order of the day.
-
-    The day is the first number in the group's name. Where a group has none, ``day`` is missing for all, and
-    they stand in the order of the table.
-    """
-    days = [re.search(r"\d+(?:\.\d+)?", group) for group in given]
-    known = all(day is not None for day in days)
-    frame = pd.DataFrame(
-        {
-            "group": list(given),
-            "day": [float(day.group()) if known and day else np.nan for day in days],
-            "expected": [expected_stage(share) for share in given.values()],
-        }
-    )
-    return frame.sort_values("day", kind="stable", ignore_index=True) if known else frame
-
-
-def rises(given: Mapping[str, Sequence[float]]) -> Check:
-    """Whether the expected stage of the given proportions strictly rises from day to day after injury.
-
-    Day 0 is uninjured muscle, a reference, and takes no part. Of several groups of one day, each must lie
-    above every group of the day before.
-    """
-    frame = expected_stages(given)
-    dated = not frame["day"].isna().any()
-    if dated:
-        frame = frame[frame["day"] > 0]
-    steps = frame.groupby(frame["day"] if dated else np.arange(len(frame)))["expected"].agg(["min", "max"])
-    names = [f"day {day:g}" for day in steps.index] if dated else frame["group"].tolist()
-    if len(steps) < 2:
-        return Check(None, "there are fewer than two days after injury to compare")
-    broken = [
-        f"from {names[at]} ({format_number(highest)}) to {names[at + 1]} ({format_number(lowest)})"
-        for at, (highest, lowest) in enumerate(zip(steps["max"], steps["min"].iloc[1:], strict=False))
-        if not lowest > highest
-    ]
-    order = (
-        "day 0 is a reference and takes no part"
-        if dated and len(frame) < len(given)
-        else "the groups' names hold no day, so that the table's order is taken for the order in time"
-        if not dated
-        else ""
-    )
-    aside = f" ({order})" if order else ""
-    if broken:
-        return Check(False, f"the expected stage does not rise {', nor '.join(broken)}{aside}")
-    return Check(True, f"the expected stage of the proportions rises with every step in time{aside}")
-
-
-def mean_stages(
-    scores: pd.DataFrame, given: Mapping[str, Sequence[float]], stages: Sequence[str], experiment: str
-) -> pd.DataFrame:
-    """Predicted mean stage of every animal beside its group's: ``group``, ``day``, ``expected``, ``animal``,
-    ``predicted`` (0..K-1; missing for a group without a slide), ``cells``."""
-    animals = animal_composition(scores, stages, experiment)
-    animals["predicted"] = animals[list(stages)].to_numpy(dtype=float) @ np.arange(len(stages))
-    return expected_stages(given).merge(
-        animals[["group", "animal", "predicted", "cells"]], on="group", how="left"
-    )
-
-
 @styled
 def biology(
     scores: pd.DataFrame, given: Mapping[str, Sequence[float]], stages: Sequence[str], experiment: str
@@ -254,11 +144,11 @@ def biology(
         SCORES rows; those of ``experiment`` are drawn.
     given : mapping of group to K shares
     """
-    expected = expected_stages(given)
+    expected = summaries.expected_stages(given)
     if expected.empty:
         return page("No proportions", "The study learns from no proportions, so there is nothing to compare.")
     dated = not expected["day"].isna().any()
-    animals = mean_stages(scores, given, stages, experiment).dropna(subset="predicted")
+    animals = summaries.mean_stages(scores, given, stages, experiment).dropna(subset="predicted")
     place = dict(zip(expected["group"], expected["day"] if dated else range(len(expected)), strict=True))
     figure = new_figure(6.8, 1.9 + 0.42 * len(stages))
     axes = figure.subplots()
@@ -299,45 +189,11 @@ def biology(
     if len(animals):
         off = (animals["predicted"] - animals["expected"]).abs().mean()
         finding += f"; animals are predicted {format_number(off)} stages off theirs on average"
-    _set_verdict(figure, finding, rises(given))
+    _set_verdict(figure, finding, checks.rises(given))
     return figure
 
 
 # Similarity of stages
-
-
-def rhos(correlations: pd.DataFrame) -> dict[str, Measured]:
-    """Spearman's rho of every experiment with its interval."""
-    fields = (correlations[name] for name in ("rho", "low", "high", "slides", "cells"))
-    return {
-        str(experiment): Measured(float(rho), float(low), float(high), int(slides), int(cells))
-        for experiment, rho, low, high, slides, cells in zip(correlations["experiment"], *fields, strict=True)
-    }
-
-
-def follows_similarity(correlations: pd.DataFrame, experiments: Sequence[str]) -> Check:
-    """Whether the cosine of stages follows sim(k, k') after training.
-
-    ``correlations`` is the CORRELATIONS table; the last of ``experiments`` is after training, the first
-    before. Passes when the interval of Spearman's rho after training lies above 0.
-    """
-    found = rhos(correlations)
-    after = experiments[-1] if len(experiments) else ""
-    if after not in found:
-        return Check(None, f"{after or 'no experiment'} has no labelled, embedded held-out cell")
-    rho = found[after]
-    if not np.isfinite([rho.value, rho.low, rho.high]).all():
-        return Check(None, f"{after} has too few labelled slides or stages for an interval of rho")
-    interval = f"[{format_number(rho.low)}, {format_number(rho.high)}]"
-    reason = f"the interval of rho after training ({after}), {interval}, "
-    reason += "lies above 0" if rho.low > 0 else "does not lie above 0"
-    before = experiments[0]
-    if before != after and before in found and np.isfinite(found[before].value):
-        earlier = found[before].value
-        higher = "higher" if rho.value > earlier else "not higher"
-        values = f"{format_number(rho.value)} against {format_number(earlier)} of {before}"
-        reason += f"; rho is {higher} than before ({values})"
-    return Check(rho.low > 0, reason)
 
 
 @styled
@@ -355,7 +211,7 @@ def similarities(
     """
     count = len(stages)
     shown = {name: caption for name, caption in experiments.items() if name in set(table["experiment"])}
-    check = follows_similarity(correlations, list(experiments))
+    check = checks.follows_similarity(correlations, list(experiments))
     if not shown:
         return page("No similarity of stages", str(check))
     matrices = {name: _cosines(table, name, count) for name in shown}
@@ -366,7 +222,7 @@ def similarities(
     figure = new_figure(1.9 + columns * (0.3 + 0.46 * count), 2.6 + 0.46 * count)
     figure.set_layout_engine("compressed")  # squares, which would leave gaps
     row = np.atleast_1d(figure.subplots(1, columns))
-    found_rhos = rhos(correlations)
+    found_rhos = summaries.rhos(correlations)
     _matrix(row[0], similarity(count), (0.0, 1.0), stages, "sim(k, k'), expected", named=True)
     for axes, (name, matrix) in zip(row[1:], matrices.items(), strict=True):
         image = _matrix(axes, matrix, scale, stages, f"{shown[name]}\nrho {found_rhos[name]}")

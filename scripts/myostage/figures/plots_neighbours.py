@@ -20,19 +20,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.spatial import cKDTree
-from scipy.stats import rankdata
 
 from myostage import palette
-from myostage.evaluation import algebra as algebras
-from myostage.evaluation import formatting, selection, spectra, training
+from myostage.evaluation import formatting, selection, summaries
 from myostage.evaluation.comparisons import find_side, state_rule
 from myostage.evaluation.metrics.registry import METRICS
 from myostage.evaluation.numbers import format_interval, format_number
-from myostage.evaluation.resampling import Measured, correlate, mean_interval
-from myostage.evaluation.spectra import LOW_FREQUENCY
-from myostage.evaluation.training import SMOOTHING
+from myostage.evaluation.resampling import Measured
 from myostage.evaluation.weighted import auroc
 from myostage.figures.plots import FAINT, bare, new_figure, page, set_headline, styled
 from myostage.figures.plots_study import BLUE, DASHES, MARKERS, ORANGE, VERDICT_COLOURS, judge_row
@@ -355,7 +351,7 @@ def attention_maps(
         for axes, name in zip(row[1:], experiments, strict=True):
             part = of_slide[of_slide["experiment"] == name]
             logit = part["logit"].to_numpy(dtype=float)
-            _cells(axes, part, polygons.get(slide, ()), percentile(logit))
+            _cells(axes, part, polygons.get(slide, ()), summaries.percentile(logit))
             auroc = _auroc(injured, logit)
             found[name].append(auroc)
             text = (
@@ -377,15 +373,6 @@ def attention_maps(
     )
     set_headline(figure, _localised(found), note)
     return figure
-
-
-def percentile(values: ArrayLike) -> Floats:
-    """Rank of every value among those there are, (rank - 1/2) / n, ties alike; missing stays missing, [n]."""
-    given = np.asarray(values, dtype=np.float64)
-    known = np.isfinite(given)
-    out = np.full(given.shape, np.nan)
-    out[known] = (rankdata(given[known]) - 0.5) / max(1, known.sum())
-    return out
 
 
 def _auroc(injured: Floats, logit: Floats) -> float:
@@ -478,7 +465,7 @@ def spectrum(table: pd.DataFrame) -> Figure:
     """
     if table["share"].notna().sum() == 0:
         return page("No spectrum", "No attention of a held-out slide was taken apart into frequencies.")
-    bands, slides = spectra.average_bands(table), spectra.summarise_slides(table)
+    bands, slides = summaries.spectrum_bands(table), summaries.spectrum_slides(table)
     experiments = list(dict.fromkeys(bands["experiment"]))
     colours = dict(zip(experiments, palette.series_colours(len(experiments)), strict=True))
     count = len(experiments) + 1
@@ -498,7 +485,7 @@ def spectrum(table: pd.DataFrame) -> Figure:
             )
             face = "white" if signal == "raw" else colours[name]
             axes.plot(middle, part["share"], color=colours[name], ls=dash, marker="o", ms=4, mfc=face, lw=1.4)
-        axes.axvline(LOW_FREQUENCY, color=palette.BASELINE, lw=0.8, ls=":")
+        axes.axvline(summaries.LOW_FREQUENCY, color=palette.BASELINE, lw=0.8, ls=":")
         axes.set_title("\n".join(textwrap.wrap(name, 34)))
         axes.set_xlabel("eigenvalue of the Laplacian")
         axes.set_xlim(0, 2)
@@ -513,10 +500,10 @@ def spectrum(table: pd.DataFrame) -> Figure:
         part = raw[raw["experiment"] == name]
         marker = MARKERS[number % len(MARKERS)]
         scatter.plot(part["low_share"], part["instance_auroc"], marker, color=colour, ms=5, alpha=0.8, mew=0)
-        found[name] = correlate(part["low_share"], part["instance_auroc"])
+        found[name] = summaries.correlation(part["low_share"], part["instance_auroc"])
     scatter.axhline(0.5, color=palette.BASELINE, lw=0.8, ls=":")
     scatter.set_title("one point per slide, raw attention")
-    scatter.set_xlabel(f"share of power below {LOW_FREQUENCY:g}")
+    scatter.set_xlabel(f"share of power below {summaries.LOW_FREQUENCY:g}")
     scatter.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f} %"))
     scatter.xaxis.set_major_locator(MaxNLocator(4))
     scatter.set_ylabel("cell AUROC of the attention")
@@ -537,7 +524,7 @@ def spectrum(table: pd.DataFrame) -> Figure:
 
 
 def _wide(slides: pd.DataFrame, experiment: str, column: str) -> pd.DataFrame:
-    """A column of :func:`spectra.summarise_slides` by slide (row) and signal (raw, smoothed)."""
+    """A column of :func:`summaries.spectrum_slides` by slide (row) and signal (raw, smoothed)."""
     part = slides[slides["experiment"] == experiment]
     return part.pivot(index="slide", columns="signal", values=column).reindex(columns=["raw", "smoothed"])
 
@@ -548,11 +535,13 @@ def _frequencies(slides: pd.DataFrame, found: Mapping[str, Measured]) -> str:
     for name in found:
         wide = _wide(slides, name, "low_share").dropna()
         if len(wide):
-            gap, low, high = (100 * float(one) for one in mean_interval(wide["smoothed"] - wide["raw"]))
+            gap, low, high = (
+                100 * float(one) for one in summaries.mean_interval(wide["smoothed"] - wide["raw"])
+            )
             text = f"{gap:+.0f} points" + (f" [{low:+.0f}, {high:+.0f}]" if np.isfinite(low) else "")
             means = " to ".join(f"{100 * share:.0f} %" for share in wide.mean())
             parts.append(
-                f"Sm moves the share of power below eigenvalue {LOW_FREQUENCY:g} from {means} "
+                f"Sm moves the share of power below eigenvalue {summaries.LOW_FREQUENCY:g} from {means} "
                 f"({text}, {len(wide)} slides of {name})"
             )
             break
@@ -579,8 +568,8 @@ def _energies(slides: pd.DataFrame) -> str:
         ]
         text.append(f"{name} {', '.join(means)}")
     return (
-        f"Line and band: mean and 95 % interval (bootstrap over slides); dotted: {LOW_FREQUENCY:g}. "
-        "Dirichlet energy per edge, mean over "
+        f"Line and band: mean and 95 % interval (bootstrap over slides); dotted: "
+        f"{summaries.LOW_FREQUENCY:g}. Dirichlet energy per edge, mean over "
         f"slides: {'; '.join(text)}."
     )
 
@@ -720,7 +709,7 @@ def control(
     Parameters
     ----------
     losses : DataFrame
-        Rows of :func:`myostage.evaluation.training.summarise_reconstruction`.
+        Rows of :func:`myostage.evaluation.summaries.reconstruction`.
     differences : mapping of metric to DataFrame
         Rows of :func:`myostage.evaluation.selection.find_to_controls` of the same experiments.
     alpha : float
@@ -824,7 +813,7 @@ def conflict(histories: pd.DataFrame) -> Figure:
     histories : DataFrame
         Rows of :func:`myostage.figures.views.histories`.
     """
-    curves, whole = training.smooth_conflicts(histories), training.summarise_conflicts(histories)
+    curves, whole = summaries.conflict_curves(histories), summaries.conflicts(histories)
     if whole.empty:
         return page(
             "No gradient conflict",
@@ -851,8 +840,8 @@ def conflict(histories: pd.DataFrame) -> Figure:
     axes.set_axisbelow(True)
     _legend(figure, handles, 1)
     note = (
-        f"Line: mean over runs, smoothed over 1/{SMOOTHING} of the measured steps; band: 95 % interval "
-        "(bootstrap over runs). Numbers: mean over all measured steps, then over n runs."
+        f"Line: mean over runs, smoothed over 1/{summaries.SMOOTHING} of the measured steps; band: 95 % "
+        "interval (bootstrap over runs). Numbers: mean over all measured steps, then over n runs."
     )
     set_headline(figure, _opposed(whole), note)
     return figure
@@ -890,7 +879,7 @@ def algebra(table: pd.DataFrame, summary: pd.DataFrame) -> Figure:
             "No latent algebra",
             "No run holds out a healthy slide and at least two injured ones, or none has an embedding.",
         )
-    points = algebras.average_slides(table)
+    points = summaries.algebra_points(table)
     experiments = summary["experiment"].tolist()
     colours = palette.series_colours(len(experiments))
     longest = max(len(name) for name in experiments)

@@ -16,13 +16,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from myostage import palette
 from myostage.evaluation import cost as costs
-from myostage.evaluation import recovery as recoveries
-from myostage.evaluation import selection
+from myostage.evaluation import selection, summaries
 from myostage.evaluation.comparisons import Verdict, judge, state_rule
-from myostage.evaluation.confusions import Errors
 from myostage.evaluation.metrics.registry import METRICS
 from myostage.evaluation.numbers import format_amount, format_number, format_p, format_setting
-from myostage.evaluation.resampling import Measured, mean_interval
+from myostage.evaluation.resampling import Measured
 from myostage.figures.plots import FAINT, bare, new_figure, page, set_headline, stage_name, styled
 
 BLUE, ORANGE = palette.series_colours(2)
@@ -311,7 +309,7 @@ def confusions(matrices: Mapping[str, np.ndarray], stages: Sequence[str]) -> Fig
         Cells (mean over seeds) by annotated (row) and predicted stage; an experiment without any is named.
     stages : sequence of str
     """
-    errors = {name: Errors.of(matrix) for name, matrix in matrices.items()}
+    errors = {name: summaries.Errors.of(matrix) for name, matrix in matrices.items()}
     if not any(one.cells for one in errors.values()):
         return page(
             "No confusion matrices", "No held-out cell of these experiments carries an annotated stage."
@@ -381,7 +379,7 @@ def confusions(matrices: Mapping[str, np.ndarray], stages: Sequence[str]) -> Fig
     return figure
 
 
-def _one_off(errors: Errors) -> str:
+def _one_off(errors: summaries.Errors) -> str:
     if not errors.cells:
         return "no annotated cell"
     if not errors.wrong:
@@ -390,7 +388,7 @@ def _one_off(errors: Errors) -> str:
     return f"one off: {of_errors:.0f} % of errors, {of_cells:.0f} % of {errors.cells:,.0f} cells"
 
 
-def _neighbours(errors: Mapping[str, Errors]) -> str:
+def _neighbours(errors: Mapping[str, summaries.Errors]) -> str:
     """Share of errors and of cells one stage off; of many experiments those with most and least."""
     known = {name: one for name, one in errors.items() if one.wrong}
     if not known:
@@ -420,7 +418,7 @@ def recovery(rows: pd.DataFrame) -> Figure:
         return page("No recovery scores", "No experiment of this figure staged a slide with a group.")
     experiments = list(dict.fromkeys(rows["experiment"]))
     groups = list(dict.fromkeys(rows["group"]))
-    errors = {name: recoveries.measure_error(rows[rows["experiment"] == name]) for name in experiments}
+    errors = {name: summaries.recovery_error(rows[rows["experiment"] == name]) for name in experiments}
     labelled = rows["true"].notna().any()
     figure = new_figure(9.0 if labelled else 6.5, 3.9 + 0.18 * (len(experiments) // 3))
     panels = figure.subplots(
@@ -444,7 +442,7 @@ def recovery(rows: pd.DataFrame) -> Figure:
                 continue
             x = place + middle
             panels[0].plot(np.full(len(values), x), values, ".", color=colour, ms=5, mew=0, alpha=0.55)
-            mean, low, high = mean_interval(values)
+            mean, low, high = summaries.mean_interval(values)
             if np.isfinite(low):
                 panels[0].vlines(x + 0.28 * width, low, high, color=colour, lw=1.5)
             panels[0].plot(x + 0.28 * width, mean, marker, color=colour, ms=9 if marker == "_" else 5, mew=2)

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from myostage import tables
 from myostage.cells.tables import CELLS, CROP_PX, CROPS, LABELS
 from myostage.errors import UserError
 from myostage.evaluation.tables import CONFUSION
-from myostage.learning.tables import ATTENTION, HISTORY, predictions_table
+from myostage.learning.predictions import read_stages
+from myostage.learning.tables import ATTENTION, HISTORY
 from myostage.slides.reader import skipped
 
 MEASUREMENTS = (
@@ -24,37 +24,11 @@ MEASUREMENTS = (
 )
 
 
-def outlines(column: pa.ChunkedArray | pa.Array) -> list[np.ndarray]:
-    """Outlines of a ``polygon`` column as float32[points, 2] (x, y in px at the study's mpp)."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    values = array.flatten().to_numpy(zero_copy_only=False)
-    lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-    return (
-        [points.reshape(-1, 2) for points in np.split(values, np.cumsum(lengths)[:-1])] if len(array) else []
-    )
-
-
-def staged(predictions: str | Path, stages: int) -> pd.DataFrame:
-    """Staged cells of one slide: ``cell``, ``stage``, ``probabilities`` float32[K] per row; indexed by cell.
-
-    Raises
-    ------
-    UserError
-        The table is missing, damaged or of another number of stages, or a cell is staged twice.
-    """
-    table = tables.read(predictions, predictions_table(stages), ["slide", "cell", "stage", "probabilities"])
-    if table["cell"].duplicated().any():
-        raise UserError(
-            f"{predictions}: a cell is staged more than once; delete it and run the workflow again"
-        )
-    return table.set_index("cell", drop=False)
-
-
 def staged_cells(cells: str | Path, predictions: str | Path, stages: int) -> pd.DataFrame:
     """Measurements of every segmented cell with its stage; -1 where the cell was not staged."""
     columns = ["cell", "x_px", "y_px", "x_um", "y_um", *MEASUREMENTS, "border"]
     frame = tables.read(cells, CELLS, columns)
-    known = staged(predictions, stages)["stage"]
+    known = read_stages(predictions, stages)["stage"]
     frame["stage"] = known.reindex(frame["cell"]).fillna(-1).to_numpy(dtype=np.int32)
     return frame
 

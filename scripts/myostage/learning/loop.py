@@ -24,7 +24,9 @@ from myostage.errors import UserError
 from myostage.learning.regression import conflict
 from myostage.learning.tables import HISTORY
 from myostage.runtime.checkpoints import Checkpoints, Progress
-from myostage.study.sections import NOT_IN_RUN_ID, RunSpec, Term, Training
+from myostage.study.run import NOT_IN_RUN_ID, RunSpec
+from myostage.study.sections.training import Training
+from myostage.study.terms import Term
 
 # Losses stay on the device until so many steps have gathered: reading one waits for the GPU.
 STEPS_PER_READOUT = 25

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from myostage.spatial.graph import CellGraph, Smoother
-from myostage.study.sections import ONE_LOGIT, LabelKind, Mil
+from myostage.study.sections.mil import ONE_LOGIT, Mil
+from myostage.study.sections.slide_label import LabelKind
 
 # Of the hidden layer of a transformer's perceptron, in widths of the transformer.
 PERCEPTRON_RATIO = 4

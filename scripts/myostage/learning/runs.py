@@ -47,7 +47,8 @@ from myostage.learning.train import (
 from myostage.runtime.checkpoints import Checkpoints
 from myostage.runtime.cost import measure
 from myostage.spatial.graph import CellGraph, cell_graph
-from myostage.study.sections import NOT_IN_TOKENS, Encoder, RunSpec
+from myostage.study.run import RunSpec
+from myostage.study.sections.encoder import NOT_IN_TOKENS, Encoder
 
 log = logging.getLogger(__name__)
 

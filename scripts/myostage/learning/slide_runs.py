@@ -29,7 +29,8 @@ from myostage.learning.train import save_model
 from myostage.runtime.checkpoints import Checkpoints, Progress
 from myostage.runtime.cost import measure
 from myostage.spatial.graph import CellGraph, cell_graph, energy_per_edge
-from myostage.study.sections import Encoder, RunSpec
+from myostage.study.run import RunSpec
+from myostage.study.sections.encoder import Encoder
 
 log = logging.getLogger(__name__)
 

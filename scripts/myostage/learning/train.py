@@ -26,7 +26,10 @@ from myostage.learning.loop import Diverged, History, autocast, fit, write_histo
 from myostage.learning.mil import Reconstruction
 from myostage.runtime.checkpoints import Checkpoints, Progress
 from myostage.spatial.graph import CellGraph, sm
-from myostage.study.sections import REGRESSION_TERMS, Mil, RunSpec, Training
+from myostage.study.run import RunSpec
+from myostage.study.sections.mil import Mil
+from myostage.study.sections.training import Training
+from myostage.study.terms import REGRESSION_TERMS
 
 log = logging.getLogger(__name__)
 

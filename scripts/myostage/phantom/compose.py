@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from myostage.errors import UserError
+from myostage.schema import NAME_PATTERN, nearest
 from myostage.study.inputs import raise_all, read_tsv
-from myostage.study.sections import NAME_PATTERN, nearest
 
 Counts = NDArray[np.int64]
 

@@ -11,7 +11,7 @@ from myostage.errors import UserError
 from myostage.phantom.muscle import Region, draw_muscle
 from myostage.phantom.paint import Reals, rng_of, write_outlines, write_tiff
 from myostage.phantom.smears import draw_cells
-from myostage.study.sections import Phantom
+from myostage.study.sections.phantom import Phantom
 
 __all__ = ["Region", "draw_slide"]
 

@@ -33,7 +33,7 @@ from myostage.phantom.paint import (
     star_outlines,
     window,
 )
-from myostage.study.sections import Phantom
+from myostage.study.sections.phantom import Phantom
 
 # Where a stage stands on the scale of maturity; stages of other names are spread evenly over it.
 MATURITY = {"damaged": 0.0, "small_myotube": 1.0, "large_myotube": 2.0, "recovered": 3.0, "intact": 4.0}

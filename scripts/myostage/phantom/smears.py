@@ -28,7 +28,7 @@ from myostage.phantom.paint import (
     star_outlines,
     window,
 )
-from myostage.study.sections import Phantom
+from myostage.study.sections.phantom import Phantom
 
 # What a cell looks like at these maturities; in between it is interpolated.
 KNOTS = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -24,9 +24,13 @@ from myostage.evaluation.numbers import (
     format_setting,
     join_words,
 )
-from myostage.evaluation.resampling import correlate, mean_interval
-from myostage.evaluation.spectra import LOW_FREQUENCY, summarise_slides
-from myostage.evaluation.training import summarise_conflicts
+from myostage.evaluation.summaries import (
+    LOW_FREQUENCY,
+    conflicts,
+    correlation,
+    mean_interval,
+    spectrum_slides,
+)
 from myostage.report.findings import Difference, Facts, compared, design, ended, grouped, sentence, sizes
 from myostage.study.config import control_of
 
@@ -309,7 +313,7 @@ def _spectrum(facts: Facts) -> list[str]:
     """Share of the power of attention in low frequencies, and how that goes with localisation."""
     if facts.spectrum is None:
         return []
-    slides = summarise_slides(facts.spectrum)
+    slides = spectrum_slides(facts.spectrum)
     sentences = []
     for name in dict.fromkeys(slides["experiment"]):
         part = slides[slides["experiment"] == name].set_index("slide")
@@ -326,7 +330,7 @@ def _spectrum(facts: Facts) -> list[str]:
             f"({format_count(len(shares), 'slide')})."
         )
         own = part[part["signal"] == "raw"]
-        rho = correlate(own["low_share"], own["instance_auroc"])
+        rho = correlation(own["low_share"], own["instance_auroc"])
         auroc = METRICS["instance_auroc"].title
         of = f"Spearman's rho of that share and {auroc} over slides of {name}"
         told = "told from 0" if find_side(rho.low, rho.high) else "not told from 0"
@@ -396,7 +400,7 @@ def _conflict(facts: Facts) -> list[str]:
     if facts.histories is None:
         return []
     sentences = []
-    table = summarise_conflicts(facts.histories)
+    table = conflicts(facts.histories)
     for row in selection.iterate_rows(table):
         verdict = "whether they oppose each other could not be told"
         if side := find_side(row.low, row.high):

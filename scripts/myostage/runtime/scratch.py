@@ -12,7 +12,7 @@ from pathlib import Path
 
 from myostage.errors import UserError
 from myostage.runtime.disk import disk_error
-from myostage.study.sections import UnsetVariable, expand_path
+from myostage.schema import UnsetVariable, expand_path
 
 log = logging.getLogger(__name__)
 

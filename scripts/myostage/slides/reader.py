@@ -23,8 +23,8 @@ from PIL import Image, UnidentifiedImageError
 
 from myostage import tables
 from myostage.errors import UserError
+from myostage.schema import MPP_RANGE
 from myostage.slides.tables import SLIDES
-from myostage.study.sections import MPP_RANGE
 
 if TYPE_CHECKING:
     from myostage.study.inputs import SlideRow

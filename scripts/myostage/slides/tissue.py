@@ -21,7 +21,7 @@ from skimage.morphology import remove_small_holes, remove_small_objects
 from myostage import tables
 from myostage.slides.reader import RGB, Slide, open_slide, placeholder, save_png
 from myostage.slides.tables import TILES
-from myostage.study.sections import Tiling
+from myostage.study.sections.tiling import Tiling
 
 logger = logging.getLogger(__name__)
 

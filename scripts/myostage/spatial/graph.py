@@ -18,7 +18,8 @@ from scipy.spatial import Delaunay, QhullError, cKDTree
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from myostage.study.sections import Graph, SmOperator
+from myostage.study.sections.graph import Graph
+from myostage.study.sections.mil import SmOperator
 
 Kind = Literal["symmetric", "random_walk"]
 Alpha = float | Tensor
@@ -186,7 +187,7 @@ def _neighbours(places: NDArray[np.float64], graph: Graph) -> NDArray[np.int64]:
     elif graph.by == "nearest":
         pairs = _nearest(places, min(graph.neighbours, len(places) - 1))
     else:
-        # sections.Graph asks for the radius that this needs
+        # the section `graph` asks for the radius that this needs
         pairs = cKDTree(places).query_pairs(graph.radius_um, output_type="ndarray")
     if graph.radius_um is not None:
         lengths = np.linalg.norm(places[pairs[:, 0]] - places[pairs[:, 1]], axis=1)

@@ -1,7 +1,7 @@
 """The study: read, checked with everything it names, and expanded into the grid of runs it asks for.
 
 ``load_study`` reads everything that can be known without opening a slide, so that a mistake costs a second
-and not an hour. Nothing here imports torch. The sections stand in sections.py, the tables in inputs.py.
+and not an hour. Nothing here imports torch. The sections stand in sections/, the tables in inputs.py.
 
 ``python -m myostage.study.config`` prints config/README.md, which a test compares with the file.
 """
@@ -22,6 +22,7 @@ import yaml
 from pydantic import ValidationError
 
 from myostage.errors import UserError
+from myostage.schema import Section, nearest
 from myostage.study import reference
 from myostage.study.inputs import (
     SlideRow,
@@ -35,27 +36,15 @@ from myostage.study.inputs import (
     slide_classes,
     slide_scores,
 )
-from myostage.study.sections import (
-    EXPECTED_STAGE,
-    LEARNING,
-    ONE_LOGIT,
-    PRESETS,
-    REGRESSION_TERMS,
-    SLIDE_TERMS,
-    SRMIL_LOSSES,
-    Encoder,
-    Experiment,
-    Graph,
-    Method,
-    Mil,
-    RunSpec,
-    Section,
-    SlideLabel,
-    Study,
-    Term,
-    Training,
-    nearest,
-)
+from myostage.study.run import RunSpec
+from myostage.study.sections.encoder import Encoder
+from myostage.study.sections.experiment import PRESETS, Experiment
+from myostage.study.sections.graph import Graph
+from myostage.study.sections.mil import ONE_LOGIT, Mil
+from myostage.study.sections.slide_label import SlideLabel
+from myostage.study.sections.study import Study
+from myostage.study.sections.training import EXPECTED_STAGE, Training
+from myostage.study.terms import LEARNING, REGRESSION_TERMS, SLIDE_TERMS, SRMIL_LOSSES, Method, Term
 
 
 def load_study(

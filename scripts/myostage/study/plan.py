@@ -22,7 +22,10 @@ from myostage.study.inputs import (
     slide_classes,
     slide_scores,
 )
-from myostage.study.sections import EXPECTED_STAGE, REGRESSION_TERMS, RunSpec, Study
+from myostage.study.run import RunSpec
+from myostage.study.sections.study import Study
+from myostage.study.sections.training import EXPECTED_STAGE
+from myostage.study.terms import REGRESSION_TERMS
 
 RUN_FILES = ("model.safetensors", "history.parquet", "predictions.parquet", "outcome.parquet")
 # what a model of slide labels leaves beside them

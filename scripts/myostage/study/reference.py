@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
+from myostage.schema import NAME_PATTERN, Section
 from myostage.study.inputs import CROP_COLUMNS, IMAGE_COLUMNS, QUOTED_COLUMNS, SLIDE_COLUMNS, TableColumn
-from myostage.study.sections import NAME_PATTERN, Section, Study
+from myostage.study.sections.study import Study
 
 _INTRODUCTION = """# Study files
 

@@ -9,7 +9,10 @@ from typing import Any
 
 from myostage.study.config import PERMUTED, control_of
 from myostage.study.inputs import read_quoted
-from myostage.study.sections import Experiment, LabelKind, RunSpec, Study
+from myostage.study.run import RunSpec
+from myostage.study.sections.experiment import Experiment
+from myostage.study.sections.slide_label import LabelKind
+from myostage.study.sections.study import Study
 
 # keys of `training` that shape L_SimProp and nothing else
 ONLY_SIMPROP = {"sigma", "bins", "pairs", "target", "stop_gradient", "order"}

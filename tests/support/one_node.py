@@ -1,6 +1,6 @@
 """A real SLURM cluster of one node with two pretended GPUs, for tests; needs root, slurm-wlm and munge.
 
-    python tests/slurm/cluster.py start | stop | status
+    python tests/support/one_node.py start | stop | status
 
 One cluster at a time fits on a machine: SLURM's jobs read /etc/slurm and nothing else. Test sessions share
 one that runs already, and cancel what they find in it; one started by hand stays until it is stopped by hand.
@@ -29,7 +29,7 @@ NAME = "myostage"
 CPUS = 8
 MEMORY_MB = 20_000
 GPUS = ("/dev/null", "/dev/zero")
-MARK = "# Written by tests/slurm/cluster.py, which also removes it."
+MARK = "# Written by tests/support/one_node.py, which also removes it."
 CONFS = ("slurm.conf", "gres.conf", "cgroup.conf")
 DAEMONS = ("munged", "slurmctld", "slurmd")
 PROGRAMS = (*DAEMONS, "sinfo", "squeue", "sbatch", "srun", "scancel", "scontrol")

@@ -9,14 +9,21 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-_REAL = Path(os.environ.get("MYOSTAGE_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+REAL = Path(os.environ.get("MYOSTAGE_REAL_DATA", Path(__file__).parents[3] / "shared/data")).resolve()
+
+
+def unavailable() -> str:
+    """Why nothing real can be tested here; empty where it can."""
+    if (REAL / "muscle-fibres").is_dir():
+        return ""
+    return f"no real slides in {REAL}; MYOSTAGE_REAL_DATA names their folder"
 
 
 def real(name: str) -> Path:
     """A real file, or a skip that says what is missing."""
-    if not (_REAL / name).exists():
-        pytest.skip(f"{_REAL / name} is missing; MYOSTAGE_REAL_DATA names the folder of real slides")
-    return _REAL / name
+    if not (REAL / name).exists():
+        pytest.skip(f"{REAL / name} is missing; MYOSTAGE_REAL_DATA names the folder of real slides")
+    return REAL / name
 
 
 def smooth_noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:

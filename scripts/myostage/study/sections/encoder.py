@@ -1,0 +1,106 @@
+"""The section `encoder` of a study file."""
+
+import re
+from functools import cached_property
+from typing import Any, Literal, Self
+
+from pydantic import PositiveFloat, PositiveInt, model_validator
+
+from myostage.papers import DINO, OSLSP, OSLSP_CODE
+from myostage.schema import FileName, Section, Seed, digest, exactly_one, key, nearest
+
+
+class Architecture(Section):
+    """A ViT that timm has no name for."""
+
+    patch_px: PositiveInt = key(8, "side of a patch, px", OSLSP)
+    width: PositiveInt = key(192, "embedding dimension, a multiple of `heads`")
+    depth: int = key(4, "blocks; all but the last are frozen", ge=2)
+    heads: PositiveInt = key(3, "attention heads")
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+        if 64 % self.patch_px:
+            raise ValueError(f"patch_px {self.patch_px} does not divide the crop's 64 px")
+        return self
+
+
+class Dino(Section):
+    """The encoder fine-tuned on all crops of the study by DINO: without labels and without proportions."""
+
+    steps: PositiveInt = key(2000, "optimiser steps")
+    batch_size: int = key(64, "crops per step, each seen in several views", ge=2)
+    learning_rate: PositiveFloat = key(1e-4, "peak learning rate (AdamW)")
+    weight_decay: float = key(0.04, "AdamW's weight decay", DINO, ge=0)
+    prototypes: PositiveInt = key(4096, "outputs of the projection head; DINO has 65536 for ImageNet")
+    local_crops: int = key(4, "small views of a crop beside its two large ones", ge=0)
+    momentum: float = key(0.996, "of the teacher at the start, rising to 1", DINO, ge=0, lt=1)
+    teacher_temperature: PositiveFloat = key(0.04, "softmax temperature of the teacher", DINO)
+    seed: Seed = key(0, "seed of views, batches and the projection head")
+    checkpoint_every: PositiveInt = key(200, "steps between two checkpoints; changes no result")
+
+
+# keys of an encoder that leave its cached tokens as they are
+NOT_IN_TOKENS: dict[str, Any] = {"batch_size": True, "pool": True, "dino": {"checkpoint_every"}}
+
+
+class Encoder(Section):
+    """The vision transformer: all blocks but the last few are frozen, their tokens cached."""
+
+    model: str | None = key(
+        "vit_base_patch8_224.dino", "timm name of a ViT; leave out with `architecture`", OSLSP, min_length=1
+    )
+    architecture: Architecture | None = key(None, "a ViT of our own geometry; leave out with `model`")
+    weights: FileName = key(
+        "pretrained",
+        "`pretrained` (timm's), `none` (random, seeded), or a .safetensors, .pth, .pt or .bin file",
+        OSLSP,
+    )
+    pos_embed: Literal["dino", "timm"] = key(
+        "dino",
+        "rule that resizes position embeddings to the crop: bicubic as in DINO, or antialiased as in timm",
+        DINO,
+    )
+    pool: Literal["cls", "cls+mean"] = key(
+        "cls",
+        "embedding: CLS token (OSLSP), or CLS joined with the mean patch token (MyoRegenTrack)",
+        OSLSP_CODE,
+    )
+    trained_blocks: PositiveInt = key(
+        1, "last blocks that are kept trainable: the cache holds the tokens that enter them", OSLSP
+    )
+    dino: Dino | None = key(None, "fine-tune the whole encoder by DINO before anything is cached")
+    batch_size: PositiveInt = key(64, "cells embedded at once; changes no result")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_geometry(cls, data: Any) -> Any:
+        return exactly_one(data, "model", "architecture")
+
+    @model_validator(mode="after")
+    def _weights(self) -> Self:
+        if self.weights == "pretrained" and self.architecture is not None:
+            raise ValueError(
+                "weights: pretrained needs a timm `model`; with `architecture` name a weights file, or none"
+            )
+        if self.weights not in ("pretrained", "none") and not self.weights.endswith(
+            (".safetensors", ".pth", ".pt", ".bin")
+        ):
+            raise ValueError(
+                f"weights is {self.weights!r}, not pretrained, none or a .safetensors, .pth, .pt or .bin file"
+                + nearest(self.weights, ("pretrained", "none"))
+            )
+        return self
+
+    @cached_property
+    def id(self) -> str:
+        """Readable label and short hash of everything that shapes the tokens."""
+        label = re.sub(r"[^A-Za-z0-9._-]+", "-", self.model or "vit") + ("-dino" if self.dino else "")
+        return f"{label}-{digest(self.model_dump(exclude=NOT_IN_TOKENS))}"
+
+    @property
+    def weights_file(self) -> str | None:
+        """The weights where they are a file."""
+        return None if self.weights in ("pretrained", "none") else self.weights

@@ -1,0 +1,10 @@
+"""The section `healthy` of a study file."""
+
+from myostage.schema import Name, Section, key
+
+
+class Healthy(Section):
+    """What counts as uninjured: the reference that injured tissue is told from."""
+
+    groups: tuple[str, ...] = key(..., "groups of uninjured slides", min_length=1)
+    stages: tuple[Name, ...] = key(..., "stages of uninjured cells", min_length=1)

@@ -1,0 +1,18 @@
+"""The section `jobs` of a study file."""
+
+from pydantic import PositiveInt
+
+from myostage.schema import Section, key
+
+
+class Jobs(Section):
+    """How work is cut into jobs; changes no result."""
+
+    slides_per_job: PositiveInt = key(1, "slides handled by one job, one after another")
+    threads: PositiveInt = key(2, "threads of a job that computes")
+    runs_per_job: PositiveInt = key(1, "training runs handled by one job, one after another")
+    scratch: str | None = key(
+        None,
+        "folder of the computing node that a training job copies its tokens to first, such as "
+        "`$SLURM_TMPDIR`; none: they are read where they are",
+    )
