@@ -60,7 +60,9 @@ study: install  ## the study of STUDY, from slides to figures, report and headli
 	@$(BIN)/python scripts/headline.py $(STUDY)
 
 cluster-check: install  ## does SLURM work: partitions, a CPU and a GPU job, shared disk, accounting, in plain words
-	@$(BIN)/python scripts/cluster_check.py
+	@$(BIN)/snakemake -s rules/cluster_check.smk --workflow-profile $(or $(PROFILE),profiles/slurm) \
+		--forceall --quiet rules progress host reason \
+		--config results=$(or $(call key,results),results) gpu=$(if $(filter 0,$(GPUS)),false,true)
 
 report: install  ## results/{study}/report.zip: figures and tables with captions
 	@$(BIN)/snakemake --cores 1 --configfile $(STUDY) --quiet all --report $(OUT)/report.zip
@@ -81,7 +83,7 @@ test-all: test test-slurm test-real  ## all of them
 lint: dev  ## formatter, linters, type checker, notebooks without outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	cd scripts && ../$(BIN)/mypy myostage headline.py cluster_check.py make_demo_*.py compose_bags.py draw_crops.py slide_proportions.py features_table.py
+	cd scripts && ../$(BIN)/mypy myostage headline.py make_demo_*.py compose_bags.py draw_crops.py slide_proportions.py features_table.py
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 	@! grep -lE '"execution_count": [0-9]|"output_type"' notebooks/*.ipynb || { echo "notebooks with outputs" >&2; exit 1; }

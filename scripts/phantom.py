@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from myostage.phantom import draw
+from myostage.phantom.muscle import Region
 from myostage.runtime import jobs
 from myostage.study.sections.phantom import Phantom
 
@@ -29,7 +30,7 @@ def work(smk: Any) -> None:
             proportions=np.array(proportions),
             animal=animal,
             slide=slide,
-            region=draw.Region(border, float(score), tuple(healthy)) if border else None,
+            region=Region(border, float(score), tuple(healthy)) if border else None,
         )
 
 

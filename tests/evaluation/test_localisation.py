@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from myostage import tables
+from myostage.cells.positions import positions
 from myostage.cells.tables import CELLS, LABELS, POSITIONS
 from myostage.errors import UserError
 from myostage.evaluation import localisation
@@ -276,18 +277,18 @@ def write_cells(path: Path, x: Sequence[float]) -> Path:
 
 def test_positions_come_in_the_order_asked_from_either_table(tmp_path: Path, slides: Slides) -> None:
     path = write_cells(tmp_path / "cells.parquet", [1.0, 3.0, 5.0])
-    assert localisation.positions(path, [2, 0]).tolist() == [[5, 2], [1, 2]]
+    assert positions(path, [2, 0]).tolist() == [[5, 2], [1, 2]]
     slides.add("s", line(3))
-    found = localisation.positions(slides.cells["s"], np.array([5, 1]))
+    found = positions(slides.cells["s"], np.array([5, 1]))
     assert found.tolist() == [[40, 0], [0, 0]] and found.dtype == np.float64
-    assert localisation.positions(path, []).shape == (0, 2)
+    assert positions(path, []).shape == (0, 2)
 
 
 @pytest.mark.parametrize(("x", "cell"), [([1.0, np.nan], 1), ([1.0, np.inf], 1), ([1.0], 1), ([], 0)])
 def test_missing_coordinates_are_named(tmp_path: Path, x: list[float], cell: int) -> None:
     path = write_cells(tmp_path / "cells.parquet", x)
     with pytest.raises(UserError, match=rf"cells\.parquet: coordinates missing: .* cell {cell}\b"):
-        localisation.positions(path, [0, 1])
+        positions(path, [0, 1])
 
 
 def test_a_slide_without_coordinates_is_named(slides: Slides, tmp_path: Path) -> None:
@@ -301,7 +302,7 @@ def test_a_slide_without_coordinates_is_named(slides: Slides, tmp_path: Path) ->
         with pytest.raises(UserError, match="slide s: coordinates missing"):
             work()
     with pytest.raises(UserError, match="missing; run the workflow"):
-        localisation.positions(tmp_path / "absent.parquet", [0])
+        positions(tmp_path / "absent.parquet", [0])
 
 
 def test_attention_that_is_not_finite_or_of_other_cells_is_named(slides: Slides) -> None:

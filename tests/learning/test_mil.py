@@ -570,10 +570,10 @@ def test_models_of_torchmil() -> None:
         if model == "dsmil":
             slide, cells = built.net(standardised(features)[None], return_inst_pred=True)
             own = built.head.loss(slide, 1) + built.head.loss(cells.max()[None], 1)
-            assert_close(logits, (slide + cells.max()) / 2)
+            assert_close(logits, (slide + cells.max()) / 2, rtol=1e-5)
             query = built.net.q_nn(standardised(features))
             expected = query @ query[cells[0].argmax()] / math.sqrt(5)
-            assert_close(attention, expected.log_softmax(0))
+            assert_close(attention, expected.log_softmax(0), rtol=1e-5)
         if model == "clam" and kind == "binary":
             x, n = standardised(features), CELLS  # fewer cells than clusters take: all are in both
             inside, outside = built.net.inst_classifiers[1](x), built.net.inst_classifiers[0](x)

@@ -21,8 +21,8 @@ from shapely.strtree import STRtree
 from skimage.draw import polygon as rasterise
 
 from myostage.errors import UserError
-from myostage.phantom.draw import Region, draw_slide
-from myostage.phantom.muscle import MATURITY, stage_maturity
+from myostage.phantom.draw import draw_slide
+from myostage.phantom.muscle import MATURITY, Region, stage_maturity
 from myostage.study.config import load_study
 from myostage.study.inputs import read_proportions, read_slides
 from myostage.study.sections.phantom import Phantom

@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor
 
-from myostage.spatial import graph
+from myostage.spatial import graph as spatial
 from myostage.spatial.graph import CellGraph, Smoother, cell_graph
 from myostage.study.sections.graph import Graph
 
 Pairs = set[tuple[int, int]]
 ALPHAS = [0.1, 0.5, 0.9]
-KINDS: list[graph.Kind] = ["symmetric", "random_walk"]
-SMOOTHERS: dict[str, Callable[[Tensor, CellGraph, graph.Alpha], Tensor]] = {
-    "sm": lambda u, graph, alpha: graph.sm(u, graph, alpha, 3),
-    "sm_exact": graph.sm_exact,
-    "random_walk": lambda u, graph, alpha: graph.random_walk(u, graph, alpha, 3),
-    "total_variation": lambda u, graph, alpha: graph.total_variation(u, graph, alpha, 3),
+KINDS: list[spatial.Kind] = ["symmetric", "random_walk"]
+SMOOTHERS: dict[str, Callable[[Tensor, CellGraph, spatial.Alpha], Tensor]] = {
+    "sm": lambda u, graph, alpha: spatial.sm(u, graph, alpha, 3),
+    "sm_exact": spatial.sm_exact,
+    "random_walk": lambda u, graph, alpha: spatial.random_walk(u, graph, alpha, 3),
+    "total_variation": lambda u, graph, alpha: spatial.total_variation(u, graph, alpha, 3),
 }
 LINE = np.array([[30.0, 3.0], [10.0, 1.0], [40.0, 4.0], [0.0, 0.0]])
 
@@ -57,7 +57,7 @@ def pairs_of(graph: CellGraph) -> Pairs:
     return {(i, j) for i, j in both if i < j}
 
 
-def dense_operator(graph: CellGraph, kind: graph.Kind) -> Tensor:
+def dense_operator(graph: CellGraph, kind: spatial.Kind) -> Tensor:
     """Normalised adjacency by loops, 1 on the diagonal of isolated cells."""
     adjacency = torch.zeros(graph.nodes, graph.nodes, dtype=torch.float64)
     for i, j in graph.edges.T.tolist():
@@ -77,7 +77,7 @@ def solved(u: Tensor, graph: CellGraph, alpha: float) -> Tensor:
     return torch.linalg.solve(matrix, u)
 
 
-def recursion(u: Tensor, graph: CellGraph, alpha: float, steps: int, kind: graph.Kind) -> Tensor:
+def recursion(u: Tensor, graph: CellGraph, alpha: float, steps: int, kind: spatial.Kind) -> Tensor:
     operator, g = dense_operator(graph, kind), u
     for _ in range(steps):
         g = alpha * operator @ g + (1 - alpha) * u
@@ -176,7 +176,7 @@ def test_edges_are_sorted_and_lie_both_ways_whatever_the_places(
         assert int(graph.degree.min()) >= min(k, len(places) - 1)
     if by == "delaunay" and len(places) > 1:
         # a triangulation is connected: one eigenvalue is 0
-        assert int((graph.spectrum(graph)[0] < 1e-9).sum()) == 1
+        assert int((spatial.spectrum(graph)[0] < 1e-9).sum()) == 1
 
 
 def test_parts_are_graphs_of_their_own() -> None:
@@ -214,7 +214,7 @@ def test_coordinates_that_are_not_finite_are_refused(broken: float) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_operators_and_laplacian_against_loops(kind: graph.Kind) -> None:
+def test_operators_and_laplacian_against_loops(kind: spatial.Kind) -> None:
     graph = with_isolated()
     wanted = dense_operator(graph, kind)
     assert graph.isolated.nonzero()[:, 0].tolist() == [0, 21]
@@ -230,14 +230,14 @@ def test_unknown_kinds_are_refused() -> None:
     with pytest.raises(ValueError, match="symmetric, random_walk"):
         path(3).operator("incidence")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="symmetric, random_walk"):
-        graph.dirichlet_energy(values(3), path(3), "plain")  # type: ignore[arg-type]
+        spatial.dirichlet_energy(values(3), path(3), "plain")  # type: ignore[arg-type]
 
 
 # --- how rough values are
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_dirichlet_energy_is_the_trace_and_the_sum_over_edges(kind: graph.Kind) -> None:
+def test_dirichlet_energy_is_the_trace_and_the_sum_over_edges(kind: spatial.Kind) -> None:
     graph, u = with_isolated(), values(22).requires_grad_()
     degree = graph.degree.double().clamp_min(1)
     weight = torch.ones_like(degree) if kind == "symmetric" else degree
@@ -245,50 +245,52 @@ def test_dirichlet_energy_is_the_trace_and_the_sum_over_edges(kind: graph.Kind) 
     trace = torch.trace(u.T @ (weight[:, None] * laplacian) @ u)
     scaled = u / degree.sqrt()[:, None] if kind == "symmetric" else u
     loop = sum((scaled[i] - scaled[j]).square().sum() / 2 for i, j in graph.edges.T.tolist())
-    energy = graph.dirichlet_energy(u, graph, kind)
+    energy = spatial.dirichlet_energy(u, graph, kind)
     torch.testing.assert_close(energy, trace)
     torch.testing.assert_close(energy, loop)
-    assert torch.autograd.gradcheck(lambda x: graph.dirichlet_energy(x, graph, kind), (u,))
+    assert torch.autograd.gradcheck(lambda x: spatial.dirichlet_energy(x, graph, kind), (u,))
 
 
 def test_isolated_cells_add_no_energy() -> None:
     graph, u = with_isolated(), values(22, None)
-    before = graph.dirichlet_energy(u, graph)
+    before = spatial.dirichlet_energy(u, graph)
     u[[0, 21]] = 1e6
-    assert graph.dirichlet_energy(u, graph) == before > 0
+    assert spatial.dirichlet_energy(u, graph) == before > 0
 
 
 def test_energy_per_edge_by_hand() -> None:
     # standardised: -1, 1, 1, -1; differences 2, 0, 2
     u = torch.tensor([3.0, 7.0, 7.0, 3.0])
-    assert graph.energy_per_edge(u, path(4)) == pytest.approx(8 / 3)
-    assert graph.energy_per_edge(100 * u - 5, path(4)) == pytest.approx(8 / 3)
+    assert spatial.energy_per_edge(u, path(4)) == pytest.approx(8 / 3)
+    assert spatial.energy_per_edge(100 * u - 5, path(4)) == pytest.approx(8 / 3)
 
 
 def test_energy_per_edge_of_constant_values_or_without_edges_is_zero() -> None:
-    assert graph.energy_per_edge(torch.full((7,), 0.1), path(7)) == 0
-    assert graph.energy_per_edge(values(3, None), cell_graph(np.zeros((3, 2)), Graph(), parts=[1, 1, 1])) == 0
-    assert graph.energy_per_edge(torch.zeros(0), cell_graph(np.zeros((0, 2)), Graph())) == 0
+    assert spatial.energy_per_edge(torch.full((7,), 0.1), path(7)) == 0
+    assert (
+        spatial.energy_per_edge(values(3, None), cell_graph(np.zeros((3, 2)), Graph(), parts=[1, 1, 1])) == 0
+    )
+    assert spatial.energy_per_edge(torch.zeros(0), cell_graph(np.zeros((0, 2)), Graph())) == 0
     with pytest.raises(ValueError, match="7 cells"):
-        graph.energy_per_edge(values(7), path(7))
+        spatial.energy_per_edge(values(7), path(7))
 
 
 @given(st.floats(0.01, 0.99), st.integers(1, 30), st.integers(0, 1000))
 def test_energy_never_rises(alpha: float, steps: int, seed: int) -> None:
     graph, u = with_isolated(15, seed % 7), values(17, seed=seed)
     for kind, smoothed in [
-        ("symmetric", graph.sm(u, graph, alpha, steps)),
-        ("symmetric", graph.sm_exact(u, graph, alpha)),
-        ("random_walk", graph.random_walk(u, graph, alpha, steps)),
+        ("symmetric", spatial.sm(u, graph, alpha, steps)),
+        ("symmetric", spatial.sm_exact(u, graph, alpha)),
+        ("random_walk", spatial.random_walk(u, graph, alpha, steps)),
     ]:
-        before = graph.dirichlet_energy(u, graph, kind)  # type: ignore[arg-type]
-        after = graph.dirichlet_energy(smoothed, graph, kind)  # type: ignore[arg-type]
+        before = spatial.dirichlet_energy(u, graph, kind)  # type: ignore[arg-type]
+        after = spatial.dirichlet_energy(smoothed, graph, kind)  # type: ignore[arg-type]
         assert after <= before * (1 + 1e-12)
 
 
 def test_spectrum_is_that_of_the_laplacian() -> None:
     graph = with_isolated()
-    eigenvalues, eigenvectors = graph.spectrum(graph)
+    eigenvalues, eigenvectors = spatial.spectrum(graph)
     assert eigenvalues.dtype == eigenvectors.dtype == torch.float64
     rebuilt = eigenvectors @ torch.diag(eigenvalues) @ eigenvectors.T
     torch.testing.assert_close(rebuilt, graph.laplacian(), atol=1e-10, rtol=0)
@@ -299,42 +301,42 @@ def test_spectrum_is_that_of_the_laplacian() -> None:
 
 
 def test_a_path_of_two_cells_has_the_eigenvalues_0_and_2() -> None:
-    assert graph.spectrum(path(2))[0].tolist() == [0, 2]
+    assert spatial.spectrum(path(2))[0].tolist() == [0, 2]
 
 
 def test_band_shares_against_a_loop() -> None:
     graph, u = with_isolated(), values(22, None)
-    eigenvalues, eigenvectors = graph.spectrum(graph)
+    eigenvalues, eigenvectors = spatial.spectrum(graph)
     edges = [0, 0.5, 1, 2]
     wanted = [0.0, 0.0, 0.0]
     for k, at in enumerate(eigenvalues.tolist()):
         wanted[sum(at >= e for e in edges[1:-1])] += float((u - u.mean()) @ eigenvectors[:, k]) ** 2
     total = sum(wanted)
-    found = graph.band_shares(u.float(), eigenvalues, eigenvectors, edges)
+    found = spatial.band_shares(u.float(), eigenvalues, eigenvectors, edges)
     assert found.tolist() == pytest.approx([x / total for x in wanted], abs=1e-6)
     assert float(found.sum()) == pytest.approx(1)
 
 
 def test_band_shares_put_a_pure_wave_into_its_band_and_sm_moves_power_down() -> None:
     graph = path(30)
-    eigenvalues, eigenvectors = graph.spectrum(graph)
+    eigenvalues, eigenvectors = spatial.spectrum(graph)
     wave = eigenvectors[:, 20] + 5
-    found = graph.band_shares(wave, eigenvalues, eigenvectors, [0, 1, 2])
+    found = spatial.band_shares(wave, eigenvalues, eigenvectors, [0, 1, 2])
     assert float(found[int(eigenvalues[20] >= 1)]) > 0.95
     noise = values(30, None)
-    smoothed = graph.sm_exact(noise, graph, 0.9)
-    low = [float(graph.band_shares(u, eigenvalues, eigenvectors, [0, 1, 2])[0]) for u in (noise, smoothed)]
+    smoothed = spatial.sm_exact(noise, graph, 0.9)
+    low = [float(spatial.band_shares(u, eigenvalues, eigenvectors, [0, 1, 2])[0]) for u in (noise, smoothed)]
     assert low[1] > low[0]
 
 
 def test_band_shares_of_constant_values_are_zero_and_bad_bands_are_refused() -> None:
-    known = graph.spectrum(path(7))
-    assert graph.band_shares(torch.full((7,), 0.1), *known, [0, 1, 2]).tolist() == [0, 0]
+    known = spatial.spectrum(path(7))
+    assert spatial.band_shares(torch.full((7,), 0.1), *known, [0, 1, 2]).tolist() == [0, 0]
     for edges in ([0, 1], [0, 2, 1], [2]):
         with pytest.raises(ValueError, match="bands"):
-            graph.band_shares(values(7, None), *known, edges)
+            spatial.band_shares(values(7, None), *known, edges)
     with pytest.raises(ValueError, match="7 eigenvalues"):
-        graph.band_shares(values(6, None), *known, [0, 2])
+        spatial.band_shares(values(6, None), *known, [0, 2])
 
 
 # --- what smooths
@@ -344,10 +346,10 @@ def test_band_shares_of_constant_values_are_zero_and_bad_bands_are_refused() -> 
 def test_exact_sm_is_the_dense_solve(alpha: float) -> None:
     graph, u = with_isolated(60), values(62)
     wanted = solved(u, graph, alpha)
-    torch.testing.assert_close(graph.sm_exact(u, graph, alpha), wanted, atol=1e-9, rtol=0)
+    torch.testing.assert_close(spatial.sm_exact(u, graph, alpha), wanted, atol=1e-9, rtol=0)
     # rounding of float32 is magnified by the condition number, 1,999 at .999
     atol = 1e-4 if alpha == 0.999 else 1e-5
-    torch.testing.assert_close(graph.sm_exact(u.float(), graph, alpha), wanted.float(), atol=atol, rtol=0)
+    torch.testing.assert_close(spatial.sm_exact(u.float(), graph, alpha), wanted.float(), atol=atol, rtol=0)
 
 
 def test_exact_sm_solves_columns_of_very_different_sizes() -> None:
@@ -355,16 +357,16 @@ def test_exact_sm_solves_columns_of_very_different_sizes() -> None:
     scales = torch.tensor([1e-30, 1.0, 1e30], dtype=torch.float64)
     wanted = solved(u, graph, 0.9) * scales
     torch.testing.assert_close(
-        graph.sm_exact((u * scales).float(), graph, 0.9) / scales, wanted / scales, atol=1e-5, rtol=0
+        spatial.sm_exact((u * scales).float(), graph, 0.9) / scales, wanted / scales, atol=1e-5, rtol=0
     )
     u[:, 0] = 0
-    assert not graph.sm_exact(u, graph, 0.9)[:, 0].any()
+    assert not spatial.sm_exact(u, graph, 0.9)[:, 0].any()
 
 
 def test_exact_sm_passes_values_that_are_not_finite_on() -> None:
     u = values(22)
     u[4, 1] = torch.nan
-    found = graph.sm_exact(u, with_isolated(), 0.5)
+    found = spatial.sm_exact(u, with_isolated(), 0.5)
     assert found[:, 1].isnan().any()
     assert found[:, [0, 2]].isfinite().all()
 
@@ -373,7 +375,7 @@ def test_exact_sm_passes_values_that_are_not_finite_on() -> None:
 @pytest.mark.parametrize("steps", [1, 2, 10])
 def test_sm_and_random_walk_are_the_recursion(alpha: float, steps: int) -> None:
     graph, u = with_isolated(), values(22)
-    for smooth, kind in ((graph.sm, "symmetric"), (graph.random_walk, "random_walk")):
+    for smooth, kind in ((spatial.sm, "symmetric"), (spatial.random_walk, "random_walk")):
         wanted = recursion(u, graph, alpha, steps, kind)  # type: ignore[arg-type]
         torch.testing.assert_close(smooth(u, graph, alpha, steps), wanted)
 
@@ -382,7 +384,7 @@ def test_sm_and_random_walk_are_the_recursion(alpha: float, steps: int) -> None:
 def test_more_steps_of_sm_approach_the_exact_operator(alpha: float) -> None:
     graph, u = with_isolated(), values(22)
     exact = solved(u, graph, alpha)
-    missing = [float((graph.sm(u, graph, alpha, t) - exact).norm()) for t in (10, 50, 200)]
+    missing = [float((spatial.sm(u, graph, alpha, t) - exact).norm()) for t in (10, 50, 200)]
     first = float((u - exact).norm())
     for t, left in zip((10, 50, 200), missing, strict=True):
         assert left <= first * alpha**t + 1e-9
@@ -413,7 +415,7 @@ def test_larger_alpha_smooths_more(name: str) -> None:
     graph, u = with_isolated(), values(22, None)
     alphas = [0.01, 0.1, 0.3, 0.5, 0.7, 0.9]
     smoothed = [SMOOTHERS[name](u, graph, alpha) for alpha in alphas]
-    energies = [float(graph.dirichlet_energy(x, graph)) for x in (u, *smoothed)]
+    energies = [float(spatial.dirichlet_energy(x, graph)) for x in (u, *smoothed)]
     assert energies == sorted(energies, reverse=True)
     assert len(set(energies)) == len(energies)
     moved = [float((x - u).norm()) for x in smoothed]
@@ -422,8 +424,8 @@ def test_larger_alpha_smooths_more(name: str) -> None:
 
 def test_random_walk_keeps_a_constant_and_sm_does_not() -> None:
     graph, ones = with_isolated(), torch.ones(22, dtype=torch.float64)
-    torch.testing.assert_close(graph.random_walk(ones, graph, 0.9, 10), ones)
-    assert not torch.allclose(graph.sm(ones, graph, 0.9, 10), ones, atol=1e-3)
+    torch.testing.assert_close(spatial.random_walk(ones, graph, 0.9, 10), ones)
+    assert not torch.allclose(spatial.sm(ones, graph, 0.9, 10), ones, atol=1e-3)
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.5])
@@ -444,7 +446,7 @@ def test_total_variation_reaches_the_minimum_that_a_slow_minimiser_finds(alpha: 
         objective, start, constraints=above, method="SLSQP", options={"ftol": 1e-14, "maxiter": 500}
     )
     assert wanted.success
-    found = graph.total_variation(u, path(6), alpha, 5000)
+    found = spatial.total_variation(u, path(6), alpha, 5000)
     torch.testing.assert_close(found, torch.from_numpy(wanted.x[:6]), atol=2e-3, rtol=0)
     assert not torch.allclose(found, u, atol=0.05)
 
@@ -453,10 +455,10 @@ def test_total_variation_of_two_cells_by_hand() -> None:
     u = torch.tensor([0.0, 10.0], dtype=torch.float64)
     # gamma = 1: each moves by 1 towards the other
     torch.testing.assert_close(
-        graph.total_variation(u, path(2), 0.5, 200), torch.tensor([1.0, 9.0], dtype=torch.float64)
+        spatial.total_variation(u, path(2), 0.5, 200), torch.tensor([1.0, 9.0], dtype=torch.float64)
     )
     # and by no more than there is: both at the mean
-    near = graph.total_variation(u / 10, path(2), 0.5, 2000)
+    near = spatial.total_variation(u / 10, path(2), 0.5, 2000)
     torch.testing.assert_close(near, torch.full((2,), 0.5, dtype=torch.float64), atol=1e-3, rtol=0)
 
 
@@ -466,7 +468,7 @@ def test_total_variation_keeps_a_step_that_sm_blurs() -> None:
     noisy = step + 0.1 * values(40, None)
     jumps = [
         float(x[20] - x[19])
-        for x in (graph.total_variation(noisy, graph, 0.2, 2000), graph.sm_exact(noisy, graph, 0.9))
+        for x in (spatial.total_variation(noisy, graph, 0.2, 2000), spatial.sm_exact(noisy, graph, 0.9))
     ]
     assert jumps[0] > 1.5 > 1 > jumps[1]
 
@@ -478,7 +480,7 @@ def test_total_variation_never_lifts_its_own_objective_by_more_steps() -> None:
     def objective(g: Tensor) -> float:
         return float(((g - u) ** 2).sum() / 2 + gamma * (g[i] - g[j]).abs().sum())
 
-    found = [objective(graph.total_variation(u, graph, 0.5, t)) for t in (10, 100, 1000)]
+    found = [objective(spatial.total_variation(u, graph, 0.5, t)) for t in (10, 100, 1000)]
     assert objective(u) > found[0] > found[1] > found[2]
 
 
@@ -513,7 +515,7 @@ def test_slides_without_neighbours_stay_as_they_are(name: str, n: int) -> None:
         smoothed.sum().backward()
         torch.testing.assert_close(smoothed, u)
         torch.testing.assert_close(u.grad, torch.ones_like(u))
-        assert graph.dirichlet_energy(u, graph) == 0
+        assert spatial.dirichlet_energy(u, graph) == 0
 
 
 @pytest.mark.parametrize("name", SMOOTHERS)
@@ -534,17 +536,17 @@ def test_bad_arguments_are_refused(name: str) -> None:
         with pytest.raises(ValueError, match="4 cells"):
             SMOOTHERS[name](wrong, graph, 0.5)
     with pytest.raises(ValueError, match="steps"):
-        graph.sm(values(4), graph, 0.5, 0)
+        spatial.sm(values(4), graph, 0.5, 0)
 
 
 def test_many_cells_need_no_dense_matrix() -> None:
     # 100,000 x 100,000 numbers would take 40 GB
     n = 100_000
     graph, u = cell_graph(scattered(n), Graph(neighbours=4)), values(n, None).float()
-    raw = graph.energy_per_edge(u, graph)
+    raw = spatial.energy_per_edge(u, graph)
     assert raw == pytest.approx(2, abs=0.05)
     for smooth in SMOOTHERS.values():
-        assert graph.energy_per_edge(smooth(u, graph, 0.5), graph) < raw
+        assert spatial.energy_per_edge(smooth(u, graph, 0.5), graph) < raw
 
 
 # --- the module
@@ -572,7 +574,7 @@ def test_smoother_learns_alpha_within_its_range(name: str) -> None:
     (theta,) = smoother.parameters()
     for _ in range(5):
         before = alpha_of(smoother)
-        (slope,) = torch.autograd.grad(graph.dirichlet_energy(smoother(u, graph), graph), theta)
+        (slope,) = torch.autograd.grad(spatial.dirichlet_energy(smoother(u, graph), graph), theta)
         theta.data -= 0.01 * slope
         # less energy is to be had by more smoothing alone
         assert before < alpha_of(smoother) < 1
@@ -604,8 +606,8 @@ def test_torchmil_agrees_in_exact_mode_and_inverts_alpha_in_approximate_mode() -
     operator, u = dense_operator(graph, "symmetric").float()[None], values(22).float()
     for alpha in ALPHAS:
         exact = Sm(alpha=alpha, mode="exact")(u[None], operator)[0]
-        torch.testing.assert_close(graph.sm_exact(u, graph, alpha), exact, atol=1e-5, rtol=0)
+        torch.testing.assert_close(spatial.sm_exact(u, graph, alpha), exact, atol=1e-5, rtol=0)
         steps = Sm(alpha=alpha, num_steps=10, mode="approx")(u[None], operator)[0]
-        torch.testing.assert_close(graph.sm(u, graph, 1 - alpha, 10), steps, atol=1e-5, rtol=0)
+        torch.testing.assert_close(spatial.sm(u, graph, 1 - alpha, 10), steps, atol=1e-5, rtol=0)
         if alpha != 0.5:
-            assert not torch.allclose(graph.sm(u, graph, alpha, 10), steps, atol=1e-2)
+            assert not torch.allclose(spatial.sm(u, graph, alpha, 10), steps, atol=1e-2)

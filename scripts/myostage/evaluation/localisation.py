@@ -6,24 +6,22 @@ stage is none of the healthy ones.
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
 from myostage import tables
-from myostage.cells.tables import CELLS, LABELS, POSITIONS
+from myostage.cells.positions import positions
+from myostage.cells.tables import LABELS
 from myostage.errors import UserError
 from myostage.evaluation.resampling import bootstrap
 from myostage.evaluation.tables import BORDERS, SPECTRUM
@@ -114,33 +112,6 @@ class _Bands:
         told = weights[self.labelled] > (1 + ROUNDING) / weights.size
         right = _count(self.band[told == self.injured], self.counts.size)
         return right / self.counts.clip(1)
-
-
-def positions(cells_table: Path, cells: ArrayLike) -> Floats:
-    """Centroids of cells, float64[n, 2], um (of tiles, their sides).
-
-    Parameters
-    ----------
-    cells_table
-        ``CELLS`` or ``POSITIONS`` of the slide.
-    cells
-        Cell numbers, [n].
-
-    Raises
-    ------
-    UserError
-        The table is missing or damaged, or has no finite coordinates of a cell.
-    """
-    wanted = np.asarray(cells, dtype=np.int64)
-    frame = tables.read(cells_table, _kind(cells_table), ["cell", "x_um", "y_um"]).set_index("cell")
-    found = frame.reindex(wanted).to_numpy(np.float64)
-    bad = wanted[~np.isfinite(found).all(1)]
-    if bad.size:
-        raise UserError(
-            f"{cells_table}: coordinates missing: {bad.size} of {wanted.size} cells, the first of them "
-            f"cell {bad[0]}, have no finite x_um and y_um; mend the table or leave the slide out"
-        )
-    return found
 
 
 def spectra(
@@ -348,14 +319,6 @@ def _table(cells: Mapping[str, Path], slide: str) -> Path:
     if slide not in cells:
         raise UserError(f"slide {slide}: coordinates missing: it has no table of cells or positions")
     return cells[slide]
-
-
-def _kind(path: Path) -> tables.Table:
-    """Which table a file holds; of a faulty one its reader tells what is wrong."""
-    with suppress(OSError, pa.ArrowInvalid):
-        if pq.read_schema(path).names == POSITIONS.schema.names:
-            return POSITIONS
-    return CELLS
 
 
 def _standardised(values: Floats) -> Floats:

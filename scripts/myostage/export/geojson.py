@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from myostage import palette, tables
+from myostage.cells.outlines import outlines
 from myostage.cells.tables import CELLS
-from myostage.figures import views
+from myostage.learning.predictions import read_stages
 
 # Cells held in memory at once.
 BATCH = 4096
@@ -85,7 +86,7 @@ def export_slide(
         file.write('{"type":"FeatureCollection","features":[')
         for batch, known, slide in _batches(cells, predictions, len(stages)):
             rows = batch.drop_columns(["polygon"]).to_pylist()
-            for row, outline in zip(rows, views.outlines(batch["polygon"]), strict=True):
+            for row, outline in zip(rows, outlines(batch["polygon"]), strict=True):
                 file.write(",\n" if written else "\n")
                 stage = known.get(row["cell"])
                 feature = _feature(slide, row, outline * scale, scale, stage, stages, classes)
@@ -125,7 +126,7 @@ def _batches(
     cells: str | Path, predictions: str | Path, stages: int
 ) -> Iterator[tuple[pa.Table, dict[int, tuple[int, np.ndarray]], str]]:
     """Cells a batch at a time, with stage and probabilities by cell and the slide's name."""
-    staged = views.staged(predictions, stages)
+    staged = read_stages(predictions, stages)
     known = {
         int(cell): (int(stage), probabilities)
         for cell, stage, probabilities in zip(

@@ -26,9 +26,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from myostage import tables
+from myostage.cells.positions import positions
 from myostage.cells.tables import LABELS
 from myostage.errors import UserError
-from myostage.evaluation.localisation import positions
 from myostage.features.encoder import Suffix, split
 from myostage.features.tokens import TokenStore
 from myostage.learning.bags import STAGED_ONLY, Bag, BagSampler, Floats, perturbed

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from myostage import tables
+from myostage.cells.positions import positions
 from myostage.errors import UserError
-from myostage.evaluation.localisation import positions
 from myostage.learning import mil
 from myostage.learning.bags import STAGED_ONLY
 from myostage.learning.loop import Diverged, History, fingerprint, fit, write_history

@@ -13,8 +13,6 @@ from myostage.phantom.paint import Reals, rng_of, write_outlines, write_tiff
 from myostage.phantom.smears import draw_cells
 from myostage.study.sections.phantom import Phantom
 
-__all__ = ["Region", "draw_slide"]
-
 
 def draw_slide(
     path_tiff: str | Path,
