@@ -42,7 +42,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from myostage import palette  # noqa: E402
-from myostage.figures.plots import PNG_DPI, STYLE  # noqa: E402
+from myostage.figures.style import PNG_DPI, STYLE  # noqa: E402
 from myostage.study import config, plan  # noqa: E402
 
 SIZES = ((250, 500), (500, 1000), (1000, 2000))

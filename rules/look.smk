@@ -28,14 +28,14 @@ def figures_of(*keys):
     ]
 
 
+def code_of(*keys, theme):
+    """Digest of what draws these kinds of figures; what they import at first use is reached from style and views."""
+    drawing = (f"myostage/figures/{name}.py" for name in ("style", "views", *keys))
+    return code("look.py", f"../notebooks/{theme}.ipynb", *drawing)(None)
+
+
 def specification(theme):
-    """What the job of a theme is told of each of its figures."""
-    # what a figure imports at first use alone is followed from style and views
-    driver = (
-        "look.py",
-        f"../notebooks/{theme}.ipynb",
-        *(f"myostage/figures/{name}.py" for name in ("style", "views")),
-    )
+    """What the job of a theme is given for each of its figures."""
     return {
         name: {
             "key": figure.key,
@@ -44,7 +44,7 @@ def specification(theme):
             "inputs": PLAN.behind(figure.request.files),
             "outputs": [PATHS.study(f"figures/{name}{ending}") for ending in figure.record.endings],
             "caption": figure.record.caption,
-            "code": code(*driver, f"myostage/figures/{figure.key}.py")(None),
+            "code": code_of(figure.key, theme=theme),
         }
         for name, figure in DRAWN.items()
         if figure.record.theme == theme
@@ -73,6 +73,9 @@ for theme in dict.fromkeys(figure.record.theme for figure in DRAWN.values()):
             **needs("look"),
         params:
             figures=lambda wildcards, theme=theme: specification(theme),
+            code=lambda wildcards, theme=theme: code_of(
+                *[figure.key for figure in DRAWN.values() if figure.record.theme == theme], theme=theme
+            ),
         message:
             f"Drawing the figures of {theme.replace('_', ' ')}"
         script:

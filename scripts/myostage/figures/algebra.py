@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from myostage import palette
-from myostage.figures.lazy import formatting, mlines, mticker, pd, schemas, style, summaries, tables
+from myostage.evaluation.numbers import format_interval, format_number
+from myostage.figures.lazy import mlines, mticker, pd, schemas, selection, style, summaries, tables, verdicts
 from myostage.figures.record import Drawn, Record, Request, Scope
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def draw(table: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     left.set_title("one point per slide, marked as right")
     left.set_xlabel("cosine with z_I of other slides (mean)")
     left.set_ylabel("cosine with z_I of its own slide")
-    for place, (row, colour) in enumerate(zip(formatting.each(summary), colours, strict=True)):
+    for place, (row, colour) in enumerate(zip(selection.iterate_rows(summary), colours, strict=True)):
         right.plot(
             [row.reciprocal_rank_chance] * 2, [place - 0.35, place + 0.35], color=palette.BASELINE, lw=2
         )
@@ -82,7 +83,8 @@ def draw(table: pd.DataFrame, summary: pd.DataFrame) -> Figure:
         style.plot_interval(right, *whole, False, **marks)
         style.plot_interval(right, *alone, False, **marks, mfc="white")
     right.set_yticks(
-        range(len(experiments)), [f"{row.experiment} (n {row.slides})" for row in formatting.each(summary)]
+        range(len(experiments)),
+        [f"{row.experiment} (n {row.slides})" for row in selection.iterate_rows(summary)],
     )
     right.set_ylim(len(experiments) - 0.4, -0.6)
     right.set_xlim(0, 1.03)
@@ -107,20 +109,17 @@ def draw(table: pd.DataFrame, summary: pd.DataFrame) -> Figure:
 
 def _predicts(summary: pd.DataFrame) -> str:
     parts = []
-    for row in formatting.each(summary):
-        rank = formatting.with_interval(
-            row.reciprocal_rank, row.reciprocal_rank_low, row.reciprocal_rank_high
+    for row in selection.iterate_rows(summary):
+        rank = format_interval(row.reciprocal_rank, row.reciprocal_rank_low, row.reciprocal_rank_high)
+        side = verdicts.find_side(
+            row.reciprocal_rank_low, row.reciprocal_rank_high, row.reciprocal_rank_chance
         )
-        verdict = "not told from chance"
-        if row.reciprocal_rank_low > row.reciprocal_rank_chance:
-            verdict = "beyond chance"
-        elif row.reciprocal_rank_high < row.reciprocal_rank_chance:
-            verdict = "worse than chance"
-        chance, alone = formatting.short(row.reciprocal_rank_chance), formatting.short(row.reciprocal_rank_p)
+        verdict = ("the interval holds chance", "beyond chance", "worse than chance")[side]
+        chance, alone = format_number(row.reciprocal_rank_chance), format_number(row.reciprocal_rank_p)
         numbers = f"reciprocal rank {rank}, chance {chance}, z_P alone {alone}"
         parts.append((verdict, f"{row.experiment} {verdict} ({numbers})"))
     # What differs from chance comes first.
-    parts.sort(key=lambda one: one[0] == "not told from chance")
+    parts.sort(key=lambda one: one[0] == "the interval holds chance")
     beyond = sum(verdict == "beyond chance" for verdict, _ in parts)
     text = f"z_W + z_P predicts z_I of its own slide beyond chance in {beyond or 'none'} of {len(parts)}"
     return f"{text}: {'; '.join(said for _, said in parts[:2])}{'; …' if len(parts) > 2 else ''}"

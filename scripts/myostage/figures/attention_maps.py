@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from myostage import palette
+from myostage.evaluation.numbers import format_number
 from myostage.figures.lazy import (
-    formatting,
     matplotlib,
     mcm,
     mcollections,
@@ -132,9 +132,7 @@ def draw(cells: pd.DataFrame, polygons: Mapping[str, Sequence[np.ndarray]], unit
             auroc = _auroc(injured, logit)
             found[name].append(auroc)
             text = (
-                f"{name}: AUROC {formatting.short(auroc)}"
-                if np.isfinite(auroc)
-                else f"{name}: AUROC undefined"
+                f"{name}: AUROC {format_number(auroc)}" if np.isfinite(auroc) else f"{name}: AUROC undefined"
             )
             if not np.isfinite(logit).any():
                 text = f"{name}: held out by no run"
@@ -161,7 +159,7 @@ def draw(cells: pd.DataFrame, polygons: Mapping[str, Sequence[np.ndarray]], unit
 
 
 def _auroc(injured: Floats, logit: Floats) -> float:
-    from myostage.evaluation.metrics import auroc
+    from myostage.evaluation.weighted import auroc
 
     known = np.isfinite(injured) & np.isfinite(logit)
     return float(auroc(logit[known], injured[known] > 0, np.ones(known.sum())))
@@ -230,7 +228,7 @@ def _localised(found: Mapping[str, Sequence[float]]) -> str:
         )
     count = int(np.any([np.isfinite(one) for one in values.values()], axis=0).sum())
     means = ", ".join(
-        f"{name} {formatting.short(float(np.nanmean(one)))}"
+        f"{name} {format_number(float(np.nanmean(one)))}"
         for name, one in values.items()
         if np.isfinite(one).any()
     )
@@ -239,4 +237,4 @@ def _localised(found: Mapping[str, Sequence[float]]) -> str:
     for name in others:
         ahead = int((values[name] > values[first])[both[name]].sum())
         text += f"; {name} is ahead of {first} on {ahead} of {int(both[name].sum())}"
-    return f"{text} (examples: what can be told stands in the table)" if others else text
+    return f"{text} (examples: what is significant stands in the table)" if others else text

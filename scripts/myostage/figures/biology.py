@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from myostage import palette
-from myostage.figures.lazy import checks, formatting, mlines, pd, schemas, style, summaries, tables
+from myostage.evaluation.numbers import format_number
+from myostage.figures.lazy import checks, mlines, pd, schemas, style, summaries, tables
 from myostage.figures.record import Drawn, Record, Request, Scope
 
 if TYPE_CHECKING:
@@ -96,12 +97,10 @@ def draw(
     axes.legend(handles=handles, loc="lower right")
     ends = (injured if len(injured) else expected).iloc[[0, -1]]
     (first, last), (start, end) = ends["group"].tolist(), ends["expected"].astype(float).tolist()
-    finding = (
-        f"The expected stage of the proportions goes from {formatting.short(start)} at {first} to "
-        f"{formatting.short(end)} at {last}"
-    )
+    finding = f"The expected stage of the proportions goes from {format_number(start)} at {first} to "
+    finding += f"{format_number(end)} at {last}"
     if len(animals):
         off = (animals["predicted"] - animals["expected"]).abs().mean()
-        finding += f"; animals are predicted {formatting.short(off)} stages off theirs on average"
+        finding += f"; animals are predicted {format_number(off)} stages off theirs on average"
     style.set_check(figure, finding, checks.rises(given))
     return figure

@@ -157,7 +157,7 @@ def _where_it_hurts(rows: pd.DataFrame, without: str, experiments: Sequence[str]
                 where = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
                 parts.append(f"{name} {verb} in {worse.sum()} of {len(both)} bands: {where}")
             elif verb == "hurts":
-                parts.append(f"{name} hurts in no band that could be told")
+                parts.append(f"{name} hurts in no band")
     if not parts:
         return f"Cells told rightly by their distance to the border; {without} is compared with nothing"
     return f"Smoothing against {without}: {'; '.join(parts)}"

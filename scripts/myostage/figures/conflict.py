@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from myostage import palette
-from myostage.figures.lazy import formatting, mlines, mticker, pd, style, summaries, views
+from myostage.evaluation.numbers import format_interval
+from myostage.figures.lazy import mlines, mticker, pd, selection, style, summaries, verdicts, views
 from myostage.figures.record import Drawn, Record, Request, Scope
 
 if TYPE_CHECKING:
@@ -59,13 +60,13 @@ def draw(histories: pd.DataFrame) -> Figure:
     axes = figure.subplots()
     handles = []
     for number, (row, colour) in enumerate(
-        zip(formatting.each(whole), palette.series_colours(len(whole)), strict=True)
+        zip(selection.iterate_rows(whole), palette.series_colours(len(whole)), strict=True)
     ):
         part = curves[curves["experiment"] == row.experiment]
         axes.fill_between(part["step"], part["low"], part["high"], color=colour, alpha=0.18, lw=0)
         dash = style.DASHES[number % len(style.DASHES)]
         axes.plot(part["step"], part["cosine"], color=colour, lw=1.6, ls=dash)
-        mean = formatting.with_interval(row.cosine, row.low, row.high, True)
+        mean = format_interval(row.cosine, row.low, row.high, sign=True)
         text = f"{row.experiment}: {mean}, below 0 at {100 * row.below:.0f} % of steps, n {row.runs}"
         handles.append(mlines.Line2D([], [], color=colour, ls=dash, label=text))
     axes.axhline(0, color="black", lw=0.8)
@@ -85,14 +86,12 @@ def draw(histories: pd.DataFrame) -> Figure:
 
 def _opposed(whole: pd.DataFrame) -> str:
     parts = []
-    for row in formatting.each(whole):
+    for row in selection.iterate_rows(whole):
         share = f"below 0 at {100 * row.below:.0f} % of steps"
-        mean = f"mean cosine {formatting.with_interval(row.cosine, row.low, row.high, True)}"
-        if row.high < 0:
-            verdict = "they oppose each other"
-        elif row.low > 0:
-            verdict = "they pull together"
+        mean = f"mean cosine {format_interval(row.cosine, row.low, row.high, sign=True)}"
+        if side := verdicts.find_side(row.low, row.high):
+            verdict = "they pull together" if side > 0 else "they oppose each other"
         else:
-            verdict = "neither could be told" if np.isfinite(row.low) else "one run tells nothing of others"
+            verdict = "the interval holds 0" if np.isfinite(row.low) else "one run tells nothing of others"
         parts.append(f"{row.experiment}: {verdict} ({mean}, {share})")
     return f"Gradients of SupCR and the cell term: {'; '.join(parts[:3])}{'; …' if len(parts) > 3 else ''}"

@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from myostage.figures.lazy import formatting, mlines, mticker, pd, schemas, style, summaries, tables, views
+from myostage.evaluation.metrics.registry import METRICS
+from myostage.evaluation.numbers import format_interval
+from myostage.figures.lazy import (
+    mlines,
+    mticker,
+    pd,
+    schemas,
+    selection,
+    style,
+    summaries,
+    tables,
+    verdicts,
+    views,
+)
 from myostage.figures.record import Drawn, Record, Request, Scope
 
 if TYPE_CHECKING:
@@ -47,9 +60,9 @@ def make(
     """``pairs`` maps an experiment to its control with permuted coordinates."""
     losses = summaries.reconstruction(views.histories(histories), pairs)
     compared = tables.read(comparisons, schemas.COMPARISONS)
-    differences = {metric: views.to_control(compared, metric, pairs, pairs) for metric in metrics}
+    differences = {metric: selection.find_to_controls(compared, metric, pairs, pairs) for metric in metrics}
     figure = draw(losses, differences, alpha)
-    return Drawn(figure, losses, more_numbers={"differences": views.stacked(differences)})
+    return Drawn(figure, losses, more_numbers={"differences": selection.stack_metrics(differences)})
 
 
 def draw(
@@ -62,9 +75,9 @@ def draw(
     Parameters
     ----------
     losses : DataFrame
-        Rows of :func:`reconstruction`.
+        Rows of :func:`myostage.evaluation.summaries.reconstruction`.
     differences : mapping of metric to DataFrame
-        Rows of :func:`to_control` of the same experiments.
+        Rows of :func:`myostage.evaluation.selection.find_to_controls` of the same experiments.
     alpha : float
         Level of the tests.
     """
@@ -81,7 +94,7 @@ def draw(
         ("permuted", style.ORANGE, "s", 0.13),
     ):
         part = losses[losses["coordinates"] == coordinates]
-        for place, row in enumerate(formatting.each(part)):
+        for place, row in enumerate(selection.iterate_rows(part)):
             if np.isfinite(row.loss):
                 style.plot_interval(
                     drawn[0], row.loss, place + shift, row.low, row.high, False, color=colour, marker=marker
@@ -99,19 +112,17 @@ def draw(
     drawn[0].set_title("end of training")
     drawn[0].set_xlabel("reconstruction loss, 1 − cosine")
     for axes, (metric, rows) in zip(drawn[1:], compared.items(), strict=True):
-        more = formatting.METRICS[metric][2]
-        for place, row in enumerate(formatting.each(rows)):
+        for place, row in enumerate(selection.iterate_rows(rows)):
             if not np.isfinite(row.difference):
                 where = axes.get_yaxis_transform()
                 axes.text(0.02, place, "not compared", fontsize=7, color="#777", va="center", transform=where)
                 continue
-            found = views.told(row, alpha)
-            colour = (style.BLUE if (row.difference > 0) == more else style.ORANGE) if found else style.FAINT
-            marks = {"color": colour, "mfc": colour if found else "white"}
+            colour = style.VERDICT_COLOURS.get(style.judge_row(row, metric, alpha), style.FAINT)
+            marks = {"color": colour, "mfc": colour if colour != style.FAINT else "white"}
             style.plot_interval(axes, row.difference, place, row.low, row.high, False, **marks)
         axes.axvline(0, color="black", lw=0.8)
         axes.set_title(f"true minus permuted, {rows['slides'].max():.0f} slides")
-        axes.set_xlabel(f"{formatting.label(metric)}, difference")
+        axes.set_xlabel(f"{METRICS[metric].label}, difference")
     for axes in drawn:
         axes.xaxis.set_major_locator(mticker.MaxNLocator(4))
         axes.grid(axis="x", color="#eee", lw=0.7)
@@ -126,14 +137,15 @@ def draw(
             mlines.Line2D(
                 [], [], color=style.ORANGE, marker="s", label="permuted coordinates; difference: worse"
             ),
-            mlines.Line2D([], [], color=style.FAINT, marker="o", mfc="white", label="no difference told"),
+            mlines.Line2D(
+                [], [], color=style.FAINT, marker="o", mfc="white", label="not significant, or not tested"
+            ),
         ],
         2 if panels < 3 else 3,
     )
     note = (
         "Loss: mean over the last tenth of steps, then over n runs, 95 % interval (bootstrap over runs). "
-        "Differences: paired bootstrap over slides; told where it excludes 0 and Holm p < "
-        f"{formatting.short(alpha)}."
+        f"Differences: paired bootstrap over slides. {verdicts.state_rule(alpha)}"
     )
     style.set_headline(figure, _worth(losses, compared, alpha), note)
     return figure
@@ -147,9 +159,9 @@ def _worth(losses: pd.DataFrame, compared: Mapping[str, pd.DataFrame], alpha: fl
     )
     parts = []
     if len(both) == 1:
-        row = next(formatting.each(both))
-        with_true = formatting.with_interval(row.loss, row.low, row.high)
-        with_permuted = formatting.with_interval(row.loss_permuted, row.low_permuted, row.high_permuted)
+        row = next(selection.iterate_rows(both))
+        with_true = format_interval(row.loss, row.low, row.high)
+        with_permuted = format_interval(row.loss_permuted, row.low_permuted, row.high_permuted)
         parts.append(f"reconstruction loss {with_true} with true coordinates, {with_permuted} permuted")
     elif len(both):
         lower = int((both["high"] < both["low_permuted"]).sum())
@@ -157,6 +169,6 @@ def _worth(losses: pd.DataFrame, compared: Mapping[str, pd.DataFrame], alpha: fl
         text = f"true coordinates reconstruct better in {lower or 'none'} of {len(both)} settings"
         parts.append(text + (f" and worse in {higher}" if higher else "") + " (intervals apart)")
     for metric, rows in compared.items():
-        said = views.describe_differences(list(formatting.each(rows)), alpha, "permuted coordinates")
-        parts.append(f"{formatting.METRICS[metric][0]}: {said}")
+        said = style.describe_differences(list(selection.iterate_rows(rows)), alpha, "permuted coordinates")
+        parts.append(f"{METRICS[metric].title}: {said}")
     return style.capitalised("; ".join(parts))

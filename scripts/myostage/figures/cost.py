@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from myostage.figures.lazy import formatting, mticker, pd, schemas, style, tables
+from myostage.evaluation.numbers import format_amount
+from myostage.figures.lazy import costs, formatting, mticker, pd, schemas, selection, style, tables
 from myostage.figures.record import Drawn, Record, Request, Scope, Table
 
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ FIGURE = Record(
 def make(runs: str, experiments: Sequence[str], study: str = "") -> Drawn:
     table = tables.read(runs, schemas.RUNS)
     figure = draw(table, experiments)
-    blocks = [(formatting.cost_table(table, experiments), formatting.COST)]
+    blocks = [(formatting.tabulate_costs(table, experiments), formatting.COST)]
     written = Table(f"{study}: cost of a run", [style.finding(figure)], blocks)
-    return Drawn(figure, cost_rows(table, experiments), table=written)
+    return Drawn(figure, costs.list_costs(table, experiments), table=written)
 
 
 def draw(runs: pd.DataFrame, experiments: Sequence[str]) -> Figure:
@@ -51,16 +52,16 @@ def draw(runs: pd.DataFrame, experiments: Sequence[str]) -> Figure:
     experiments : sequence of str
         Rows from top to bottom.
     """
-    found = formatting.costs(runs, experiments)
-    panels = [name for name in formatting.COSTS if any(found[one][name].runs for one in experiments)]
+    found = costs.summarise_costs(runs, experiments)
+    panels = [name for name in costs.COSTS if any(found[one][name].runs for one in experiments)]
     if not panels:
         return style.page("No costs", "No run of these experiments ended well and told what it cost.")
-    failed = formatting.failures(runs)
+    failed = selection.describe_failures(runs)
     longest = max(len(name) for name in experiments)
     figure = style.new_figure(1.6 + 2.1 * len(panels) + 0.07 * longest, 1.5 + 0.28 * len(experiments))
     drawn = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, name in zip(drawn, panels, strict=True):
-        text, unit = formatting.COSTS[name]
+        text, unit = costs.COSTS[name]
         positive = [found[one][name].low for one in experiments if found[one][name].low > 0]
         top = max(found[one][name].high for one in experiments if found[one][name].runs)
         for place, one in enumerate(experiments):
@@ -99,25 +100,25 @@ def draw(runs: pd.DataFrame, experiments: Sequence[str]) -> Figure:
     return figure
 
 
-def _dearest(found: Mapping[str, Mapping[str, formatting.Spread]]) -> str:
+def _dearest(found: Mapping[str, Mapping[str, costs.Spread]]) -> str:
     """The quickest and the slowest experiment."""
     times = {name: spreads["seconds"] for name, spreads in found.items() if spreads["seconds"].runs}
     if not times:
         return "Cost of a run; its time is not known"
     low, high = (pick(times, key=lambda name: times[name].median) for pick in (min, max))
-    text = f"Wall time of a run: {formatting.amount(times[low].median)} s ({low}, n {times[low].runs})"
+    text = f"Wall time of a run: {format_amount(times[low].median)} s ({low}, n {times[low].runs})"
     if low == high:
         return text
-    text += f" to {formatting.amount(times[high].median)} s ({high}, n {times[high].runs})"
+    text += f" to {format_amount(times[high].median)} s ({high}, n {times[high].runs})"
     if times[low].median > 0:
-        text += f", {formatting.amount(times[high].median / times[low].median)} times as long"
+        text += f", {format_amount(times[high].median / times[low].median)} times as long"
     return text
 
 
 def _cost_note(runs: pd.DataFrame, experiments: Sequence[str], panels: Sequence[str]) -> str:
     part = runs[runs["experiment"].isin(list(experiments))]
     note = "Point and line: median and range over the n runs that ended well in one job."
-    later = int(formatting.resumed(part).sum())
+    later = int(costs.find_resumed(part).sum())
     if later:
         note += (
             f" Left out, as only its last job was measured: {later} resumed run{'s' if later > 1 else ''}."
@@ -129,18 +130,3 @@ def _cost_note(runs: pd.DataFrame, experiments: Sequence[str], panels: Sequence[
         counts = ", ".join(f"{device} ({count})" for device, count in devices.items())
         note += f" Runs on unlike devices: {counts}; their times do not compare."
     return note
-
-
-def cost_rows(runs: pd.DataFrame, experiments: Sequence[str]) -> pd.DataFrame:
-    """The numbers of :func:`cost`, one row per experiment and cost."""
-    rows = [
-        {
-            "experiment": name,
-            "cost": formatting.COSTS[column][0],
-            "unit": formatting.COSTS[column][1],
-            **vars(spread),
-        }
-        for name, spreads in formatting.costs(runs, experiments).items()
-        for column, spread in spreads.items()
-    ]
-    return pd.DataFrame(rows, columns=["experiment", "cost", "unit", *formatting.Spread.__annotations__])

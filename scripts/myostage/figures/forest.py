@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from myostage.figures.lazy import formatting, mlines, mpatches, mticker, pd, schemas, style, tables
+from myostage.evaluation.metrics.registry import METRICS
+from myostage.evaluation.numbers import format_p
+from myostage.figures.lazy import (
+    formatting,
+    mlines,
+    mpatches,
+    mticker,
+    pd,
+    schemas,
+    selection,
+    style,
+    tables,
+    verdicts,
+)
 from myostage.figures.record import Drawn, Record, Request, Scope, Table
 
 if TYPE_CHECKING:
@@ -53,10 +66,10 @@ def make(
 ) -> Drawn:
     ended = tables.read(runs, schemas.RUNS)
     labels = [label for _, labels in groups for label in labels]
-    rows = formatting.differences(tables.read(comparisons, schemas.COMPARISONS), metric, labels)
-    figure = draw(rows, groups, metric, alpha, formatting.failures(ended))
-    blocks = [(formatting.difference_table(rows, ended), formatting.DIFFERENCES)]
-    title = f"{study}: {formatting.label(metric)}, differences"
+    rows = selection.find_differences(tables.read(comparisons, schemas.COMPARISONS), metric, labels)
+    figure = draw(rows, groups, metric, alpha, selection.describe_failures(ended))
+    blocks = [(formatting.tabulate_differences(rows, ended), formatting.DIFFERENCES)]
+    title = f"{study}: {METRICS[metric].label}, differences"
     return Drawn(figure, rows, table=Table(title, [style.finding(figure)], blocks))
 
 
@@ -72,23 +85,23 @@ def draw(
     Parameters
     ----------
     rows : DataFrame
-        Rows of :func:`myostage.evaluation.formatting.differences`.
+        Rows of :func:`myostage.evaluation.selection.find_differences`.
     groups : sequence of (heading, experiments)
         From top to bottom.
     metric : str
     alpha : float
-        A difference is coloured where its Holm-corrected p is below.
+        Level of the tests.
     failed : mapping of experiment to text, optional
         What stands in place of an experiment without a comparison.
     """
-    at = {row.experiment: row for row in formatting.each(rows) if np.isfinite(row.difference)}
+    at = {row.experiment: row for row in selection.iterate_rows(rows) if np.isfinite(row.difference)}
     lines = [
         line
         for heading, names in groups
         if names
         for line in ((heading, None), *((heading, n) for n in names))
     ]
-    name = formatting.METRICS[metric][0]
+    name = METRICS[metric].title
     if not any(one in at for _, one in lines):
         return style.page(
             "No differences", f"No experiment of this figure was compared with another by {name}."
@@ -121,15 +134,16 @@ def draw(
                 color="#e8e8e8",
                 lw=0,
             )
-        found = row.p_holm < alpha
-        colour = style.difference_colour(row.difference, metric) if found else style.FAINT
+        colour = style.VERDICT_COLOURS.get(style.judge_row(row, metric, alpha), style.FAINT)
         if np.isfinite(row.low) and np.isfinite(row.high):
             axes.hlines(place, row.low, row.high, color=colour, lw=1.8)
-        axes.plot(row.difference, place, "o", color=colour, ms=6, mfc=colour if found else "white")
-        text = formatting.with_interval(row.difference, row.low, row.high, sign=True)
+        axes.plot(
+            row.difference, place, "o", color=colour, ms=6, mfc=colour if colour != style.FAINT else "white"
+        )
+        text = METRICS[metric].format_interval(row.difference, row.low, row.high, sign=True)
         right.text(0, place, text, va="center", fontsize=8)
         right.text(0.62, place, f"{row.pairs:.0f}", va="center", ha="right", fontsize=8)
-        right.text(1, place, formatting.probability(row.p_holm), va="center", ha="right", fontsize=8)
+        right.text(1, place, format_p(row.p_holm), va="center", ha="right", fontsize=8)
     for x, align, title in (
         (0, "left", "difference [95 %]"),
         (0.62, "right", "pairs"),
@@ -144,22 +158,18 @@ def draw(
         tick.set_fontweight("bold" if one is None else "normal")
     axes.set_ylim(len(lines) - 0.4, -1.5)
     axes.spines["left"].set_visible(False)
-    minus = f"experiment minus {single or 'its reference'} ({style.direction(metric)})"
-    axes.set_xlabel(f"{formatting.label(metric)}: {minus}")
+    axes.set_xlabel(
+        f"{METRICS[metric].label}: experiment minus {single or 'its reference'} ({METRICS[metric].direction})"
+    )
     axes.xaxis.set_major_locator(mticker.MaxNLocator(7))
     figure.legend(
         handles=[
             mlines.Line2D([], [], color=style.BLUE, marker="o", label="better"),
             mlines.Line2D([], [], color=style.ORANGE, marker="o", label="worse"),
             mlines.Line2D(
-                [],
-                [],
-                color=style.FAINT,
-                marker="o",
-                mfc="white",
-                label=f"p (Holm) ≥ {formatting.short(alpha)}",
+                [], [], color=style.FAINT, marker="o", mfc="white", label="not significant, or not tested"
             ),
-            mpatches.Patch(color="#e8e8e8", label="below the minimum detectable difference"),
+            mpatches.Patch(color="#e8e8e8", label="below the minimum detectable effect, uncorrected"),
         ],
         loc="outside lower left",
         ncols=4,
@@ -169,23 +179,27 @@ def draw(
     style.set_headline(
         figure,
         _changes(shown, metric, single, alpha),
-        "Point and line: difference and 95 % interval (paired bootstrap over slides).",
+        "Point and line: difference and 95 % interval (paired bootstrap over slides). "
+        f"{verdicts.state_rule(alpha)}",
     )
     return figure
 
 
 def _changes(rows: Sequence[Any], metric: str, reference: str | None, alpha: float) -> str:
-    """Which of the compared experiments differ, and how small a difference could have been found."""
-    found = sorted((row for row in rows if row.p_holm < alpha), key=lambda row: -abs(row.difference))
-    name = formatting.METRICS[metric][0]
+    """Which of the compared experiments differ significantly, and the minimum detectable effect."""
+    found = sorted(
+        (row for row in rows if style.judge_row(row, metric, alpha) in style.VERDICT_COLOURS),
+        key=lambda row: -abs(row.difference),
+    )
+    record = METRICS[metric]
     count = len(rows)
-    text = f"{'None' if not found else len(found)} of {count} differ{'' if count > 1 else 's'} from "
-    text += f"{reference or 'what they are compared with'} in {name} (Holm p < {formatting.short(alpha)})"
+    text = f"{'None' if not found else len(found)} of {count} differ{'' if count > 1 else 's'} significantly "
+    text += f"from {reference or 'what they are compared with'} in {record.title}"
     if found:
-        text += ": " + ", ".join(f"{row.experiment} {formatting.signed(row.difference)}" for row in found[:3])
-        text += ", …" if len(found) > 3 else ""
+        parts = [f"{row.experiment} {record.format(row.difference, sign=True)}" for row in found[:3]]
+        text += f": {', '.join(parts)}{', …' if len(found) > 3 else ''}"
     detectable = np.array([row.minimum_detectable for row in rows], dtype=float)
     if np.isfinite(detectable).any():
-        smallest = formatting.short(float(np.nanmedian(detectable)))
-        text += f"; minimum detectable difference {smallest} (median)"
+        smallest = record.format(float(np.nanmedian(detectable)))
+        text += f"; minimum detectable effect, uncorrected, {smallest} (median)"
     return text

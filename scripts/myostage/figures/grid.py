@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from myostage import palette
-from myostage.figures.lazy import formatting, mcolors, mlines, mpatches, mticker, pd, schemas, style, tables
+from myostage.evaluation.metrics.registry import METRICS
+from myostage.evaluation.numbers import format_setting
+from myostage.figures.lazy import (
+    mcolors,
+    mlines,
+    mpatches,
+    mticker,
+    pd,
+    schemas,
+    selection,
+    style,
+    tables,
+    verdicts,
+)
 from myostage.figures.record import Drawn, Record, Request, Scope
 
 if TYPE_CHECKING:
@@ -50,8 +63,8 @@ def make(
 ) -> Drawn:
     table = tables.read(metrics, schemas.METRICS)
     compared = tables.read(comparisons, schemas.COMPARISONS)
-    failed = formatting.failures(tables.read(runs, schemas.RUNS))
-    rows = grid_points(table, points, metric, compared, failed)
+    failed = selection.describe_failures(tables.read(runs, schemas.RUNS))
+    rows = selection.tabulate_grid(table, points, metric, compared, failed)
     return Drawn(draw(rows, metric, marked, alpha), rows)
 
 
@@ -63,23 +76,29 @@ def draw(
     Parameters
     ----------
     points : DataFrame
-        Rows of :func:`grid_points`.
+        Rows of :func:`myostage.evaluation.selection.tabulate_grid`.
     metric : str
     marked : sequence of (sigma, bins, name)
         Points that are outlined and named in the legend.
     alpha : float
-        A dot marks a difference whose Holm-corrected p is below.
+        Level of the tests; a dot marks a significant difference.
     """
+    points = points.assign(
+        verdict=[
+            verdicts.judge(metric, row.difference_low, row.difference_high, row.p_holm, alpha)
+            for row in selection.iterate_rows(points)
+        ]
+    )
     known = points[points["value"].notna()]
     if known.empty:
         return style.page("No grid", "No point of the grid of sigma and bins was measured.")
     sigmas, bins = sorted(set(points["sigma"])), sorted(set(points["bins"]))
     compared = points["difference"].notna().any()
-    name = formatting.METRICS[metric][0]
+    record = METRICS[metric]
     panels = 2 if compared else 1
     figure = style.new_figure(max(7.0, panels * (1.5 + 0.62 * len(bins))), 2.0 + 0.47 * len(sigmas))
     drawn = figure.subplots(1, panels, squeeze=False)[0]
-    more = formatting.METRICS[metric][2]
+    more = record.higher_is_better
     ramp = mcolors.LinearSegmentedColormap.from_list(
         "value", ["white", style.BLUE] if more else [style.BLUE, "white"]
     )
@@ -89,10 +108,9 @@ def draw(
     low, high = known["value"].min(), known["value"].max()
     largest = float(points["difference"].abs().max()) or 1.0
     pad = 0.5 if high == low else 0.0
-    shown = [(drawn[0], "value", ramp, (low - pad, high + pad), formatting.label(metric))]
+    shown = [(drawn[0], "value", ramp, (low - pad, high + pad), record.label)]
     if compared:
-        reference = style.shared_value(points["reference"].dropna(), "its reference")
-        title = f"{formatting.label(metric)} minus {reference}"
+        title = f"{record.label} minus {style.shared_value(points['reference'].dropna(), 'its reference')}"
         shown.append((drawn[1], "difference", two, (-largest, largest), title))
     for axes, column, colours, (bottom, top), title in shown:
         square = points.pivot(index="sigma", columns="bins", values=column).reindex(
@@ -105,14 +123,11 @@ def draw(
         axes.set_xlabel("bins b of the similarity histogram")
         axes.tick_params(length=0)
         figure.colorbar(
-            image,
-            ax=axes,
-            shrink=0.85,
-            format=mticker.FuncFormatter(lambda value, _: formatting.short(value)),
+            image, ax=axes, shrink=0.85, format=mticker.FuncFormatter(lambda value, _: record.format(value))
         )
         for spine in axes.spines.values():
             spine.set_visible(False)
-        for row in formatting.each(points):
+        for row in selection.iterate_rows(points):
             place = (bins.index(row.bins), sigmas.index(row.sigma))
             value = getattr(row, column)
             if not np.isfinite(value):
@@ -124,11 +139,11 @@ def draw(
                 continue
             red, green, blue, _ = colours((value - bottom) / (top - bottom))
             ink = palette.ink("#" + "".join(f"{round(255 * part):02x}" for part in (red, green, blue)))
-            main = formatting.short(value) if column == "value" else formatting.signed(value)
+            main = record.format(value, sign=column == "difference")
             axes.text(place[0], place[1] - 0.1, main, ha="center", va="center", fontsize=8.5, color=ink)
-            small = "●" if column == "difference" and row.p_holm < alpha else ""
+            small = "●" if column == "difference" and row.verdict in style.VERDICT_COLOURS else ""
             if column == "value" and np.isfinite(row.high - row.low):
-                small = f"±{formatting.short((row.high - row.low) / 2)}"
+                small = f"±{record.format((row.high - row.low) / 2)}"
             axes.text(place[0], place[1] + 0.27, small, ha="center", va="center", fontsize=6.5, color=ink)
         for (sigma, number, _), dash in zip(
             _on_grid(marked, sigmas, bins), style.DASHES * len(marked), strict=False
@@ -145,61 +160,15 @@ def draw(
         )
     ]
     if compared:
-        handles.append(
-            mlines.Line2D(
-                [], [], ls="", marker="o", color="black", ms=4, label=f"p (Holm) < {formatting.short(alpha)}"
-            )
-        )
+        handles.append(mlines.Line2D([], [], ls="", marker="o", color="black", ms=4, label="significant"))
     if handles:
         figure.legend(handles=handles, loc="outside lower left", ncols=3, alignment="left")
     slides, cells = int(known["slides"].max()), int(known["cells"].max())
     note = f"± half the width of the 95 % interval (bootstrap over {slides:,} slides, {cells:,} cells)."
-    style.set_headline(figure, _spread(known, name, more, alpha), note)
+    if compared:
+        note += f" {verdicts.state_rule(alpha)}"
+    style.set_headline(figure, _spread(known, metric), note)
     return figure
-
-
-def grid_points(
-    metrics: pd.DataFrame,
-    points: Mapping[str, tuple[float, int]],
-    metric: str,
-    comparisons: pd.DataFrame | None = None,
-    failed: Mapping[str, str] | None = None,
-) -> pd.DataFrame:
-    """The points of a grid, one row each.
-
-    Parameters
-    ----------
-    metrics : DataFrame
-        The METRICS table.
-    points : mapping of experiment to (sigma, bins)
-    metric : str
-    comparisons : DataFrame, optional
-        The COMPARISONS table.
-    failed : mapping of experiment to text, optional
-        Of :func:`myostage.evaluation.formatting.failures`.
-
-    Returns
-    -------
-    DataFrame
-        ``experiment``, ``sigma``, ``bins``, ``value``, ``low``, ``high``, ``slides``, ``cells``, ``absent``
-        (what to say where there is no value), ``reference``, ``difference``, ``difference_low``,
-        ``difference_high``, ``p_holm``, ``pairs``; missing where not measured or not compared.
-    """
-    at = formatting.by_experiment(metrics, metric)
-    none = formatting.Measured(np.nan, np.nan, np.nan, 0, 0)
-    out = pd.DataFrame(
-        {"experiment": label, "sigma": float(sigma), "bins": int(bins), **vars(at.get(label, none))}
-        for label, (sigma, bins) in points.items()
-    )
-    if out.empty:
-        out = pd.DataFrame(columns=["experiment", "sigma", "bins", *vars(none)])
-    out["absent"] = ["failed" if label in (failed or {}) else "none" for label in out["experiment"]]
-    names = ["reference", "difference", "difference_low", "difference_high", "p_holm", "pairs"]
-    if comparisons is None:
-        return out.assign(**dict.fromkeys(names, np.nan))
-    rows = formatting.differences(comparisons, metric, out["experiment"])
-    rows = rows.rename(columns={"low": "difference_low", "high": "difference_high"})
-    return out.join(rows[names])
 
 
 def _on_grid(
@@ -208,21 +177,22 @@ def _on_grid(
     return [(sigma, number, name) for sigma, number, name in marked if sigma in sigmas and number in bins]
 
 
-def _spread(known: pd.DataFrame, name: str, more: bool, alpha: float) -> str:
+def _spread(known: pd.DataFrame, metric: str) -> str:
     """How far the grid spreads against the width of an interval, and where it is best."""
     low, high = known["value"].min(), known["value"].max()
-    best = next(formatting.each(known.sort_values("value", ascending=not more, kind="stable")))
+    record = METRICS[metric]
+    ordered = known.sort_values("value", ascending=not record.higher_is_better, kind="stable")
+    best = next(selection.iterate_rows(ordered))
     width = float((known["high"] - known["low"]).median())
-    text = f"Over {len(known)} points of sigma and b, {name} spreads by {formatting.short(high - low)}"
-    text += f" ({formatting.short(low)} to {formatting.short(high)})"
+    text = f"Over {len(known)} points of sigma and b, {record.title} spreads by "
+    text += f"{record.format(high - low)} ({record.format(low)} to {record.format(high)})"
     if np.isfinite(width):
         than = "less" if high - low < width else "more"
-        text += f", {than} than the typical width of an interval, {formatting.short(width)}"
-    text += f"; best at sigma {style.plain(best.sigma)}, b {best.bins}"
+        text += f", {than} than the typical width of an interval, {record.format(width)}"
+    text += f"; best at sigma {format_setting(best.sigma)}, b {best.bins}"
     compared = known[known["p_holm"].notna()]
     if len(compared):
-        apart = int((compared["p_holm"] < alpha).sum())
+        apart = int(compared["verdict"].isin(list(style.VERDICT_COLOURS)).sum())
         reference = style.shared_value(compared["reference"], "their reference")
-        level = formatting.short(alpha)
-        text += f"; {apart or 'none'} of {len(compared)} differ from {reference} (Holm p < {level})"
+        text += f"; {apart or 'none'} of {len(compared)} differ significantly from {reference}"
     return text

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from matplotlib import ticker as mticker
 
     from myostage import tables
-    from myostage.evaluation import checks, formatting, summaries
+    from myostage.evaluation import checks, formatting, selection, summaries
+    from myostage.evaluation import comparisons as verdicts
+    from myostage.evaluation import cost as costs
     from myostage.evaluation import tables as schemas
     from myostage.figures import style, views
 else:
@@ -44,12 +46,15 @@ else:
             "matplotlib.ticker",
         ),
     )
-    tables, checks, formatting, summaries, schemas, style, views = map(
+    tables, checks, verdicts, costs, formatting, selection, summaries, schemas, style, views = map(
         Lazy,
         (
             "myostage.tables",
             "myostage.evaluation.checks",
+            "myostage.evaluation.comparisons",
+            "myostage.evaluation.cost",
             "myostage.evaluation.formatting",
+            "myostage.evaluation.selection",
             "myostage.evaluation.summaries",
             "myostage.evaluation.tables",
             "myostage.figures.style",

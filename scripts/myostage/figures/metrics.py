@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from myostage import palette
-from myostage.figures.lazy import formatting, mticker, pd, schemas, style, tables
+from myostage.evaluation.metrics.registry import METRICS
+from myostage.figures.lazy import formatting, mticker, pd, schemas, selection, style, tables
 from myostage.figures.record import Drawn, Record, Request, Scope, Table
 
 if TYPE_CHECKING:
@@ -61,17 +62,20 @@ def make(
     table = tables.read(metrics, schemas.METRICS)
     compared = tables.read(comparisons, schemas.COMPARISONS) if comparisons else None
     ended = tables.read(runs, schemas.RUNS) if runs else None
-    metric = formatting.main_metric(table, metric)
+    metric = selection.choose_metric(table, metric)
     shown = list(experiments) or None
-    rows = formatting.table(table, shown, compared, ended, metric, left_out)
+    rows = formatting.tabulate_experiments(table, shown, compared, ended, metric, left_out)
     figure = draw(table, shown, baselines, ceilings, compared, ended, metric)
-    sentences = formatting.headline(table[table["experiment"].isin(rows.index)], baselines, ceilings)
-    notes = formatting.footnotes(rows.index, ceilings, fitted_afterwards, left_out)
+    sentences = formatting.state_results(table[table["experiment"].isin(rows.index)], baselines, ceilings)
+    notes = formatting.explain_marks(rows.index, ceilings, fitted_afterwards, left_out)
     blocks = [
-        (formatting.marked(rows, ceilings, fitted_afterwards), f"{formatting.CAPTION} {notes}".strip()),
-        *formatting.further_blocks(compared, metric, rows.index, quoted, ended),
+        (
+            formatting.mark_experiments(rows, ceilings, fitted_afterwards),
+            f"{formatting.CAPTION} {notes}".strip(),
+        ),
+        *formatting.collect_blocks(compared, metric, rows.index, quoted, ended),
     ]
-    return Drawn(figure, formatting.pooled(table), table=Table(f"{study}: metrics", sentences, blocks))
+    return Drawn(figure, selection.take_pooled(table), table=Table(f"{study}: metrics", sentences, blocks))
 
 
 def draw(
@@ -100,15 +104,15 @@ def draw(
     metric : str
         What the title speaks of, where it was measured.
     """
-    whole = formatting.pooled(table)
+    whole = selection.take_pooled(table)
     if whole.empty:
         return style.page("No metrics", NOTHING)
     found = dict.fromkeys(whole["experiment"])
-    failed = formatting.failures(runs)
+    failed = selection.describe_failures(runs)
     order = [name for name in (experiments or found) if name in found or name in failed]
     table, whole = (rows[rows["experiment"].isin(order)] for rows in (table, whole))
     known = set(whole.loc[whole["value"].notna(), "metric"])
-    panels = [name for name in formatting.METRICS if name in known]
+    panels = [name for name in METRICS if name in known]
     columns = style.columns_of(len(panels))
     rows = -(-len(panels) // columns)
     longest = max(len(name) for name in order)
@@ -118,8 +122,8 @@ def draw(
         axes.set_visible(False)
     learnt = palette.series_colours(1)[0]
     for panel, axes in zip(panels, grid, strict=False):
-        best = formatting.METRICS[panel][2]
-        at = formatting.by_experiment(table, panel)
+        record = METRICS[panel]
+        at = selection.find_measured(table, panel)
         single = table[(table["run"] != "") & (table["metric"] == panel)]
         for place, name in enumerate(order):
             if name not in at or not np.isfinite(at[name].value):
@@ -138,10 +142,14 @@ def draw(
         floors = [at[name].value for name in baselines if name in at and np.isfinite(at[name].value)]
         if floors:
             axes.axvline(
-                max(floors) if best else min(floors), color=palette.BASELINE, lw=1, ls="--", zorder=0
+                max(floors) if record.higher_is_better else min(floors),
+                color=palette.BASELINE,
+                lw=1,
+                ls="--",
+                zorder=0,
             )
-        axes.set_title(formatting.label(panel))
-        axes.set_xlabel("higher is better" if best else "lower is better", fontsize=7.5, color=style.FAINT)
+        axes.set_title(record.label)
+        axes.set_xlabel(record.direction, fontsize=7.5, color=style.FAINT)
         axes.xaxis.set_major_locator(mticker.MaxNLocator(5))
         axes.grid(axis="x", color="#eee", lw=0.7)
         axes.set_axisbelow(True)
@@ -173,18 +181,20 @@ def _standing(
     comparisons: pd.DataFrame | None = None,
 ) -> str:
     """The best experiment by a metric against the best baseline and ceiling, and against the reference."""
-    text, _, more = formatting.METRICS[metric]
-    at = {
-        name: row for name, row in formatting.by_experiment(table, metric).items() if np.isfinite(row.value)
-    }
+    record = METRICS[metric]
+    at = {name: row for name, row in selection.find_measured(table, metric).items() if np.isfinite(row.value)}
 
     def best(names: Iterable[str]) -> list[str]:
-        known = sorted((name for name in names if name in at), key=lambda name: at[name].value, reverse=more)
+        known = sorted(
+            (name for name in names if name in at),
+            key=lambda name: at[name].value,
+            reverse=record.higher_is_better,
+        )
         return known[:1]
 
     plain = best(name for name in at if name not in baselines and name not in ceilings)
     parts = [f"{name} {at[name]}" for name in (*plain, *best(baselines), *best(ceilings))]
-    against = "" if comparisons is None else formatting.against_reference(comparisons, metric, *plain)
+    against = "" if comparisons is None else formatting.describe_to_reference(comparisons, metric, *plain)
     if against:
         parts[0] += f", {against}"
-    return f"{text[0].upper()}{text[1:]}: {'; '.join(parts)}"
+    return f"{record.title[0].upper()}{record.title[1:]}: {'; '.join(parts)}"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from myostage import palette
-from myostage.figures.lazy import formatting, mlines, pd, schemas, style, tables, views
+from myostage.evaluation.metrics.registry import METRICS
+from myostage.figures.lazy import mlines, pd, schemas, selection, style, tables, verdicts, views
 from myostage.figures.record import Drawn, Record, Request, Scope
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def make(
     """``reference`` is the experiment without Sm."""
     table = tables.read(metrics, schemas.METRICS)
     compared = tables.read(comparisons, schemas.COMPARISONS)
-    rows = placement_points(table, points, metric, reference, compared)
+    rows = selection.tabulate_settings(table, points, metric, reference, compared)
     return Drawn(draw(rows, metric, reference, alpha), rows)
 
 
@@ -75,12 +76,12 @@ def draw(rows: pd.DataFrame, metric: str, reference: str = "", alpha: float = 0.
     Parameters
     ----------
     rows : DataFrame
-        Rows of :func:`placement_points`.
+        Rows of :func:`myostage.evaluation.selection.tabulate_settings`.
     metric : str
     reference : str
         The experiment without Sm, drawn as a band.
     alpha : float
-        A point is filled where its difference to the reference is told at this level.
+        Level of the tests; a point is filled where its difference to the reference is significant.
     """
     points = rows[rows["placement"].notna() & rows["value"].notna()]
     points = points.drop_duplicates(["placement", *SETTINGS])
@@ -104,7 +105,7 @@ def draw(rows: pd.DataFrame, metric: str, reference: str = "", alpha: float = 0.
     base = rows[(rows["experiment"] == reference) & rows["value"].notna()]
     handles: list[Any] = []
     for axes, key in zip(drawn, panels, strict=True):
-        for row in formatting.each(base):
+        for row in selection.iterate_rows(base):
             if np.isfinite(row.value_low) and np.isfinite(row.value_high):
                 axes.axhspan(row.value_low, row.value_high, color="#e8e8e8", lw=0, zorder=0)
             axes.axhline(row.value, color=palette.BASELINE, lw=1.2, ls="--", zorder=1)
@@ -118,9 +119,11 @@ def draw(rows: pd.DataFrame, metric: str, reference: str = "", alpha: float = 0.
             # Words have no order to follow with a line.
             if not isinstance(values[key][0], str | bool):
                 axes.plot(at[order], part["value"].to_numpy()[order], color=colour, lw=0.9, alpha=0.6)
-            for x, row in zip(at, formatting.each(part), strict=True):
+            for x, row in zip(at, selection.iterate_rows(part), strict=True):
                 marks = {"color": colour, "marker": style.MARKERS[number]}
-                marks["mfc"] = colour if views.told(row, alpha) else "white"
+                marks["mfc"] = (
+                    colour if style.judge_row(row, metric, alpha) in style.VERDICT_COLOURS else "white"
+                )
                 style.plot_interval(axes, float(x), row.value, row.value_low, row.value_high, True, **marks)
         axes.set_xticks(range(len(values[key])), [_setting(value) for value in values[key]])
         if key == "operator":
@@ -129,9 +132,7 @@ def draw(rows: pd.DataFrame, metric: str, reference: str = "", alpha: float = 0.
         axes.set_xlabel(SETTINGS[key])
         axes.grid(axis="y", color="#eee", lw=0.7)
         axes.set_axisbelow(True)
-    drawn[0].set_ylabel(
-        f"{formatting.label(metric)}\n({'higher' if formatting.METRICS[metric][2] else 'lower'} is better)"
-    )
+    drawn[0].set_ylabel(f"{METRICS[metric].label}\n({METRICS[metric].direction})")
     for number, (name, colour) in enumerate(zip(places, palette.series_colours(len(places)), strict=True)):
         handles.append(
             mlines.Line2D([], [], color=colour, marker=style.MARKERS[number], mfc="white", label=f"Sm {name}")
@@ -145,9 +146,9 @@ def draw(rows: pd.DataFrame, metric: str, reference: str = "", alpha: float = 0.
     style.set_legend(figure, handles)
     fixed = ", ".join(f"{SETTINGS[key].split(' (')[0]} {_setting(usual[key])}" for key in usual)
     note = (
-        f"Line: 95 % interval (bootstrap over {int(points['n_slides'].max()):,} slides). Filled: difference "
-        f"to {reference or 'the reference'} told (paired interval excludes 0, Holm p < "
-        f"{formatting.short(alpha)}). Where not varied: {fixed}."
+        f"Line: 95 % interval (bootstrap over {int(points['n_slides'].max()):,} slides). Filled: "
+        f"significant difference to {reference or 'the reference'}. {verdicts.state_rule(alpha)} "
+        f"Where not varied: {fixed}."
     )
     shown = {name for key in panels for name in of_panel[key]["experiment"]}
     left = [name for name in points["experiment"] if name not in shown]
@@ -155,45 +156,6 @@ def draw(rows: pd.DataFrame, metric: str, reference: str = "", alpha: float = 0.
         note += f" Not drawn, as more than one setting differs: {', '.join(left)}."
     style.set_headline(figure, _settings(points, metric, reference, alpha), note)
     return figure
-
-
-def placement_points(
-    metrics: pd.DataFrame,
-    points: Mapping[str, Mapping[str, Any]],
-    metric: str,
-    reference: str = "",
-    comparisons: pd.DataFrame | None = None,
-) -> pd.DataFrame:
-    """Settings of Sm with what they yield, one row each.
-
-    Parameters
-    ----------
-    metrics : DataFrame
-        The METRICS table.
-    points : mapping of experiment to its settings
-        ``placement``, ``alpha`` (a number or ``trainable``), ``steps``, ``spectral_norm``, ``operator``.
-    metric : str
-    reference : str
-        The experiment without Sm.
-    comparisons : DataFrame, optional
-        The COMPARISONS table.
-
-    Returns
-    -------
-    DataFrame
-        ``placement`` and the keys of SETTINGS, then the columns of :func:`slide_rows`. The first row is that
-        of the reference, without settings.
-    """
-    labels = [reference, *(name for name in points if name != reference)] if reference else list(points)
-    rows = views.slide_rows(metrics, labels, [metric], dict.fromkeys(points, reference), comparisons)
-    none: Mapping[str, Any] = {}
-    settings = pd.DataFrame(
-        {
-            key: pd.Series([points.get(name, none).get(key) for name in labels], dtype=object)
-            for key in ("placement", *SETTINGS)
-        }
-    )
-    return settings.join(rows)
 
 
 def _usual(values: pd.Series) -> Any:
@@ -217,14 +179,15 @@ def _settings(points: pd.DataFrame, metric: str, reference: str, alpha: float) -
     """How far the settings spread against the width of an interval, the best, and what differs."""
     best = views.best_row(points, metric)
     low, high = float(points["value"].min()), float(points["value"].max())
-    value = formatting.with_interval(best.value, best.value_low, best.value_high)
-    text = f"{style.capitalised(formatting.METRICS[metric][0])}: best with Sm {best.experiment}, {value}"
+    record = METRICS[metric]
+    value = record.format_interval(best.value, best.value_low, best.value_high)
+    text = f"{style.capitalised(record.title)}: best with Sm {best.experiment}, {value}"
     width = float((points["value_high"] - points["value_low"]).median())
     if len(points) > 1:
-        text += f"; {len(points)} settings spread by {formatting.short(high - low)}"
+        text += f"; {len(points)} settings spread by {record.format(high - low)}"
         if np.isfinite(width):
             than = "less" if high - low < width else "more"
-            text += f", {than} than the typical width of an interval, {formatting.short(width)}"
+            text += f", {than} than the typical width of an interval, {record.format(width)}"
     if reference:
-        text += f"; {views.describe_differences(list(formatting.each(points)), alpha, reference)}"
+        text += f"; {style.describe_differences(list(selection.iterate_rows(points)), alpha, reference)}"
     return text

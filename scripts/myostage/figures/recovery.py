@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from myostage import palette
-from myostage.figures.lazy import formatting, mlines, pd, schemas, style, summaries, tables
+from myostage.evaluation.numbers import format_number
+from myostage.figures.lazy import mlines, pd, schemas, style, summaries, tables
 from myostage.figures.record import Drawn, Record, Request, Scope
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from myostage.evaluation.resampling import Measured
 
 
 def requests(scope: Scope) -> dict[str, Request]:
@@ -44,7 +47,7 @@ def draw(rows: pd.DataFrame) -> Figure:
     Parameters
     ----------
     rows : DataFrame
-        Rows of :func:`recovery_table`.
+        Rows of :func:`myostage.evaluation.recovery.tabulate_recovery`.
     """
     if rows.empty:
         return style.page("No recovery scores", "No experiment of this figure staged a slide with a group.")
@@ -108,11 +111,11 @@ def draw(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def _scored(name: str, error: formatting.Measured | None) -> str:
+def _scored(name: str, error: Measured | None) -> str:
     return f"{name}: MAE {error}, n {error.slides}" if error and error.slides else name
 
 
-def _recovered(rows: pd.DataFrame, errors: Mapping[str, formatting.Measured]) -> str:
+def _recovered(rows: pd.DataFrame, errors: Mapping[str, Measured]) -> str:
     """How far the recovery score is off, or how it runs where no truth is known."""
     known = {name: error for name, error in errors.items() if error.slides}
     if not known:
@@ -120,8 +123,8 @@ def _recovered(rows: pd.DataFrame, errors: Mapping[str, formatting.Measured]) ->
         means = rows[rows["experiment"] == first].groupby("group", sort=False)["predicted"].mean()
         low, high = str(means.idxmin()), str(means.idxmax())
         return (
-            f"{first}: predicted recovery score from {formatting.short(means[low])} at {low} to "
-            f"{formatting.short(means[high])} at {high}; no cell is annotated, so there is no truth beside it"
+            f"{first}: predicted recovery score from {format_number(means[low])} at {low} to "
+            f"{format_number(means[high])} at {high}; no cell is annotated, so there is no truth beside it"
         )
     best = min(known, key=lambda name: known[name].value)
     error = known[best]
@@ -132,7 +135,7 @@ def _recovered(rows: pd.DataFrame, errors: Mapping[str, formatting.Measured]) ->
     )
     worst = str(gap.abs().idxmax())
     text = f"{best}: recovery score off by {error} (MAE, {error.slides} slides)"
-    text += f", most at {worst} ({formatting.signed(float(gap[worst]))})"
+    text += f", most at {worst} ({format_number(float(gap[worst]), sign=True)})"
     if len(known) > 1:
         last = max(known, key=lambda name: known[name].value)
         text = f"Best of {len(known)}, {text}; worst, {last}: {known[last]}"

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from myostage import palette
-from myostage.figures.lazy import checks, formatting, mpatches, pd, schemas, style, summaries, tables
+from myostage.evaluation.numbers import format_number
+from myostage.figures.lazy import checks, mpatches, pd, schemas, style, summaries, tables
 from myostage.figures.record import Drawn, Record, Request, Scope
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _matrix(
         axes.text(
             b,
             a,
-            formatting.short(value),
+            format_number(value),
             ha="center",
             va="center",
             fontsize=7,

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from myostage.figures.lazy import formatting, mlines, mticker, pd, schemas, style, tables, views
+from myostage.evaluation.metrics.registry import METRICS
+from myostage.figures.lazy import (
+    formatting,
+    mlines,
+    mticker,
+    pd,
+    schemas,
+    selection,
+    style,
+    tables,
+    verdicts,
+    views,
+)
 from myostage.figures.record import Drawn, Record, Request, Scope, Table
 
 if TYPE_CHECKING:
@@ -98,13 +110,13 @@ def make(
     table = tables.read(metrics, schemas.METRICS)
     compared = tables.read(comparisons, schemas.COMPARISONS)
     ended = tables.read(runs, schemas.RUNS)
-    rows = views.slide_rows(table, experiments, columns, against, compared)
-    figure = draw(rows, metric, alpha, formatting.failures(ended))
-    differences = views.to_control(compared, metric, against, experiments)
-    written = formatting.table(table, experiments, None, ended, columns=columns)
+    rows = selection.tabulate_metrics(table, experiments, columns, against, compared)
+    figure = draw(rows, metric, alpha, selection.describe_failures(ended))
+    differences = selection.find_to_controls(compared, metric, against, experiments)
+    written = formatting.tabulate_experiments(table, experiments, None, ended, columns=columns)
     written = written.join(views.difference_columns(differences, metric))
     blocks = [(written, f"{formatting.CAPTION} {formatting.DIFFERENCES}")]
-    title = f"{study}: {formatting.label(metric)} and others"
+    title = f"{study}: {METRICS[metric].label} and others"
     return Drawn(figure, rows, table=Table(title, [style.finding(figure)], blocks))
 
 
@@ -116,7 +128,8 @@ def draw(
     Parameters
     ----------
     rows : DataFrame
-        Rows of :func:`slide_rows`; at most four of their metrics are drawn, ``metric`` among them.
+        Rows of :func:`myostage.evaluation.selection.tabulate_metrics`; at most four metrics are
+        drawn, ``metric`` among them.
     metric : str
         What the title speaks of.
     alpha : float
@@ -136,24 +149,22 @@ def draw(
     figure = style.new_figure(1.0 + 2.3 * max(2, len(panels)) + 0.07 * longest, 2.4 + 0.27 * len(order))
     drawn = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, name in zip(drawn, panels, strict=True):
-        more = formatting.METRICS[name][2]
+        record = METRICS[name]
         part = rows[rows["metric"] == name]
-        for place, row in enumerate(formatting.each(part)):
+        for place, row in enumerate(selection.iterate_rows(part)):
             one = row.experiment
             if not np.isfinite(row.value):
                 text = (failed or {}).get(one, "undefined")
                 where = axes.get_yaxis_transform()
                 axes.text(0.02, place, text, fontsize=7, color="#777", va="center", transform=where)
                 continue
-            colour = style.FAINT
-            if views.told(row, alpha):
-                colour = style.BLUE if (row.difference > 0) == more else style.ORANGE
+            colour = style.VERDICT_COLOURS.get(style.judge_row(row, name, alpha), style.FAINT)
             marker = "D" if one in controls else "o"
             face = colour if colour != style.FAINT else "white"
             marks = {"color": colour, "mfc": face, "marker": marker}
             style.plot_interval(axes, row.value, place, row.value_low, row.value_high, False, **marks)
-        axes.set_title("\n".join(textwrap.wrap(formatting.label(name), 26)))
-        axes.set_xlabel("higher is better" if more else "lower is better", fontsize=7.5, color=style.FAINT)
+        axes.set_title("\n".join(textwrap.wrap(record.label, 26)))
+        axes.set_xlabel(record.direction, fontsize=7.5, color=style.FAINT)
         axes.xaxis.set_major_locator(mticker.MaxNLocator(4))
         axes.grid(axis="x", color="#eee", lw=0.7)
         axes.set_axisbelow(True)
@@ -165,12 +176,7 @@ def draw(
             mlines.Line2D([], [], color=style.BLUE, marker="o", label="better than its control"),
             mlines.Line2D([], [], color=style.ORANGE, marker="o", label="worse"),
             mlines.Line2D(
-                [],
-                [],
-                color=style.FAINT,
-                marker="o",
-                mfc="white",
-                label="no difference told, or not compared",
+                [], [], color=style.FAINT, marker="o", mfc="white", label="not significant, or not tested"
             ),
             mlines.Line2D([], [], color=style.FAINT, marker="D", mfc="white", ls="", label="a control"),
         ],
@@ -178,14 +184,15 @@ def draw(
     )
     part = rows[rows["metric"] == spoken]
     best = views.best_row(part, spoken)
-    value = formatting.with_interval(best.value, best.value_low, best.value_high)
+    record = METRICS[spoken]
+    value = record.format_interval(best.value, best.value_low, best.value_high)
     only = next(iter(controls)) if len(controls) == 1 else "its control"
-    finding = f"{style.capitalised(formatting.METRICS[spoken][0])}: best {best.experiment}, {value}"
+    finding = f"{style.capitalised(record.title)}: best {best.experiment}, {value}"
     if controls:
-        finding += f"; {views.describe_differences(list(formatting.each(part)), alpha, only)}"
+        finding += f"; {style.describe_differences(list(selection.iterate_rows(part)), alpha, only)}"
     note = (
-        "Point and line: value and 95 % interval (bootstrap over slides). Told: paired interval excludes 0 "
-        f"and Holm p < {formatting.short(alpha)}. n: up to {int(measured['n_slides'].max()):,} slides and "
+        "Point and line: value and 95 % interval (bootstrap over slides). "
+        f"{verdicts.state_rule(alpha)} n: up to {int(measured['n_slides'].max()):,} slides and "
         f"{int(measured['n_cells'].max()):,} cells."
     )
     style.set_headline(figure, finding, note)

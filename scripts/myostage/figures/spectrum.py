@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from myostage import palette
-from myostage.figures.lazy import formatting, mlines, mticker, pd, schemas, style, summaries, tables
+from myostage.evaluation.numbers import format_number
+from myostage.figures.lazy import mlines, mticker, pd, schemas, style, summaries, tables, verdicts
 from myostage.figures.record import Drawn, Record, Request, Scope
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from myostage.evaluation.resampling import Measured
 
 PANELS = 4  # side by side
 
@@ -111,12 +114,12 @@ def draw(table: pd.DataFrame) -> Figure:
 
 
 def _wide(slides: pd.DataFrame, experiment: str, column: str) -> pd.DataFrame:
-    """A column of :func:`spectrum_slides` by slide (row) and signal (raw, smoothed)."""
+    """A column of :func:`summaries.spectrum_slides` by slide (row) and signal (raw, smoothed)."""
     part = slides[slides["experiment"] == experiment]
     return part.pivot(index="slide", columns="signal", values=column).reindex(columns=["raw", "smoothed"])
 
 
-def _frequencies(slides: pd.DataFrame, found: Mapping[str, formatting.Measured]) -> str:
+def _frequencies(slides: pd.DataFrame, found: Mapping[str, Measured]) -> str:
     """What Sm does to the low frequencies, and whether slides with more of them are localised better."""
     parts = []
     for name in found:
@@ -134,12 +137,12 @@ def _frequencies(slides: pd.DataFrame, found: Mapping[str, formatting.Measured])
             break
     known = {name: rho for name, rho in found.items() if np.isfinite(rho.value)}
     rhos = ", ".join(f"{name} {rho}" for name, rho in list(known.items())[:3])
-    apart = [name for name, rho in known.items() if rho.low > 0 or rho.high < 0]
+    apart = [name for name, rho in known.items() if verdicts.find_side(rho.low, rho.high)]
     if not known:
         parts.append("too few slides to relate it to cell AUROC")
     else:
         rhos += ", …" if len(known) > 3 else ""
-        verdict = f"a relation for {', '.join(apart)}" if apart else "no relation that could be told"
+        verdict = f"a relation for {', '.join(apart)}" if apart else "no interval on one side of 0"
         parts.append(f"low frequencies against cell AUROC: rho {rhos}, {verdict}")
     return style.capitalised("; ".join(parts))
 
@@ -149,7 +152,7 @@ def _energies(slides: pd.DataFrame) -> str:
     text = []
     for name in dict.fromkeys(slides["experiment"]):
         means = [
-            f"{signal} {formatting.short(float(value))}"
+            f"{signal} {format_number(float(value))}"
             for signal, value in _wide(slides, name, "energy").mean().items()
             if np.isfinite(value)
         ]

@@ -66,7 +66,8 @@ def make(
     if found["status"] == "ok":
         with reader.open_slide(found["path"], float(found["mpp"])) as opened:
             image = opened.thumbnail(1600)
-        section: Any = (image, found["width_px"] * found["mpp"], found["height_px"] * found["mpp"], polygons)
+        width, height = (float(found[f"{side}_px"] * found["mpp"]) for side in ("width", "height"))
+        section = image, width, height, polygons
         predicted, annotated = table["stage"].to_numpy(), table["annotated"].to_numpy()
         figure = draw(*section, predicted, annotated, stages, f"{slide}, {experiment}")
         overlay = draw_outlines(*section, table["border"].to_numpy(), slide)

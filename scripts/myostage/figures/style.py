@@ -17,8 +17,9 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 
 from myostage import palette, tables
-from myostage.evaluation import formatting
 from myostage.evaluation.checks import Check
+from myostage.evaluation.comparisons import Verdict, judge
+from myostage.evaluation.metrics.registry import METRICS
 
 STYLE: Any = {
     "font.size": 9,
@@ -40,8 +41,8 @@ SVG_DPI = 200
 FAINT = "#555555"
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", "--", ":")
-# better, worse
 BLUE, ORANGE = palette.series_colours(2)
+VERDICT_COLOURS: dict[Verdict, str] = {"better": BLUE, "worse": ORANGE}
 # Of a text that stands in place of a value.
 ABSENT = "#777"
 # Of a check that passes, fails or is not decided.
@@ -140,14 +141,6 @@ def capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def direction(metric: str) -> str:
-    return "higher is better" if formatting.METRICS[metric][2] else "lower is better"
-
-
-def difference_colour(difference: float, metric: str) -> str:
-    return BLUE if (difference > 0) == formatting.METRICS[metric][2] else ORANGE
-
-
 def draw_section(axes: Axes, image: np.ndarray, width_um: float, height_um: float, wash: float) -> None:
     """The slide in um, washed out towards white by ``wash`` (0 as it is, 1 white)."""
     shown = (255 - (1 - wash) * (255 - image.astype(np.float32))).astype(np.uint8)
@@ -186,5 +179,24 @@ def shared_value(values: pd.Series, otherwise: str) -> str:
     return str(found.pop()) if len(found) == 1 else otherwise
 
 
-def plain(value: float) -> str:
-    return f"{value:g}".removeprefix("0") or "0"
+def judge_row(row: Any, metric: str, alpha: float) -> Verdict:
+    """The verdict on a row of COMPARISONS."""
+    return judge(metric, row.low, row.high, row.p_holm, alpha)
+
+
+def describe_differences(rows: Sequence[Any], alpha: float, reference: str) -> str:
+    """How many differences of COMPARISONS are significant, and the largest of them; or that none is."""
+    compared = [row for row in rows if np.isfinite(row.difference)]
+    if not compared:
+        return f"nothing was compared with {reference}"
+    found = [row for row in compared if judge_row(row, row.metric, alpha) in VERDICT_COLOURS]
+    largest = max(found or compared, key=lambda row: abs(row.difference))
+    gap = METRICS[largest.metric].format_interval(largest.difference, largest.low, largest.high, sign=True)
+    if len(compared) == 1:
+        return f"{gap} against {reference}, {'significant' if found else 'not significant'}"
+    if not found:
+        return f"no significant difference to {reference} ({len(compared)} compared)"
+    better = sum(judge_row(row, row.metric, alpha) == "better" for row in found)
+    text = f"against {reference} {better or 'none'} of {len(compared)} better"
+    text += f", {len(found) - better} worse" if better < len(found) else ""
+    return f"{text}, most {largest.experiment}: {gap}"

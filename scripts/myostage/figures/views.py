@@ -1,6 +1,6 @@
 """What figures and exports need, read from the tables: outlines, staged cells, chosen crops, curves."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import pandas as pd
 from myostage import tables
 from myostage.cells.tables import CELLS, CROP_PX, CROPS, LABELS
 from myostage.errors import UserError
-from myostage.evaluation import formatting
-from myostage.evaluation.tables import COMPARISONS, CONFUSION
+from myostage.evaluation import formatting, selection
+from myostage.evaluation.metrics.registry import METRICS
+from myostage.evaluation.tables import CONFUSION
 from myostage.learning.predictions import read_stages
 from myostage.learning.tables import ATTENTION, HISTORY
 from myostage.slides.reader import skipped
@@ -288,108 +289,18 @@ def attended(
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
-def to_control(
-    comparisons: pd.DataFrame | None, metric: str, against: Mapping[str, str], experiments: Iterable[str]
-) -> pd.DataFrame:
-    """One row of COMPARISONS per experiment: the difference to its control; missing where none was made."""
-    table = pd.DataFrame(columns=COMPARISONS.schema.names) if comparisons is None else comparisons
-    rows = table[table["metric"].eq(metric) & table["reference"].eq(table["experiment"].map(dict(against)))]
-    # "against" comes before "reference".
-    rows = rows.sort_values("family", kind="stable").drop_duplicates("experiment").set_index("experiment")
-    return rows.reindex(pd.Index(list(experiments), name="experiment")).reset_index()
-
-
 def difference_columns(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Rows of :func:`to_control` as columns of a table, indexed by experiment."""
-    text = formatting.difference_table(rows)[["reference", "difference", "p (Holm)", "pairs"]]
+    """Rows of :func:`selection.find_to_controls` as columns of a table, indexed by experiment."""
+    text = formatting.tabulate_differences(rows)[["reference", "difference", "p (Holm)", "pairs"]]
     return text.rename(
-        columns={"reference": "control", "difference": f"{formatting.METRICS[metric][0]} minus control"}
-    )
-
-
-def stacked(differences: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Rows of :func:`to_control` of several metrics below one another; ``metric`` where none was made too."""
-    parts = [rows.assign(metric=metric) for metric, rows in differences.items()]
-    return pd.concat(parts, ignore_index=True) if parts else to_control(None, "", {}, ())
-
-
-def slide_rows(
-    metrics: pd.DataFrame,
-    experiments: Sequence[str],
-    columns: Sequence[str],
-    against: Mapping[str, str],
-    comparisons: pd.DataFrame | None = None,
-) -> pd.DataFrame:
-    """Metrics of experiments with the difference of each to its control.
-
-    Parameters
-    ----------
-    metrics : DataFrame
-        The METRICS table.
-    experiments, columns : sequence of str
-        Experiments and metrics, in the order of the figure.
-    against : mapping of experiment to its control
-    comparisons : DataFrame, optional
-        The COMPARISONS table.
-
-    Returns
-    -------
-    DataFrame
-        ``experiment``, ``metric``, ``value``, ``value_low``, ``value_high``, ``n_slides``, ``n_cells``,
-        ``control``, then ``difference``, ``low``, ``high``, ``pairs``, ``p_holm`` as in COMPARISONS; missing
-        where not measured or not compared.
-    """
-    none = formatting.Measured(np.nan, np.nan, np.nan, 0, 0)
-    names = ["difference", "low", "high", "pairs", "p_holm"]
-    parts = []
-    for metric in columns:
-        at = formatting.by_experiment(metrics, metric)
-        rows = to_control(comparisons, metric, against, experiments)[["experiment", *names]]
-        found = [at.get(name, none) for name in rows["experiment"]]
-        parts.append(
-            rows.assign(
-                metric=metric,
-                value=[one.value for one in found],
-                value_low=[one.low for one in found],
-                value_high=[one.high for one in found],
-                n_slides=[one.slides for one in found],
-                n_cells=[one.cells for one in found],
-                control=[against.get(name, "") for name in rows["experiment"]],
-            )
-        )
-    order = ["experiment", "metric", "value", "value_low", "value_high", "n_slides", "n_cells", "control"]
-    return (
-        pd.concat(parts, ignore_index=True)[[*order, *names]]
-        if parts
-        else pd.DataFrame(columns=[*order, *names])
+        columns={"reference": "control", "difference": f"{METRICS[metric].title} minus control"}
     )
 
 
 def best_row(rows: pd.DataFrame, metric: str) -> Any:
     """The first of the best values of a metric."""
     return next(
-        formatting.each(rows.sort_values("value", ascending=not formatting.METRICS[metric][2], kind="stable"))
+        selection.iterate_rows(
+            rows.sort_values("value", ascending=not METRICS[metric].higher_is_better, kind="stable")
+        )
     )
-
-
-def told(row: Any, alpha: float) -> bool:
-    """Whether a row of COMPARISONS tells a difference: its interval excludes 0 and its Holm p is below."""
-    return bool((row.low > 0 or row.high < 0) and row.p_holm < alpha)
-
-
-def describe_differences(rows: Sequence[Any], alpha: float, reference: str) -> str:
-    """How many differences of COMPARISONS can be told, and the largest of them; or that none can."""
-    compared = [row for row in rows if np.isfinite(row.difference)]
-    if not compared:
-        return f"nothing was compared with {reference}"
-    found = [row for row in compared if told(row, alpha)]
-    largest = max(found or compared, key=lambda row: abs(row.difference))
-    gap = formatting.with_interval(largest.difference, largest.low, largest.high, True)
-    if len(compared) == 1:
-        return f"{gap} against {reference}, {'a' if found else 'no'} difference that could be told"
-    if not found:
-        return f"no difference to {reference} that could be told ({len(compared)} compared)"
-    better = sum((row.difference > 0) == formatting.METRICS[row.metric][2] for row in found)
-    text = f"against {reference} {better or 'none'} of {len(compared)} better"
-    text += f", {len(found) - better} worse" if better < len(found) else ""
-    return f"{text}, most {largest.experiment}: {gap}"

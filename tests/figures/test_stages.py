@@ -9,19 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
 
 from myostage import palette, tables
 from myostage.cells.tables import CELLS, CROPS
 from myostage.errors import UserError
 from myostage.evaluation import formatting, summaries
 from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
-from myostage.figures import plots, views
+from myostage.figures import style, views
+from myostage.figures.record import Table
 from myostage.learning.predictions import read_stages
 from myostage.learning.tables import HISTORY
+from myostage.report import pages
 from myostage.slides.reader import skip
 from myostage.slides.tables import SLIDES
 from support import study_tables
+from support.figures import draw, title_of
 
 STAGES = study_tables.STAGES
 
@@ -29,10 +31,6 @@ STAGES = study_tables.STAGES
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> study_tables.Made:
     return study_tables.make(tmp_path_factory.mktemp("study"))
-
-
-def _title(figure: Figure) -> str:
-    return figure.get_suptitle().replace("\n", " ")
 
 
 @given(st.integers(2, 9))
@@ -49,47 +47,31 @@ def test_lightness_and_ink() -> None:
     assert (palette.ink("#440154"), palette.ink("#ece528")) == ("white", "black")
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.684, ".68"),
-        (-0.031, "-.03"),
-        (1.066, "1.07"),
-        (0.999, "1.00"),
-        (-0.001, ".00"),
-        (10.5, "10.50"),
-        (np.nan, "–"),
-    ],
-)
-def test_short_numbers(value: float, text: str) -> None:
-    assert formatting.short(value) == text
-
-
 def test_headline_gives_value_interval_and_what_it_compares_with(made: study_tables.Made) -> None:
     table = tables.read(made.study("metrics"), METRICS)
-    first = formatting.headline(table, ["majority"], ["supervised"])[0]
+    first = formatting.state_results(table, ["majority"], ["supervised"])[0]
     assert first == (
-        "combined: accuracy .68 [.59, .75] on 3,402 cells of 8 slides; "
-        "majority .37 [.28, .44], supervised .88 [.79, .95]."
+        "combined: accuracy .680 [.590, .750] on 3,402 cells of 8 slides; "
+        "majority .370 [.280, .440], supervised .880 [.790, .950]."
     )
     unlabelled = table[table["metric"].isin(["kl", "l1"])]
-    assert formatting.headline(unlabelled)[0].startswith(
-        "combined: KL to the given proportions .16 [.07, .23]"
+    assert formatting.state_results(unlabelled)[0].startswith(
+        "combined: KL to the given proportions .160 [.070, .230]"
     )
-    assert "nothing to measure" in formatting.headline(table.head(0))[0]
+    assert "nothing to measure" in formatting.state_results(table.head(0))[0]
 
 
 def test_metric_table_in_html_and_latex(made: study_tables.Made, tmp_path: Path) -> None:
     table = tables.read(made.study("metrics"), METRICS)
     table["experiment"] = table["experiment"].replace("combined", "a_b<c")
-    rows = formatting.table(table, ["majority", "a_b<c"])
+    rows = formatting.tabulate_experiments(table, ["majority", "a_b<c"])
     assert list(rows.index) == ["majority", "a_b<c"]
     assert rows.loc["majority", "quadratic kappa"] == "–"
-    formatting.write_html(tmp_path / "m.html", "x & y", ["a < b"], rows)
+    pages.write_table(tmp_path / "m.html", Table("x & y", ["a < b"], [(rows, "")]))
     page = (tmp_path / "m.html").read_text(encoding="utf-8")
     assert "a_b&lt;c" in page and "a &lt; b" in page and "x &amp; y" in page and "a_b<c" not in page
-    formatting.write_latex(tmp_path / "m.tex", rows)
-    assert r"a\_b\textless{}c & .68 [.59, .75]" in (tmp_path / "m.tex").read_text(encoding="utf-8")
+    pages.write_latex(tmp_path / "m.tex", [(rows, "")])
+    assert r"a\_b\textless{}c & .680 [.590, .750]" in (tmp_path / "m.tex").read_text(encoding="utf-8")
 
 
 def test_composition_names_the_largest_difference() -> None:
@@ -106,8 +88,8 @@ def test_composition_names_the_largest_difference() -> None:
     animals = summaries.animal_composition(scores, ("low", "high"), "e").set_index("animal")
     # Slides of one animal weigh by their cells: (100 x 1 + 300 x .6) / 400.
     assert animals.loc["a", "low"] == pytest.approx(0.7)
-    figure = plots.composition(scores, {"d0": [0.9, 0.1], "d9": [0.5, 0.5]}, ("low", "high"), "e")
-    assert "20.0 points on average, most for low at d0 (-20 points)" in _title(figure)
+    figure = draw("composition", scores, {"d0": [0.9, 0.1], "d9": [0.5, 0.5]}, ("low", "high"), "e")
+    assert "20.0 points on average, most for low at d0 (-20 points)" in title_of(figure)
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["d0", "none"]
 
 
@@ -116,7 +98,7 @@ def test_stage_map_fills_each_outline_with_its_stage() -> None:
     image = np.full((20, 40, 3), 255, dtype=np.uint8)
     polygons = [square, square + 10, square[:2], square + 20]
     stage, truth = np.array([0, 2, 1, -1]), np.array([0, 1, -1, -1])
-    figure = plots.stage_map(image, 400, 200, polygons, stage, truth, ("a", "b", "c"), "s")
+    figure = draw("stage_map", image, 400, 200, polygons, stage, truth, ("a", "b", "c"), "s")
     assert [axes.get_title(loc="left") for axes in figure.axes] == [
         "H&E",
         "predicted stage",
@@ -125,10 +107,10 @@ def test_stage_map_fills_each_outline_with_its_stage() -> None:
     (filled,) = (one for one in figure.axes[1].collections if isinstance(one, PolyCollection))
     colours = palette.stage_colours(3)
     assert [to_hex(face) for face in filled.get_facecolor()] == [colours[0], colours[2], palette.MISSING]
-    assert "50 % of 2 annotated cells are staged rightly" in _title(figure)
+    assert "50 % of 2 annotated cells are staged rightly" in title_of(figure)
     assert "50 µm" in {text.get_text() for text in figure.axes[0].texts}
-    bare = plots.stage_map(image, 400, 200, polygons, stage, None, ("a", "b", "c"), "s")
-    assert len(bare.axes) == 2 and "rightly" not in _title(bare)
+    bare = draw("stage_map", image, 400, 200, polygons, stage, None, ("a", "b", "c"), "s")
+    assert len(bare.axes) == 2 and "rightly" not in title_of(bare)
 
 
 def test_gallery_takes_the_most_and_least_certain_crops_of_a_stage(made: study_tables.Made) -> None:
@@ -148,10 +130,10 @@ def test_gallery_takes_the_most_and_least_certain_crops_of_a_stage(made: study_t
         assert crops[number].tobytes() == table.loc[chosen["cell"][number], "image"]
     truth = views.truth(made.of("labels"), chosen)
     assert {-1} < set(truth.tolist())
-    figure = plots.gallery(crops, chosen, truth, STAGES, "combined", 5)
+    figure = draw("gallery", crops, chosen, truth, STAGES, "combined", 5)
     right = (truth == chosen["stage"]) & (chosen["kind"] == "least")
     annotated = (truth >= 0) & (chosen["kind"] == "least")
-    assert f"{right.sum()} of {annotated.sum()} of its least certain" in _title(figure)
+    assert f"{right.sum()} of {annotated.sum()} of its least certain" in title_of(figure)
 
 
 def test_few_cells_are_never_shown_twice_and_a_missing_crop_is_named(made: study_tables.Made) -> None:
@@ -169,16 +151,16 @@ def test_curves_run_on_through_the_phases(tmp_path: Path) -> None:
     tables.write(tmp_path / "h.parquet", history, HISTORY)
     table = views.histories({"e": [tmp_path / "h.parquet"]})
     assert table["step"].tolist() == [0, 1, 2, 3, 4]
-    assert _title(plots.training_curves(table)) == "e: its loss falls from 4 to 1 over 3 steps (one run)"
-    assert "No training curves" in _title(plots.training_curves(views.histories({})))
+    assert title_of(draw("curves", table)) == "e: its loss falls from 4 to 1 over 3 steps (one run)"
+    assert "No training curves" in title_of(draw("curves", views.histories({})))
 
 
 def test_metrics_marks_baseline_ceiling_and_undefined(made: study_tables.Made) -> None:
     table = tables.read(made.study("metrics"), METRICS)
-    figure = plots.metrics(table, None, ["majority"], ["supervised"])
+    figure = draw("metrics", table, None, ["majority"], ["supervised"])
     assert (
-        _title(figure)
-        == "Accuracy: combined .68 [.59, .75]; majority .37 [.28, .44]; supervised .88 [.79, .95]"
+        title_of(figure)
+        == "Accuracy: combined .680 [.590, .750]; majority .370 [.280, .440]; supervised .880 [.790, .950]"
     )
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
     assert list(panels)[:3] == ["accuracy", "MAE (stages)", "quadratic kappa"]
@@ -193,21 +175,22 @@ def test_metrics_say_which_experiment_failed_and_how_the_best_differs(made: stud
     comparisons = tables.read(made.study("comparisons"), COMPARISONS)
     runs = tables.read(made.study("runs"), RUNS)
     shown = ["combined", "broken", "majority"]
-    figure = plots.metrics(table, shown, ["majority"], ["supervised"], comparisons, runs)
+    figure = draw("metrics", table, shown, ["majority"], ["supervised"], comparisons, runs)
     # The ceiling is not among the rows that are shown.
-    assert _title(figure) == (
-        "Accuracy: combined .68 [.59, .75], +.07 [+.02, +.13] against prop[sigma=0.1,bins=6] (Holm p .012, "
-        "3 pairs); majority .37 [.28, .44]"
+    assert title_of(figure) == (
+        "Accuracy: combined .680 [.590, .750], +.070 [+.020, +.130] against prop[sigma=0.1,bins=6] (Holm "
+        "p .012, "
+        "3 pairs); majority .370 [.280, .440]"
     )
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == shown
     assert "failed (3 of 3 runs)" in [text.get_text() for text in figure.axes[0].texts]
-    assert "No metrics" in _title(plots.metrics(table.head(0)))
+    assert "No metrics" in title_of(draw("metrics", table.head(0)))
 
 
 def test_sizes_share_bins_and_leave_out_cut_cells(made: study_tables.Made) -> None:
     cells = views.grouped_cells(made.of("cells"), made.of("stages"), made.groups, len(STAGES))
     cells.loc[cells["border"], "min_feret_um"] = 1e6
-    figure = plots.sizes(cells, list(study_tables.GIVEN), STAGES)
+    figure = draw("sizes", cells, list(study_tables.GIVEN), STAGES)
     left = figure.axes[0:8:2]
     assert len({axes.get_xlim() for axes in left}) == 1 and left[0].get_xlim()[1] < 1000
     assert len({axes.get_ylim() for axes in left}) == 1
@@ -215,7 +198,7 @@ def test_sizes_share_bins_and_leave_out_cut_cells(made: study_tables.Made) -> No
     median = whole.groupby("group")["min_feret_um"].median()
     assert (
         f"{median.min():.0f} µm at {median.idxmin()} to {median.max():.0f} µm at {median.idxmax()}"
-        in _title(figure)
+        in title_of(figure)
     )
 
 
@@ -226,8 +209,8 @@ def test_counts_show_a_skipped_slide_with_its_reason(made: study_tables.Made) ->
     del given["cells"]["d0_a1"], given["crops"]["d0_a1"]
     table = views.counts(slides, **given)
     assert table.loc[0, "cells"] == 0 and table.loc[1:, "dropped"].eq(2).all()
-    figure = plots.counts(table)
-    assert _title(figure) == "448 cells on 7 slides, 3.1 % dropped as background; 1 slide skipped"
+    figure = draw("counts", table)
+    assert title_of(figure) == "448 cells on 7 slides, 3.1 % dropped as background; 1 slide skipped"
     assert " skipped: no mpp" in [text.get_text() for text in figure.axes[0].texts]
 
 
@@ -244,8 +227,8 @@ def test_counts_show_a_slide_that_failed_later_with_its_reason(
     assert (row["status"], row["reason"]) == ("skipped", "a tile is cut short")
     assert row[["cells", "border", "crops", "dropped"]].eq(0).all()
     assert table["status"].value_counts().to_dict() == {"ok": 7, "skipped": 1}
-    figure = plots.counts(table)
-    assert "1 slide skipped" in _title(figure)
+    figure = draw("counts", table)
+    assert "1 slide skipped" in title_of(figure)
     assert " skipped: a tile is cut short" in [text.get_text() for text in figure.axes[0].texts]
 
 
@@ -264,6 +247,6 @@ def test_slides_left_out_are_those_not_opened_and_those_that_failed_later(
 
 def test_a_figure_drawn_again_is_the_same_file(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        plots.save(plots.page("title", "text"), tmp_path / name)
+        style.save(style.page("title", "text"), tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

@@ -16,16 +16,14 @@ from sklearn.metrics import roc_auc_score
 
 from myostage import palette, tables
 from myostage.cells.tables import LABELS, POSITIONS
-from myostage.evaluation import summaries
+from myostage.evaluation import selection, summaries
 from myostage.evaluation.algebra import summary
+from myostage.evaluation.comparisons import judge
 from myostage.evaluation.tables import ALGEBRA, COMPARISONS, METRICS
-from myostage.figures import plots_neighbours, views
+from myostage.figures import style, views
 from myostage.learning.tables import ATTENTION, HISTORY
 from support import study_tables
-
-
-def _title(figure: Figure) -> str:
-    return figure.get_suptitle().replace("\n", " ")
+from support.figures import draw, title_of
 
 
 def _note(figure: Figure) -> str:
@@ -64,15 +62,6 @@ def _faces(figure: Figure, panel: int) -> dict[str, str]:
     return {names[round(line.get_ydata()[0])]: to_hex(line.get_markerfacecolor()).upper() for line in points}
 
 
-def test_a_difference_is_told_by_its_interval_and_its_p_alike() -> None:
-    (row,) = _compared({"a": 0.06}, "b").itertuples()
-    assert plots_neighbours.told(row, 0.05)
-    assert not plots_neighbours.told(row._replace(p_holm=0.05), 0.05)
-    assert not plots_neighbours.told(row._replace(p_holm=np.nan), 0.05)
-    assert not plots_neighbours.told(row._replace(low=-0.01), 0.05)
-    assert plots_neighbours.told(row._replace(low=-0.2, high=-0.1), 0.05)
-
-
 def test_slide_metrics_colours_differences_to_each_control() -> None:
     labels = ["base", "up", "down", "same", "broken"]
     against = {"up": "base", "down": "base", "same": "base", "broken": "base"}
@@ -91,10 +80,10 @@ def test_slide_metrics_colours_differences_to_each_control() -> None:
         ]
     )
     columns = ["bag_mae", "bag_auroc", "bag_f1"]
-    rows = plots_neighbours.slide_rows(metrics, labels, columns, against, compared)
+    rows = selection.tabulate_metrics(metrics, labels, columns, against, compared)
     assert rows["metric"].tolist() == [name for name in columns for _ in labels]
-    figure = plots_neighbours.slide_metrics(rows, "bag_auroc", 0.05, {"broken": "failed (3 of 3 runs)"})
-    assert _title(figure) == (
+    figure = draw("slide_metrics", rows, "bag_auroc", 0.05, {"broken": "failed (3 of 3 runs)"})
+    assert title_of(figure) == (
         "Slide AUROC: best up, .90 [.85, .95]; against base 1 of 3 better, 1 worse, most up: "
         "+.20 [+.15, +.25]"
     )
@@ -111,36 +100,34 @@ def test_slide_metrics_says_when_nothing_can_be_told() -> None:
     metrics = _measured({"base": 0.7, "one": 0.72, "two": 0.69})
     against = {"one": "base", "two": "base"}
     two = _compared({"one": 0.02, "two": -0.01}, "base")
-    rows = plots_neighbours.slide_rows(metrics, ["base", "one", "two"], ["bag_auroc"], against, two)
-    assert _title(plots_neighbours.slide_metrics(rows, "bag_auroc")).endswith(
-        "; no difference to base that could be told (2 compared)"
+    rows = selection.tabulate_metrics(metrics, ["base", "one", "two"], ["bag_auroc"], against, two)
+    assert title_of(draw("slide_metrics", rows, "bag_auroc")).endswith(
+        "; no significant difference to base (2 compared)"
     )
-    single = plots_neighbours.slide_rows(metrics, ["base", "one"], ["bag_auroc"], {"one": "base"}, two)
-    assert _title(plots_neighbours.slide_metrics(single, "bag_auroc")).endswith(
-        "; +.02 [-.03, +.07] against base, no difference that could be told"
+    single = selection.tabulate_metrics(metrics, ["base", "one"], ["bag_auroc"], {"one": "base"}, two)
+    assert title_of(draw("slide_metrics", single, "bag_auroc")).endswith(
+        "; +.02 [-.03, +.07] against base, not significant"
     )
-    alone = plots_neighbours.slide_rows(metrics, ["base"], ["bag_auroc"], {})
-    assert _title(plots_neighbours.slide_metrics(alone, "bag_auroc")) == (
-        "Slide AUROC: best base, .70 [.65, .75]"
-    )
+    alone = selection.tabulate_metrics(metrics, ["base"], ["bag_auroc"], {})
+    assert title_of(draw("slide_metrics", alone, "bag_auroc")) == ("Slide AUROC: best base, .70 [.65, .75]")
     for empty in (
-        plots_neighbours.slide_rows(metrics.head(0), ["base"], ["bag_auroc"], {}),
-        plots_neighbours.slide_rows(metrics, [], [], {}),
+        selection.tabulate_metrics(metrics.head(0), ["base"], ["bag_auroc"], {}),
+        selection.tabulate_metrics(metrics, [], [], {}),
     ):
-        assert "No metrics" in _title(plots_neighbours.slide_metrics(empty, "bag_auroc"))
+        assert "No metrics" in title_of(draw("slide_metrics", empty, "bag_auroc"))
 
 
 def test_difference_columns_stand_beside_an_experiment_without_one() -> None:
     compared = _compared({"up": 0.2}, "base")
-    rows = plots_neighbours.to_control(compared, "bag_auroc", {"up": "base"}, ["base", "up"])
-    table = plots_neighbours.difference_columns(rows, "bag_auroc")
+    rows = selection.find_to_controls(compared, "bag_auroc", {"up": "base"}, ["base", "up"])
+    table = views.difference_columns(rows, "bag_auroc")
     assert table.index.tolist() == ["base", "up"]
     assert table["slide AUROC minus control"].tolist() == ["–", "+.20 [+.15, +.25]"]
     assert table["control"].tolist() == ["–", "base"]
-    assert plots_neighbours.to_control(None, "bag_auroc", {"up": "base"}, ["up"])["difference"].isna().all()
-    both = plots_neighbours.stacked({"bag_auroc": rows, "bag_f1": rows.assign(difference=np.nan)})
+    assert selection.find_to_controls(None, "bag_auroc", {"up": "base"}, ["up"])["difference"].isna().all()
+    both = selection.stack_metrics({"bag_auroc": rows, "bag_f1": rows.assign(difference=np.nan)})
     assert both["metric"].tolist() == ["bag_auroc"] * 2 + ["bag_f1"] * 2
-    assert plots_neighbours.stacked({}).empty
+    assert selection.stack_metrics({}).empty
 
 
 def test_placement_draws_each_setting_beside_the_most_common_one() -> None:
@@ -159,19 +146,19 @@ def test_placement_draws_each_setting_beside_the_most_common_one() -> None:
     values = {name: 0.7 + 0.01 * number for number, name in enumerate(points) if name != "lost"}
     metrics = _measured(values | {"abmil": 0.6}, "instance_auroc")
     compared = _compared({"late": 0.12, "quick": 0.01}, "abmil", "instance_auroc")
-    rows = plots_neighbours.placement_points(metrics, points, "instance_auroc", "abmil", compared)
+    rows = selection.tabulate_settings(metrics, points, "instance_auroc", "abmil", compared)
     assert rows["experiment"].iloc[0] == "abmil" and rows["placement"].isna().tolist() == [True] + [False] * 9
-    figure = plots_neighbours.placement(rows, "instance_auroc", "abmil")
+    figure = draw("placement", rows, "instance_auroc", "abmil")
     assert [axes.get_xlabel() for axes in figure.axes] == ["alpha (0: not smoothed)", "steps T", "operator"]
     ticks = [[text.get_text() for text in axes.get_xticklabels()] for axes in figure.axes]
     assert ticks == [["0.1", "0.5", "trainable"], ["4", "10"], ["sm", "random walk"]]
-    assert _title(figure) == (
+    assert title_of(figure) == (
         "Cell AUROC of the attention: best with Sm walk, .77 [.72, .82]; 7 settings spread by .07, less than "
         "the typical width of an interval, .10; against abmil 1 of 2 better, most late: +.12 [+.07, +.17]"
     )
     assert "Not drawn, as more than one setting differs: both." in _note(figure)
     # Only the difference that is told is filled.
-    markers = [line for line in figure.axes[1].lines if line.get_marker() in plots_neighbours.MARKERS]
+    markers = [line for line in figure.axes[1].lines if line.get_marker() in style.MARKERS]
     filled = [line.get_ydata()[0] for line in markers if line.get_markerfacecolor() != "white"]
     assert filled == [pytest.approx(0.72)]
     (dashed,) = (line for line in figure.axes[0].lines if line.get_linestyle() == "--")
@@ -180,12 +167,12 @@ def test_placement_draws_each_setting_beside_the_most_common_one() -> None:
 
 def test_placement_of_one_setting_and_of_none() -> None:
     point = {"placement": "mid", "alpha": 0.5, "steps": 10, "spectral_norm": False, "operator": "sm"}
-    rows = plots_neighbours.placement_points(_measured({"one": 0.7}), {"one": point}, "bag_auroc")
-    figure = plots_neighbours.placement(rows, "bag_auroc")
-    assert _title(figure) == "Slide AUROC: best with Sm one, .70 [.65, .75]" and len(figure.axes) == 1
+    rows = selection.tabulate_settings(_measured({"one": 0.7}), {"one": point}, "bag_auroc")
+    figure = draw("placement", rows, "bag_auroc")
+    assert title_of(figure) == "Slide AUROC: best with Sm one, .70 [.65, .75]" and len(figure.axes) == 1
     for given in ({"gone": point}, {}):
-        empty = plots_neighbours.placement_points(_measured({"one": 0.7}), given, "bag_auroc", "one")
-        assert "No settings" in _title(plots_neighbours.placement(empty, "bag_auroc", "one"))
+        empty = selection.tabulate_settings(_measured({"one": 0.7}), given, "bag_auroc", "one")
+        assert "No settings" in title_of(draw("placement", empty, "bag_auroc", "one"))
 
 
 def _write_attention(path: Path, rows: list[tuple[str, int, float]]) -> Path:
@@ -237,7 +224,7 @@ def test_attention_maps_colour_cells_by_rank_and_give_the_auroc_of_each() -> Non
     cells = pd.concat([_cells("s", name, injured, logit) for name, logit in logits.items()])
     square = np.array([[0, 0], [4, 0], [4, 4], [0, 4]], dtype=float)
     polygons = {"s": [square + np.array([10.0 * number, 0]) for number in range(6)]}
-    figure = plots_neighbours.attention_maps(cells, polygons)
+    figure = draw("attention_maps", cells, polygons)
     known = [0, 1, 2, 3]
     scores = {
         name: roc_auc_score(np.take(injured, known), np.take(logit, known)) for name, logit in logits.items()
@@ -248,9 +235,9 @@ def test_attention_maps_colour_cells_by_rank_and_give_the_auroc_of_each() -> Non
         "plain: AUROC .25",
         "smooth: AUROC 1.00",
     ]
-    assert _title(figure) == (
+    assert title_of(figure) == (
         "AUROC of the attention on the slide drawn: plain .25, smooth 1.00; smooth is ahead of plain on 1 of "
-        "1 (examples: what can be told stands in the table)"
+        "1 (examples: what is significant stands in the table)"
     )
     ranks = summaries.percentile(logits["plain"])
     np.testing.assert_allclose(ranks, [0.7, 0.1, 0.3, 0.5, 0.9, nan])
@@ -270,13 +257,13 @@ def test_attention_maps_cope_with_one_cell_one_kind_and_no_run() -> None:
         # All cells in one place.
         (_cells("s", "e", [0.0, 1.0], [2.0, 3.0]).assign(x_um=4.0, y_um=4.0), "drawn: e 1.00"),
     ):
-        assert said in _title(plots_neighbours.attention_maps(rows, {}))
+        assert said in title_of(draw("attention_maps", rows, {}))
     nowhere = _cells("s", "e", [1.0, 0.0], [np.nan] * 2)
-    assert "No attention maps" in _title(plots_neighbours.attention_maps(nowhere, {}))
+    assert "No attention maps" in title_of(draw("attention_maps", nowhere, {}))
     beside = pd.concat([nowhere, _cells("s", "f", [1.0, 0.0], [2.0, 1.0])])
-    titles = [axes.get_title(loc="left") for axes in plots_neighbours.attention_maps(beside, {}).axes]
+    titles = [axes.get_title(loc="left") for axes in draw("attention_maps", beside, {}).axes]
     assert titles[1:3] == ["e: held out by no run", "f: AUROC 1.00"]
-    assert "No attention maps" in _title(plots_neighbours.attention_maps(beside.head(0), {}))
+    assert "No attention maps" in title_of(draw("attention_maps", beside.head(0), {}))
 
 
 def _spectrum(shares: dict[str, list[float]], signal: str = "raw", **more: Any) -> pd.DataFrame:
@@ -311,27 +298,27 @@ def test_spectrum_sums_low_frequencies_per_slide_and_relates_them_to_localisatio
     own = per_slide[per_slide["signal"] == "raw"]
     rho = summaries.correlation(own["low_share"], own["instance_auroc"])
     assert rho.value == pytest.approx(spearmanr(own["low_share"], own["instance_auroc"]).statistic)
-    figure = plots_neighbours.spectrum(table)
-    assert _title(figure).startswith(
+    figure = draw("spectrum", table)
+    assert title_of(figure).startswith(
         "Sm moves the share of power below eigenvalue 0.5 from 31 % to 71 % (+40 points [+40, +40], 12 "
         f"slides of e); low frequencies against cell AUROC: rho e {rho}"
     )
     assert "e raw 1.00, smoothed .40." in _note(figure)
-    assert "no relation that could be told" in _title(figure)
+    assert "no interval on one side of 0" in title_of(figure)
     related = table.assign(
         instance_auroc=table["slide"].map({name: low for name, (low, _) in slides.items()})
     )
-    assert _title(plots_neighbours.spectrum(related)).endswith("rho e 1.00 [1.00, 1.00], a relation for e")
+    assert title_of(draw("spectrum", related)).endswith("rho e 1.00 [1.00, 1.00], a relation for e")
 
 
 def test_spectrum_of_few_slides_and_of_none() -> None:
     table = _spectrum({"s0": [0.2, 0.1], "s1": [0.3, 0.1]}).assign(instance_auroc=[0.5] * 3 + [np.nan] * 3)
-    figure = plots_neighbours.spectrum(table)
-    assert _title(figure) == "Too few slides to relate it to cell AUROC"
+    figure = draw("spectrum", table)
+    assert title_of(figure) == "Too few slides to relate it to cell AUROC"
     constant = summaries.correlation([1.0, 1, 1, 1], [0.1, 0.2, 0.3, 0.4])
     assert np.isnan(constant.value) and np.isnan(constant.low)
     for empty in (table.head(0), table.assign(share=np.nan)):
-        assert "No spectrum" in _title(plots_neighbours.spectrum(empty))
+        assert "No spectrum" in title_of(draw("spectrum", empty))
 
 
 def _borders(experiment: str, border: str, correct: list[float], edges: list[float]) -> pd.DataFrame:
@@ -353,29 +340,29 @@ def test_borders_names_where_smoothing_hurts_and_joins_bands_that_touch() -> Non
             _borders("smooth", "all", [0.1, 0.1, 0.1, 0.1], edges),
         ]
     )
-    figure = plots_neighbours.borders(table, "plain", ["smooth"])
-    assert _title(figure) == (
+    figure = draw("borders", table, "plain", ["smooth"])
+    assert title_of(figure) == (
         "Smoothing against plain: smooth hurts in 3 of 7 bands: -20 to 20 µm (sharp), -40 to -20 µm "
         "(diffuse); smooth helps in 1 of 7 bands: 20 to 40 µm (sharp)"
     )
     assert len(figure.axes) == 2 and figure.axes[0].get_title(loc="left").startswith("sharp border")
     # A difference is none while the intervals touch.
     near = table.assign(correct=0.8, correct_low=0.75, correct_high=0.85)
-    assert _title(plots_neighbours.borders(near, "plain", ["smooth"])) == (
-        "Smoothing against plain: smooth hurts in no band that could be told"
+    assert title_of(draw("borders", near, "plain", ["smooth"])) == (
+        "Smoothing against plain: smooth hurts in no band"
     )
 
 
 def test_borders_without_end_of_one_experiment_and_of_none() -> None:
     table = _borders("plain", "all", [0.7, 0.8, 0.9], [-np.inf, -10, 10, np.inf])
-    figure = plots_neighbours.borders(table, "plain", ["smooth"])
+    figure = draw("borders", table, "plain", ["smooth"])
     np.testing.assert_allclose(figure.axes[0].lines[0].get_xdata(), [-20, 0, 20])
-    assert _title(figure).endswith("plain is compared with nothing")
+    assert title_of(figure).endswith("plain is compared with nothing")
     worse = _borders("smooth", "all", [0.4, 0.8, 0.6], [-np.inf, -10, 10, np.inf])
-    both = plots_neighbours.borders(pd.concat([table, worse]), "plain", ["smooth"])
-    assert _title(both).endswith("smooth hurts in 2 of 3 bands: below -10 µm, above 10 µm")
+    both = draw("borders", pd.concat([table, worse]), "plain", ["smooth"])
+    assert title_of(both).endswith("smooth hurts in 2 of 3 bands: below -10 µm, above 10 µm")
     for empty in (table.head(0), table.assign(correct=np.nan), table.assign(experiment="else")):
-        assert "No borders" in _title(plots_neighbours.borders(empty, "plain", ["smooth"]))
+        assert "No borders" in title_of(draw("borders", empty, "plain", ["smooth"]))
 
 
 def _history(experiment: str, ends: list[float], **columns: Any) -> pd.DataFrame:
@@ -397,19 +384,19 @@ def test_reconstruction_is_the_mean_over_the_last_tenth_of_steps() -> None:
     # Resampled means of two runs lie between them; of one run nothing is known.
     np.testing.assert_allclose(rows["low"], [0.2, 0.5, np.nan, np.nan])
     differences = {
-        "bag_auroc": plots_neighbours.to_control(
+        "bag_auroc": selection.find_to_controls(
             _compared({"a": 0.2}, "a-p"), "bag_auroc", {"a": "a-p"}, ["a", "b"]
         ),
-        "instance_auroc": plots_neighbours.to_control(None, "instance_auroc", {"a": "a-p"}, ["a", "b"]),
+        "instance_auroc": selection.find_to_controls(None, "instance_auroc", {"a": "a-p"}, ["a", "b"]),
     }
-    figure = plots_neighbours.control(rows, differences)
-    assert _title(figure) == (
+    figure = draw("control", rows, differences)
+    assert title_of(figure) == (
         "Reconstruction loss .30 [.20, .40] with true coordinates, .60 [.50, .70] permuted; slide AUROC: "
-        "+.20 [+.15, +.25] against permuted coordinates, a difference that could be told"
+        "+.20 [+.15, +.25] against permuted coordinates, significant"
     )
     assert len(figure.axes) == 2 and {"permuted: no run", "not compared"} <= set(_texts(figure))
     both = summaries.reconstruction(histories, {"a": "a-p", "a-p": "a"})
-    assert _title(plots_neighbours.control(both, {})) == (
+    assert title_of(draw("control", both, {})) == (
         "True coordinates reconstruct better in 1 of 2 settings and worse in 1 (intervals apart)"
     )
 
@@ -418,7 +405,7 @@ def test_control_without_runs_says_so() -> None:
     empty = pd.DataFrame(columns=["experiment", "run", *HISTORY.schema.names])
     for pairs in ({"a": "b"}, {}):
         rows = summaries.reconstruction(empty, pairs)
-        assert "No control" in _title(plots_neighbours.control(rows, {}))
+        assert "No control" in title_of(draw("control", rows, {}))
 
 
 def test_conflict_tells_opposition_only_where_the_interval_excludes_0() -> None:
@@ -436,17 +423,17 @@ def test_conflict_tells_opposition_only_where_the_interval_excludes_0() -> None:
         table.loc["opposed", ["cosine", "low", "high", "below"]].astype(float), [-0.29, -0.3, -0.28, 0.6]
     )
     assert table.loc["opposed", ["runs", "steps"]].tolist() == [3, 5]
-    figure = plots_neighbours.conflict(histories)
-    assert _title(figure) == (
+    figure = draw("conflict", histories)
+    assert title_of(figure) == (
         "Gradients of SupCR and the cell term: opposed: they oppose each other (mean cosine -.29 [-.30, "
-        "-.28], below 0 at 60 % of steps); unclear: neither could be told (mean cosine .00 [-.42, +.42], "
+        "-.28], below 0 at 60 % of steps); unclear: the interval holds 0 (mean cosine .00 [-.42, +.42], "
         "below 0 at 33 % of steps); single: one run tells nothing of others (mean cosine -.30, below 0 at 60 "
         "% of steps)"
     )
     curves = summaries.conflict_curves(histories)
     np.testing.assert_allclose(curves.loc[curves["experiment"] == "opposed", "cosine"].iloc[0], -0.79)
     for empty in (without, histories.head(0)):
-        assert "No gradient conflict" in _title(plots_neighbours.conflict(empty))
+        assert "No gradient conflict" in title_of(draw("conflict", empty))
 
 
 def _algebra(experiment: str, ranks: list[int]) -> pd.DataFrame:
@@ -458,32 +445,32 @@ def _algebra(experiment: str, ranks: list[int]) -> pd.DataFrame:
 
 def test_algebra_is_beyond_chance_where_the_interval_lies_above_it() -> None:
     table = pd.concat([_algebra("none", [1, 2, 3, 4] * 3), _algebra("near", [1] * 11 + [2])])
-    figure = plots_neighbours.algebra(table, summary(table))
-    assert _title(figure).startswith(
+    figure = draw("algebra", table, summary(table))
+    assert title_of(figure).startswith(
         "z_W + z_P predicts z_I of its own slide beyond chance in 1 of 2: near beyond chance (reciprocal "
         "rank .96"
     )
-    assert "none not told from chance (reciprocal rank .52" in _title(figure)
+    assert "none the interval holds chance (reciprocal rank .52" in title_of(figure)
     chance = [line.get_xdata()[0] for line in figure.axes[1].lines if line.get_linewidth() == 2]
     np.testing.assert_allclose(chance, (1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
-    assert "z_P alone .25" in _title(figure)
+    assert "z_P alone .25" in title_of(figure)
     hollow = [line.get_xdata()[0] for line in figure.axes[1].lines if line.get_markerfacecolor() == "white"]
     np.testing.assert_allclose(hollow, [0.25, 0.25])
     points = summaries.algebra_points(table)
     assert len(points) == 24 and points["own"].eq(0.6).all()
     worse = _algebra("far", [4] * 6)
-    assert "far worse than chance" in _title(plots_neighbours.algebra(worse, summary(worse)))
+    assert "far worse than chance" in title_of(draw("algebra", worse, summary(worse)))
     single = _algebra("single", [1])
-    assert "single not told from chance" in _title(plots_neighbours.algebra(single, summary(single)))
+    assert "single the interval holds chance" in title_of(draw("algebra", single, summary(single)))
     empty = table.head(0)
-    assert "No latent algebra" in _title(plots_neighbours.algebra(empty, summary(empty)))
+    assert "No latent algebra" in title_of(draw("algebra", empty, summary(empty)))
 
 
 def test_long_names_and_many_experiments_are_drawn_without_overlap() -> None:
     labels = [f"smap[placement=late,alpha={number}]" for number in range(30)]
     metrics = _measured({name: 0.5 + 0.01 * number for number, name in enumerate(labels)})
-    rows = plots_neighbours.slide_rows(metrics, labels, ["bag_auroc"], {})
-    figure = plots_neighbours.slide_metrics(rows, "bag_auroc")
+    rows = selection.tabulate_metrics(metrics, labels, ["bag_auroc"], {})
+    figure = draw("slide_metrics", rows, "bag_auroc")
     FigureCanvasAgg(figure).draw()
     boxes = [text.get_window_extent() for text in figure.axes[0].get_yticklabels()]
     assert all(upper.y0 >= lower.y1 - 1 for upper, lower in pairwise(boxes))
@@ -494,5 +481,6 @@ def test_the_control_of_the_study_tables_shows_no_difference(tmp_path: Path) -> 
     made = study_tables.Made(tmp_path, {"d0_a1": "d0"})
     study_tables._neighbour_metrics(np.random.default_rng(0), made)
     compared = tables.read(made.study("slide_comparisons"), COMPARISONS)
-    rows = plots_neighbours.to_control(compared, "bag_auroc", {"srmil": "srmil-permuted"}, ["srmil"])
-    assert not plots_neighbours.told(next(rows.itertuples()), 0.05)
+    rows = selection.find_to_controls(compared, "bag_auroc", {"srmil": "srmil-permuted"}, ["srmil"])
+    (row,) = rows.itertuples()
+    assert judge("bag_auroc", row.low, row.high, row.p_holm, 0.05) == "not significant"
