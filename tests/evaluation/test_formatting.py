@@ -8,7 +8,6 @@ import pytest
 
 from myostage import tables
 from myostage.evaluation import cost, formatting, selection
-from myostage.evaluation.numbers import format_interval, format_number, format_p
 from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
 from support import study_tables
 
@@ -39,24 +38,6 @@ def runs(made: study_tables.Made) -> pd.DataFrame:
     return tables.read(made.study("runs"), RUNS)
 
 
-@pytest.mark.parametrize(
-    ("p", "text"), [(0.012, ".012"), (0.0004, "< .001"), (0.0006, ".001"), (1.0, "1.000"), (np.nan, "–")]
-)
-def test_p_in_words(p: float, text: str) -> None:
-    assert format_p(p) == text
-
-
-def test_signed_numbers() -> None:
-    assert [format_number(value, sign=True) for value in (0.07, -0.031, 0.001, -0.001, np.nan)] == [
-        "+.07",
-        "-.03",
-        ".00",
-        ".00",
-        "–",
-    ]
-    assert format_interval(0.07, -0.02, 0.15, sign=True) == "+.07 [-.02, +.15]"
-
-
 def test_the_main_table_has_differences_and_names_failed_and_absent_experiments(
     metrics: pd.DataFrame, comparisons: pd.DataFrame, runs: pd.DataFrame
 ) -> None:
@@ -77,7 +58,7 @@ def test_the_main_table_has_differences_and_names_failed_and_absent_experiments(
         "runs",
     ]
     difference = rows[f"accuracy minus {study_tables.REFERENCE}"]
-    assert difference.tolist() == ["reference", "+.07 [+.02, +.13]", "-.24 [-.29, -.18]", "–", "–"]
+    assert difference.tolist() == ["reference", "+.070 [+.020, +.130]", "-.240 [-.290, -.180]", "–", "–"]
     assert rows["p (Holm)"].tolist() == ["–", ".012", ".012", "–", "–"]
     assert rows.loc["broken", ["accuracy", "MAE (stages)"]].tolist() == ["failed (3 of 3 runs)", "–"]
     assert rows.loc["absent", "accuracy"] == "left out"
@@ -90,7 +71,7 @@ def test_an_experiment_with_some_failed_runs_keeps_its_value(
     runs = runs.copy()
     runs.loc[runs["run"] == "combined-f1", "status"] = "failed"
     rows = formatting.tabulate_experiments(metrics, ["combined"], runs=runs)
-    assert rows.loc["combined", ["accuracy", "runs"]].tolist() == [".68 [.59, .75]", "2 of 3"]
+    assert rows.loc["combined", ["accuracy", "runs"]].tolist() == [".680 [.590, .750]", "2 of 3"]
 
 
 def test_a_row_is_compared_with_what_it_changes_something_of_else_with_the_reference(
@@ -157,8 +138,8 @@ def test_latex_takes_no_cell_for_a_command(tmp_path: Path) -> None:
 def test_the_headline_names_the_best_of_many_baselines(metrics: pd.DataFrame) -> None:
     said = formatting.state_results(metrics, ["majority", study_tables.REFERENCE, "absent"], ["supervised"])
     assert said == [
-        "combined: accuracy .68 [.59, .75] on 3,402 cells of 8 slides; prop[sigma=0.1,bins=6] .61 "
-        "[.52, .68], supervised .88 [.79, .95]."
+        "combined: accuracy .680 [.590, .750] on 3,402 cells of 8 slides; prop[sigma=0.1,bins=6] .610 "
+        "[.520, .680], supervised .880 [.790, .950]."
     ]
     # The lowest KL is the best.
     kl = formatting.state_results(

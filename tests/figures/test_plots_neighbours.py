@@ -109,7 +109,7 @@ def test_slide_metrics_says_when_nothing_can_be_told() -> None:
     )
     single = selection.tabulate_metrics(metrics, ["base", "one"], ["bag_auroc"], {"one": "base"}, two)
     assert _title(plots_neighbours.slide_metrics(single, "bag_auroc")).endswith(
-        "; +.02 [-.03, +.07] against base, no difference that could be told"
+        "; +.02 [-.03, +.07] against base, not significant"
     )
     alone = selection.tabulate_metrics(metrics, ["base"], ["bag_auroc"], {})
     assert _title(plots_neighbours.slide_metrics(alone, "bag_auroc")) == (
@@ -466,7 +466,7 @@ def test_algebra_is_beyond_chance_where_the_interval_lies_above_it() -> None:
     worse = _algebra("far", [4] * 6)
     assert "far worse than chance" in _title(plots_neighbours.algebra(worse, summary(worse)))
     single = _algebra("single", [1])
-    assert "single not told from chance" in _title(plots_neighbours.algebra(single, summary(single)))
+    assert "single the interval holds chance" in _title(plots_neighbours.algebra(single, summary(single)))
     empty = table.head(0)
     assert "No latent algebra" in _title(plots_neighbours.algebra(empty, summary(empty)))
 
