@@ -3,13 +3,10 @@
 snakemake                                           the demo study
 snakemake paper --configfile config/paper.yaml      another study: everything
 snakemake ablations --configfile ...                only its comparisons and their figures
-snakemake neighbours                                labels of slides and what cells' neighbours add, on drawn slides
+snakemake neighbours --configfile ...               only labels of slides and what cells' neighbours add
 snakemake figures                                   only what the figures need
 snakemake report                                    the page that answers in sentences
 """
-
-import os
-import sys
 
 from snakemake.utils import min_version
 
@@ -21,10 +18,8 @@ container: "myostage.sif"
 
 
 if not workflow.configfiles:
-    # Neighbours have a demo of their own; jobs, which are not told the target, inherit the choice.
-    DEMO = "config/demo_neighbours.yaml" if "neighbours" in sys.argv else "config/demo.yaml"
 
-    configfile: os.environ.setdefault("MYOSTAGE_DEMO", DEMO)
+    configfile: "config/demo.yaml"
 
 
 include: "rules/common.smk"
@@ -50,41 +45,45 @@ rule paper:
     """Everything of a study: stages, tables, figures and the page of answers."""
     default_target: True
     input:
-        STAGED,
-        TABLES,
+        PLAN.stage_files,
+        PLAN.tables,
         FIGURES,
-        SUMMARY,
+        PLAN.summary,
 
 
 rule cells:
     """Segmented and measured cells of every slide."""
     input:
-        behind(of_slides("cells.parquet", IMAGED)),
+        PLAN.behind(PLAN.each("cells.parquet", PLAN.imaged)),
 
 
 rule stages:
     """A stage for every cell, as a table, CSV and QuPath GeoJSON."""
     input:
-        STAGED,
+        PLAN.stage_files,
 
 
 rule tables:
     """Metrics and comparisons with their intervals."""
     input:
-        TABLES,
+        PLAN.tables,
 
 
 rule ablations:
     """Comparisons, and the figures that show them."""
     input:
-        TABLES,
+        PLAN.tables,
         ABLATION_FIGURES,
 
 
 rule neighbours:
     """Smooth attention, spatial regularisation and ordinal regression: tables, figures, the page of answers."""
     input:
-        neighbours,
+        lambda wildcards: required(
+            [*PLAN.neighbour_tables, *NEIGHBOUR_FIGURES],
+            "no experiment with labels of slides or ordinal regression; config/demo_neighbours.yaml has some",
+        ),
+        PLAN.summary,
 
 
 rule figures:
@@ -96,4 +95,4 @@ rule figures:
 rule report:
     """The page that answers the study's questions in sentences."""
     input:
-        SUMMARY,
+        PLAN.summary,

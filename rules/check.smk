@@ -4,15 +4,15 @@ in:   the slide files
 out:  slides.parquet (size, resolution, what is wrong); one row and one thumbnail per slide
 """
 
-if IMAGED:
+if PLAN.imaged:
 
     rule check:
         input:
-            lambda wildcards: images_of(IMAGED),
+            PLAN.images(PLAN.imaged),
         output:
             table=PATHS.study("slides.parquet"),
-            slides=of_slides("slide.parquet", IMAGED),
-            thumbnails=of_slides("qc/thumbnail.png", IMAGED),
+            slides=PLAN.each("slide.parquet", PLAN.imaged),
+            thumbnails=PLAN.each("qc/thumbnail.png", PLAN.imaged),
         log:
             PATHS.log("check", "all"),
         benchmark:
@@ -23,10 +23,10 @@ if IMAGED:
         resources:
             **needs("check"),
         params:
-            rows=[SLIDES[slide].model_dump(exclude={"crops"}) for slide in IMAGED],
+            rows=[PLAN.slides[slide].model_dump(exclude={"crops"}) for slide in PLAN.imaged],
             on_bad_slide=STUDY.on_bad_slide,
             code=code("check.py"),
         message:
-            f"Opening {len(IMAGED)} slides"
+            f"Opening {len(PLAN.imaged)} slides"
         script:
             "../scripts/check.py"

@@ -7,8 +7,8 @@ out:  crops.parquet; labels.parquet and segmentation_quality.parquet, for evalua
 
 rule crop:
     input:
-        slides=lambda wildcards: of_slides("slide.parquet", SLIDE_BATCHES[wildcards.batch]),
-        images=lambda wildcards: images_of(SLIDE_BATCHES[wildcards.batch]),
+        slides=lambda wildcards: PLAN.each("slide.parquet", PLAN.slide_batches[wildcards.batch]),
+        images=lambda wildcards: PLAN.images(PLAN.slide_batches[wildcards.batch]),
         cells=PATHS.receipt("segment", "{batch}"),
     output:
         PATHS.receipt("crop", "{batch}"),
@@ -22,7 +22,9 @@ rule crop:
     resources:
         **needs("crop"),
     params:
-        slides=lambda wildcards: SLIDE_BATCHES[wildcards.batch],
+        slides=lambda wildcards: PLAN.slide_batches[wildcards.batch],
+        # as a function of the output: it re-runs nothing
+        on_bad_slide=lambda wildcards, output: STUDY.on_bad_slide,
         tiling=STUDY.tiling.model_dump(),
         crop=STUDY.crop.model_dump(),
         code=code("crop.py"),
@@ -32,16 +34,16 @@ rule crop:
         "../scripts/crop.py"
 
 
-if IMAGED and LABELLED:
+if PLAN.imaged and PLAN.labelled:
 
     rule label:
         input:
-            slides=lambda wildcards: of_slides("slide.parquet", LABELLED),
-            cells=lambda wildcards: behind(of_slides("cells.parquet", LABELLED)),
-            annotations=lambda wildcards: [SLIDES[slide].annotations for slide in LABELLED],
+            slides=PLAN.each("slide.parquet", PLAN.labelled),
+            cells=PLAN.behind(PLAN.each("cells.parquet", PLAN.labelled)),
+            annotations=[PLAN.slides[slide].annotations for slide in PLAN.labelled],
         output:
-            labels=of_slides("labels.parquet", LABELLED),
-            quality=of_slides("segmentation_quality.parquet", LABELLED),
+            labels=PLAN.each("labels.parquet", PLAN.labelled),
+            quality=PLAN.each("segmentation_quality.parquet", PLAN.labelled),
             table=PATHS.study("segmentation_quality.parquet"),
         log:
             PATHS.log("label", "all"),
@@ -53,12 +55,12 @@ if IMAGED and LABELLED:
         resources:
             **needs("label"),
         params:
-            slides=LABELLED,
+            slides=PLAN.labelled,
             stages=STUDY.stages,
             mpp=STUDY.tiling.mpp,
             code=code("label.py"),
         message:
-            f"Matching the cells of {len(LABELLED)} slides with their annotations"
+            f"Matching the cells of {len(PLAN.labelled)} slides with their annotations"
         script:
             "../scripts/label.py"
 
@@ -67,10 +69,10 @@ if STUDY.input == "crops":
 
     rule collect:
         input:
-            [row.path for slide in SLIDES.values() for row in slide.crops],
+            [row.path for slide in PLAN.slides.values() for row in slide.crops],
         output:
-            crops=of_slides("crops.parquet", SLIDES),
-            labels=of_slides("labels.parquet", LABELLED),
+            crops=PLAN.each("crops.parquet", PLAN.slides),
+            labels=PLAN.each("labels.parquet", PLAN.labelled),
         log:
             PATHS.log("collect", "all"),
         benchmark:
@@ -81,10 +83,10 @@ if STUDY.input == "crops":
         resources:
             **needs("collect"),
         params:
-            slides={name: [row.model_dump() for row in slide.crops] for name, slide in SLIDES.items()},
-            labelled=LABELLED,
+            slides={name: [row.model_dump() for row in slide.crops] for name, slide in PLAN.slides.items()},
+            labelled=PLAN.labelled,
             code=code("collect.py"),
         message:
-            f"Reading the crops of {len(SLIDES)} slides"
+            f"Reading the crops of {len(PLAN.slides)} slides"
         script:
             "../scripts/collect.py"

@@ -6,17 +6,15 @@ out:  encoders/{encoder}.safetensors of every encoder that is to be fine-tuned
 A killed job resumes from its checkpoint. The encoder of an applied study is that study's.
 """
 
-TUNED = plan.tuned(STUDY)
-
-for encoder, weights in TUNED.items():
+for encoder, weights in PLAN.tuned.items():
     if weights == PATHS.tuned(encoder):
 
         rule:
             name:
                 f"dino_{encoder}"
             input:
-                crops=behind(of_slides("crops.parquet", SLIDES)),
-                weights=ENCODERS[encoder].weights_file or [],
+                crops=PLAN.behind(PLAN.each("crops.parquet", PLAN.slides)),
+                weights=PLAN.encoders[encoder].weights_file or [],
             output:
                 weights,
             log:
@@ -29,10 +27,13 @@ for encoder, weights in TUNED.items():
             resources:
                 **needs("dino", gpu=True),
             params:
-                slides=list(SLIDES),
+                slides=list(PLAN.slides),
                 encoder=encoder,
+                # as a function of the output: what it says and the id does not, such as checkpoint_every,
+                # re-runs nothing
+                settings=lambda wildcards, output, encoder=encoder: PLAN.encoders[encoder].model_dump(),
                 code=code("dino.py"),
             message:
-                f"Fine-tuning {encoder} on the crops of {len(SLIDES)} slides"
+                f"Fine-tuning {encoder} on the crops of {len(PLAN.slides)} slides"
             script:
                 "../scripts/dino.py"

@@ -8,11 +8,13 @@ out:  tokens/{encoder}.parquet of every slide, for every encoder that an experim
 
 rule embed:
     input:
-        crops=lambda wildcards: behind(of_slides("crops.parquet", EMBED_BATCHES[wildcards.batch])),
+        crops=lambda wildcards: PLAN.behind(PLAN.each("crops.parquet", PLAN.slide_batches[wildcards.batch])),
         weights=lambda wildcards: (
-            [] if ENCODERS[wildcards.encoder].dino else ENCODERS[wildcards.encoder].weights_file or []
+            []
+            if PLAN.encoders[wildcards.encoder].dino
+            else PLAN.encoders[wildcards.encoder].weights_file or []
         ),
-        tuned=lambda wildcards: TUNED.get(wildcards.encoder, []),
+        tuned=lambda wildcards: PLAN.tuned.get(wildcards.encoder, []),
     output:
         PATHS.receipt("embed/{encoder}", "{batch}"),
     log:
@@ -25,8 +27,10 @@ rule embed:
     resources:
         **needs("embed", gpu=True),
     params:
-        slides=lambda wildcards: EMBED_BATCHES[wildcards.batch],
+        slides=lambda wildcards: PLAN.slide_batches[wildcards.batch],
         encoder=lambda wildcards: wildcards.encoder,
+        # as a function of the output: what it says and the id does not, such as batch_size, re-runs nothing
+        settings=lambda wildcards, output: PLAN.encoders[wildcards.encoder].model_dump(),
         code=code("embed.py"),
     message:
         "Embedding cells with {wildcards.encoder} ({wildcards.batch})"
@@ -37,8 +41,8 @@ rule embed:
 rule tokens:
     input:
         lambda wildcards: [
-            PATHS.receipt(f"embed/{wildcards.encoder}" if STUDY.input != "features" else "features", batch)
-            for batch in EMBED_BATCHES
+            PATHS.receipt("features" if STUDY.input == "features" else f"embed/{wildcards.encoder}", batch)
+            for batch in PLAN.slide_batches
         ],
     output:
         PATHS.receipt("tokens", "{encoder}"),

@@ -5,26 +5,20 @@ out:  metrics.parquet, comparisons.parquet, confusion.parquet, scores.parquet (c
       of every slide), runs.parquet (how every run ended and what it cost)
 """
 
-TABLES = []
-
-if EXPERIMENTS:
-
-    TABLES = [
-        PATHS.study(f"{name}.parquet") for name in ("metrics", "comparisons", "confusion", "scores", "runs")
-    ]
+if PLAN.experiments:
 
     rule evaluate:
         input:
-            runs=lambda wildcards: behind(of_runs("predictions.parquet", RUNS)),
+            runs=PLAN.behind(PLAN.of_runs("predictions.parquet", PLAN.experiments)),
             splits=PATHS.study("splits.parquet"),
-            labels=lambda wildcards: of_slides("labels.parquet", LABELLED),
-            cells=lambda wildcards: behind(of_slides("cells.parquet", IMAGED)),
+            labels=PLAN.behind(PLAN.each("labels.parquet", PLAN.labelled)),
+            cells=PLAN.behind(PLAN.each("cells.parquet", PLAN.imaged)),
         output:
-            metrics=TABLES[0],
-            comparisons=TABLES[1],
-            confusion=TABLES[2],
-            scores=TABLES[3],
-            runs=TABLES[4],
+            metrics=PATHS.study("metrics.parquet"),
+            comparisons=PATHS.study("comparisons.parquet"),
+            confusion=PATHS.study("confusion.parquet"),
+            scores=PATHS.study("scores.parquet"),
+            runs=PATHS.study("runs.parquet"),
         log:
             PATHS.log("evaluate", "all"),
         benchmark:
@@ -35,19 +29,21 @@ if EXPERIMENTS:
         resources:
             **needs("evaluate"),
         params:
-            experiments={name: [spec.id for spec in specs] for name, specs in EXPERIMENTS.items()},
+            experiments=PLAN.runs(PLAN.experiments),
+            # as a function of the output: the ids say it
+            specs=lambda wildcards, output: PLAN.specs(PLAN.experiments),
             compare=STUDY.compare.model_dump(),
-            against=AGAINST,
-            parts=STRUCTURE["parts"],
-            baselines=BASELINES,
-            ceilings=CEILINGS,
-            labelled=LABELLED,
-            imaged=IMAGED,
-            proportions=PROPORTIONS,
+            against=PLAN.structure["against"],
+            parts=PLAN.structure["parts"],
+            baselines=PLAN.baselines,
+            ceilings=PLAN.structure["ceilings"],
+            labelled=PLAN.labelled,
+            imaged=PLAN.imaged,
+            proportions=PLAN.proportions,
             stages=STUDY.stages,
-            slide_level=bool(STRUCTURE["regression"]),
+            slide_level=bool(PLAN.structure["regression"]),
             code=code("evaluate.py"),
         message:
-            f"Evaluating {len(RUNS)} runs of {len(EXPERIMENTS)} experiments"
+            f"Evaluating {len(PLAN.specs(PLAN.experiments))} runs of {len(PLAN.experiments)} experiments"
         script:
             "../scripts/evaluate.py"

@@ -7,11 +7,9 @@ out:  tokens/{encoder}.parquet (one token per instance: its feature), positions.
 
 if STUDY.input == "features":
 
-    ENCODER = next(iter(ENCODERS.values()), None)
-
     rule features:
         input:
-            lambda wildcards: images_of(EMBED_BATCHES[wildcards.batch]),
+            lambda wildcards: PLAN.images(PLAN.slide_batches[wildcards.batch]),
         output:
             PATHS.receipt("features", "{batch}"),
         log:
@@ -24,10 +22,10 @@ if STUDY.input == "features":
         resources:
             **needs("features"),
         params:
-            slides=lambda wildcards: EMBED_BATCHES[wildcards.batch],
+            slides=lambda wildcards: PLAN.slide_batches[wildcards.batch],
             features=STUDY.features.model_dump(),
-            encoder=ENCODER.model_dump_json(exclude=studies.NOT_IN_TOKENS) if ENCODER else "",
-            encoder_id=ENCODER.id if ENCODER else "",
+            encoder=next(iter(PLAN.encoders), ""),
+            encoder_json=next(map(PLAN.encoder_json, PLAN.encoders), ""),
             code=code("features.py"),
         message:
             "Reading ready-made features ({wildcards.batch})"

@@ -5,22 +5,13 @@ out:  similarities.parquet, correlations.parquet: cosine of annotated stages aga
       gradients.parquet: gradients of L_SimProp and L_prop at the start of a run, with finite differences
 """
 
-# The shown experiment where it has L_SimProp, else the first that has; empty where none does.
-ORDINAL = [name for name in [SHOWN, *EXPERIMENTS] if "simprop" in STRUCTURE["losses"].get(name, {})][:1]
-
-if LABELLED and EXPERIMENTS:
-
-    EMBEDDED = {
-        name: [spec.id for spec in EXPERIMENTS[name]]
-        for name in dict.fromkeys([*STRUCTURE["main"], *ORDINAL])
-        if EXPERIMENTS[name][0].trained
-    }
+if PLAN.labelled and PLAN.experiments:
 
     rule geometry:
         input:
-            runs=lambda wildcards: behind(of_runs("predictions.parquet", sum(EMBEDDED.values(), []))),
+            runs=PLAN.behind(PLAN.of_runs("predictions.parquet", PLAN.embedded)),
             splits=PATHS.study("splits.parquet"),
-            labels=lambda wildcards: of_slides("labels.parquet", LABELLED),
+            labels=PLAN.behind(PLAN.each("labels.parquet", PLAN.labelled)),
         output:
             similarities=PATHS.study("similarities.parquet"),
             correlations=PATHS.study("correlations.parquet"),
@@ -34,24 +25,24 @@ if LABELLED and EXPERIMENTS:
         resources:
             **needs("geometry"),
         params:
-            experiments=EMBEDDED,
-            labelled=LABELLED,
+            experiments=PLAN.runs(PLAN.embedded),
+            # as a function of the output: the ids say it
+            specs=lambda wildcards, output: PLAN.specs(PLAN.embedded),
+            labelled=PLAN.labelled,
             stages=STUDY.stages,
             code=code("geometry.py"),
         message:
-            f"Comparing the stages' embeddings in {len(EMBEDDED)} experiments"
+            f"Comparing the stages' embeddings in {len(PLAN.embedded)} experiments"
         script:
             "../scripts/geometry.py"
 
 
-for name in ORDINAL:
+if PLAN.ordered:
 
     rule gradients:
         input:
-            tokens=behind(tokens_of(EXPERIMENTS[name][0])),
-            encoder=(
-                PATHS.tuned(EXPERIMENTS[name][0].encoder.id) if EXPERIMENTS[name][0].encoder.dino else []
-            ),
+            tokens=PLAN.read_by(PLAN.experiments[PLAN.ordered][:1])["tokens"],
+            encoder=PLAN.read_by(PLAN.experiments[PLAN.ordered][:1])["encoder"],
             splits=PATHS.study("splits.parquet"),
         output:
             gradients=PATHS.study("gradients.parquet"),
@@ -65,12 +56,14 @@ for name in ORDINAL:
         resources:
             **needs("gradients"),
         params:
-            run=EXPERIMENTS[name][0].id,
-            slides=list(SLIDES),
+            run=PLAN.experiments[PLAN.ordered][0].id,
+            # as a function of the output: the id says it
+            spec=lambda wildcards, output: PLAN.experiments[PLAN.ordered][0].model_dump(),
+            slides=list(PLAN.slides),
             stages=STUDY.stages,
-            proportions=PROPORTIONS,
+            proportions=PLAN.proportions,
             code=code("gradients.py"),
         message:
-            f"Following the gradients of {name}"
+            f"Following the gradients of {PLAN.ordered}"
         script:
             "../scripts/gradients.py"

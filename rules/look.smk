@@ -4,6 +4,37 @@ in:   tables of the chain
 out:  figures/{figure}.png, .svg and .csv, drawn by the notebooks; the executed notebook is kept beside the log
 """
 
+EXPERIMENTS, SLIDE_EXPERIMENTS = PLAN.experiments, PLAN.slide_experiments
+STRUCTURE, SLIDE_STRUCTURE = PLAN.structure, PLAN.slide_structure
+SLIDES, IMAGED, LABELLED = PLAN.slides, PLAN.imaged, PLAN.labelled
+SHOWN, STAGING, ATTENDED = PLAN.shown, PLAN.staging, PLAN.attended
+ORDINAL = [PLAN.ordered] if PLAN.ordered else []
+PROPORTIONS, PLACES, HEALTHY = PLAN.proportions, PLAN.places, PLAN.healthy
+MAIN = {label: EXPERIMENTS[label] for label in STRUCTURE["main"]}
+
+
+def of_runs(name, runs):
+    """One file of each of the ``runs``."""
+    return [PATHS.run(run, name) for run in runs]
+
+
+def part_figure(part, metric, columns, table, experiments, against):
+    """The table and figure of one part of the neighbours."""
+    return (
+        "slide_metrics",
+        "Neighbours",
+        {name: PATHS.study(f"{table}{name}.parquet") for name in ("metrics", "comparisons", "runs")},
+        {
+            "experiments": experiments,
+            "columns": columns,
+            "metric": metric,
+            "against": {one: other for one, other in against.items() if one in experiments},
+            "alpha": STUDY.compare.alpha,
+            "study": f"{STUDY.study}, {part}",
+        },
+    )
+
+
 STAGED_FILES = {slide: PATHS.slide(slide, "stages.parquet") for slide in SLIDES}
 CROP_FILES = {slide: PATHS.slide(slide, "crops.parquet") for slide in SLIDES}
 CELL_FILES = {slide: PATHS.slide(slide, "cells.parquet") for slide in IMAGED}
@@ -160,9 +191,7 @@ if EXPERIMENTS and LABELLED:
         {key: PATHS.study(f"{key}.parquet") for key in ("similarities", "correlations")},
         {
             "stages": list(STUDY.stages),
-            "experiments": plan.before_and_after(
-                STRUCTURE["untrained"], EXPERIMENTS, (ORDINAL or [SHOWN])[0]
-            ),
+            "experiments": PLAN.before_and_after(PLAN.ordered or SHOWN),
         },
     )
     if EXPERIMENTS[SHOWN][0].trained:
@@ -225,15 +254,15 @@ if SMOOTHED and LABELLED:
             "alpha": STUDY.compare.alpha,
         },
     )
-if ATTENTION_TABLES:
-    DRAWN["spectrum"] = ("spectrum", "Neighbours", {"spectrum": ATTENTION_TABLES[0]}, {})
+if PLAN.attention_tables:
+    DRAWN["spectrum"] = ("spectrum", "Neighbours", {"spectrum": PLAN.attention_tables[0]}, {})
     DRAWN["borders"] = (
         "borders",
         "Neighbours",
-        {"borders": ATTENTION_TABLES[1]},
+        {"borders": PLAN.attention_tables[1]},
         {"without": ATTENDED[0], "experiments": ATTENDED[1:]},
     )
-    SEEN = plan.seen(STUDY, LABELLED, SLIDES)
+    SEEN = PLAN.drawn_slides()
     DRAWN["attention_maps"] = (
         "attention_maps",
         "Neighbours",
@@ -241,8 +270,7 @@ if ATTENTION_TABLES:
             "cells": {slide: PATHS.slide(slide, PLACES) for slide in SEEN},
             "labels": {slide: PATHS.slide(slide, "labels.parquet") for slide in SEEN},
             "attention": {
-                name: of_runs(plan.ATTENTION, [spec.id for spec in SLIDE_EXPERIMENTS[name]])
-                for name in ATTENDED
+                name: of_runs("attention.parquet", [spec.id for spec in SLIDE_EXPERIMENTS[name]]) for name in ATTENDED
             },
         },
         {
@@ -266,7 +294,7 @@ if CONTROLLED:
         },
         {"pairs": CONTROLLED, "alpha": STUDY.compare.alpha},
     )
-CONFLICTING = [name for name, losses in STRUCTURE["losses"].items() if {"supcr", "cell"} <= losses.keys()]
+CONFLICTING = PLAN.conflicting
 if CONFLICTING:
     DRAWN["conflict"] = (
         "conflict",
@@ -279,8 +307,8 @@ if CONFLICTING:
         },
         {},
     )
-if ALGEBRA_TABLES:
-    DRAWN["algebra"] = ("algebra", "Neighbours", {"algebra": ALGEBRA_TABLES[0]}, {})
+if PLAN.algebra_tables:
+    DRAWN["algebra"] = ("algebra", "Neighbours", {"algebra": PLAN.algebra_tables[0]}, {})
 
 FIGURES = [PATHS.study(f"figures/{figure}.png") for figure in DRAWN]
 NEIGHBOUR_FIGURES = [
@@ -299,7 +327,7 @@ for figure, (notebook, category, files, more) in DRAWN.items():
         name:
             f"look_{figure}"
         input:
-            lambda wildcards, files=files: behind(files),
+            lambda wildcards, files=files: PLAN.behind(files),
             notebook=f"{workflow.basedir}/notebooks/{notebook}.ipynb",
         output:
             png=report(

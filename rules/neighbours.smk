@@ -6,23 +6,17 @@ out:  slides_metrics.parquet, slides_comparisons.parquet, slides_runs.parquet: a
       whether z_W + z_P of a held-out slide is its z_I
 """
 
-SLIDE_TABLES, ATTENTION_TABLES, ALGEBRA_TABLES = [], [], []
-HEALTHY = [STUDY.stages.index(stage) for stage in STUDY.healthy.stages] if STUDY.healthy else []
-
-if SLIDE_EXPERIMENTS:
-
-    SLIDE_RUNS = list(dict.fromkeys(spec.id for specs in SLIDE_EXPERIMENTS.values() for spec in specs))
-    SLIDE_TABLES = [PATHS.study(f"slides_{name}.parquet") for name in ("metrics", "comparisons", "runs")]
+if PLAN.slide_experiments:
 
     rule evaluate_slides:
         input:
-            runs=lambda wildcards: behind(of_runs("predictions.parquet", SLIDE_RUNS)),
+            runs=PLAN.behind(PLAN.of_runs("predictions.parquet", PLAN.slide_experiments)),
             splits=PATHS.study("splits.parquet"),
-            labels=lambda wildcards: behind(of_slides("labels.parquet", LABELLED)),
+            labels=PLAN.behind(PLAN.each("labels.parquet", PLAN.labelled)),
         output:
-            metrics=SLIDE_TABLES[0],
-            comparisons=SLIDE_TABLES[1],
-            runs=SLIDE_TABLES[2],
+            metrics=PATHS.study("slides_metrics.parquet"),
+            comparisons=PATHS.study("slides_comparisons.parquet"),
+            runs=PATHS.study("slides_runs.parquet"),
         log:
             PATHS.log("evaluate_slides", "all"),
         benchmark:
@@ -33,34 +27,30 @@ if SLIDE_EXPERIMENTS:
         resources:
             **needs("evaluate"),
         params:
-            experiments={name: [spec.id for spec in specs] for name, specs in SLIDE_EXPERIMENTS.items()},
-            structure=SLIDE_STRUCTURE,
+            experiments=PLAN.runs(PLAN.slide_experiments),
+            # as a function of the output: the ids say it
+            specs=lambda wildcards, output: PLAN.specs(PLAN.slide_experiments),
+            structure=PLAN.slide_structure,
             compare=STUDY.compare.model_dump(),
-            labelled=LABELLED,
-            healthy=HEALTHY,
+            labelled=PLAN.labelled,
+            healthy=PLAN.healthy,
             code=code("evaluate_slides.py"),
         message:
-            f"Evaluating {len(SLIDE_RUNS)} runs of {len(SLIDE_EXPERIMENTS)} experiments on labels of slides"
+            f"Evaluating {len(PLAN.slide_experiments)} experiments on labels of slides"
         script:
             "../scripts/evaluate_slides.py"
 
 
-ATTENDED = plan.attended(STUDY, SLIDE_STRUCTURE)
-
-if ATTENDED and LABELLED:
-
-    ATTENTION_TABLES = [PATHS.study("spectrum.parquet"), PATHS.study("borders.parquet")]
+if PLAN.attention_tables:
 
     rule localise:
         input:
-            runs=lambda wildcards: behind(
-                of_runs(plan.ATTENTION, [spec.id for name in ATTENDED for spec in SLIDE_EXPERIMENTS[name]])
-            ),
-            cells=lambda wildcards: behind(of_slides(PLACES, SLIDES)),
-            labels=lambda wildcards: behind(of_slides("labels.parquet", LABELLED)),
+            runs=PLAN.behind(PLAN.of_runs("attention.parquet", PLAN.attended)),
+            cells=PLAN.behind(PLAN.each(PLAN.places, PLAN.slides)),
+            labels=PLAN.behind(PLAN.each("labels.parquet", PLAN.labelled)),
         output:
-            spectrum=ATTENTION_TABLES[0],
-            borders=ATTENTION_TABLES[1],
+            spectrum=PATHS.study("spectrum.parquet"),
+            borders=PATHS.study("borders.parquet"),
         log:
             PATHS.log("localise", "all"),
         benchmark:
@@ -71,14 +61,14 @@ if ATTENDED and LABELLED:
         resources:
             **needs("evaluate"),
         params:
-            experiments={name: [spec.id for spec in SLIDE_EXPERIMENTS[name]] for name in ATTENDED},
-            slides=list(SLIDES),
-            labelled=LABELLED,
-            healthy=HEALTHY,
-            border_of={name: slide.border for name, slide in SLIDES.items()},
+            experiments=PLAN.runs(PLAN.attended),
+            slides=list(PLAN.slides),
+            labelled=PLAN.labelled,
+            healthy=PLAN.healthy,
+            border_of={name: slide.border for name, slide in PLAN.slides.items()},
             graph=STUDY.graph.model_dump(),
             smooth=STUDY.mil.model_dump(include={"alpha", "smooth_steps"}),
-            places=PLACES,
+            places=PLAN.places,
             code=code("localise.py"),
         message:
             "Measuring how smooth attention is, and where it errs"
@@ -86,20 +76,14 @@ if ATTENDED and LABELLED:
             "../scripts/localise.py"
 
 
-# What pulls z_I and z_W + z_P together, and what does not, to compare it with.
-ADDED = [name for name in STRUCTURE["regression"] if EXPERIMENTS[name][0].trained] if HEALTHY else []
-
-if ADDED:
-
-    ALGEBRA_TABLES = [PATHS.study("algebra.parquet")]
-    ADDED_RUNS = [spec.id for name in ADDED for spec in EXPERIMENTS[name]]
+if PLAN.algebra_tables:
 
     rule algebra:
         input:
-            runs=lambda wildcards: behind(of_runs("predictions.parquet", ADDED_RUNS)),
+            runs=PLAN.behind(PLAN.of_runs("predictions.parquet", PLAN.added)),
             splits=PATHS.study("splits.parquet"),
         output:
-            ALGEBRA_TABLES,
+            PATHS.study("algebra.parquet"),
         log:
             PATHS.log("algebra", "all"),
         benchmark:
@@ -110,14 +94,13 @@ if ADDED:
         resources:
             **needs("evaluate"),
         params:
-            experiments={name: [spec.id for spec in EXPERIMENTS[name]] for name in ADDED},
+            experiments=PLAN.runs(PLAN.added),
+            # as a function of the output: the ids say it
+            specs=lambda wildcards, output: PLAN.specs(PLAN.added),
             stages=STUDY.stages,
             healthy=STUDY.healthy.model_dump(),
             code=code("algebra.py"),
         message:
-            f"Adding up the embeddings of {len(ADDED)} experiments"
+            f"Adding up the embeddings of {len(PLAN.added)} experiments"
         script:
             "../scripts/algebra.py"
-
-
-TABLES += SLIDE_TABLES + ATTENTION_TABLES + ALGEBRA_TABLES

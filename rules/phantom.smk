@@ -6,14 +6,14 @@ out:  a pyramidal TIFF and its truth (outline and stage of every cell, GeoJSON) 
 
 if STUDY.phantom:
 
-    for batch, slides in SLIDE_BATCHES.items():
+    for batch, slides in PLAN.slide_batches.items():
 
         rule:
             name:
                 f"phantom_{batch}"
             output:
-                slides=[SLIDES[slide].path for slide in slides],
-                annotations=[SLIDES[slide].annotations for slide in slides],
+                slides=PLAN.images(slides),
+                annotations=[PLAN.slides[slide].annotations for slide in slides],
             log:
                 PATHS.log("phantom", batch),
             benchmark:
@@ -25,9 +25,9 @@ if STUDY.phantom:
                 **needs("phantom"),
             params:
                 slides=slides,
-                animals=[SLIDES[slide].animal for slide in slides],
-                proportions=[PROPORTIONS[SLIDES[slide].group] for slide in slides],
-                regions=[(SLIDES[slide].border, SLIDES[slide].values["score"]) for slide in slides],
+                animals=[PLAN.slides[slide].animal for slide in slides],
+                proportions=[PLAN.proportions[PLAN.slides[slide].group] for slide in slides],
+                regions=[(PLAN.slides[slide].border, PLAN.slides[slide].values["score"]) for slide in slides],
                 healthy=STUDY.healthy.stages if STUDY.healthy else (),
                 stages=STUDY.stages,
                 phantom=STUDY.phantom.model_dump(),

@@ -7,15 +7,13 @@ out:  stages.parquet of every slide; for slides also cells.csv and cells.geojson
 
 if STUDY.apply:
 
-    PREDICTED = [PATHS.study(f"applied/{spec.id}.parquet") for spec in STAGING]
-
     rule predict:
         input:
-            models=plan.applied_models(STUDY),
-            tokens=lambda wildcards: behind(tokens_of(STAGING[0])),
-            cells=lambda wildcards: behind(of_slides(PLACES, SLIDES)) if STAGING[0].spatial else [],
+            models=PLAN.applied_models,
+            tokens=PLAN.read_by(PLAN.staging[:1])["tokens"],
+            cells=PLAN.read_by(PLAN.staging[:1])["cells"],
         output:
-            predictions=PREDICTED,
+            predictions=PLAN.staged_by,
         log:
             PATHS.log("predict", "all"),
         benchmark:
@@ -26,32 +24,24 @@ if STUDY.apply:
         resources:
             **needs("predict", gpu=True),
         params:
-            slides=list(SLIDES),
-            encoder=STAGING[0].encoder.id,
-            places=PLACES if STAGING[0].spatial else "",
+            slides=list(PLAN.slides),
+            encoder=PLAN.staging[0].encoder.id,
+            places=PLAN.places if PLAN.staging[0].spatial else "",
             code=code("predict.py"),
         message:
-            f"Staging {len(SLIDES)} slides with {STUDY.apply.experiment} of {STUDY.apply.study}"
+            f"Staging {len(PLAN.slides)} slides with {STUDY.apply.experiment} of {STUDY.apply.study}"
         script:
             "../scripts/predict.py"
 
-else:
-    PREDICTED = of_runs("predictions.parquet", [spec.id for spec in STAGING])
 
-
-# a study of ready-made features or of labels of slides alone stages no cell
-STAGED = []
-
-if STAGING:
-
-    STAGED += of_slides("stages.parquet", SLIDES)
+if PLAN.staging:
 
     rule stage:
         input:
-            predictions=lambda wildcards: behind(PREDICTED),
+            predictions=PLAN.behind(PLAN.staged_by),
             splits=PATHS.study("splits.parquet"),
         output:
-            stages=of_slides("stages.parquet", SLIDES),
+            stages=PLAN.each("stages.parquet", PLAN.slides),
         log:
             PATHS.log("stage", "all"),
         benchmark:
@@ -62,8 +52,10 @@ if STAGING:
         resources:
             **needs("stage"),
         params:
-            slides=list(SLIDES),
-            predictions=PREDICTED,
+            slides=list(PLAN.slides),
+            # as a function of the output: the ids in the predictions say it
+            specs=lambda wildcards, output: [spec.model_dump() for spec in PLAN.staging],
+            predictions=PLAN.staged_by,
             stages=STUDY.stages,
             code=code("stage.py"),
         message:
@@ -72,18 +64,16 @@ if STAGING:
             "../scripts/stage.py"
 
 
-if STAGING and IMAGED:
-
-    STAGED += [file for name in ("cells.geojson", "cells.csv") for file in of_slides(name, IMAGED)]
+if PLAN.staging and PLAN.imaged:
 
     rule export:
         input:
-            slides=lambda wildcards: of_slides("slide.parquet", IMAGED),
-            cells=lambda wildcards: behind(of_slides("cells.parquet", IMAGED)),
-            stages=lambda wildcards: of_slides("stages.parquet", IMAGED),
+            slides=PLAN.each("slide.parquet", PLAN.imaged),
+            cells=PLAN.behind(PLAN.each("cells.parquet", PLAN.imaged)),
+            stages=PLAN.each("stages.parquet", PLAN.imaged),
         output:
-            geojson=of_slides("cells.geojson", IMAGED),
-            csv=of_slides("cells.csv", IMAGED),
+            geojson=PLAN.each("cells.geojson", PLAN.imaged),
+            csv=PLAN.each("cells.csv", PLAN.imaged),
         log:
             PATHS.log("export", "all"),
         benchmark:
@@ -94,11 +84,11 @@ if STAGING and IMAGED:
         resources:
             **needs("export"),
         params:
-            slides=IMAGED,
+            slides=PLAN.imaged,
             stages=STUDY.stages,
             mpp=STUDY.tiling.mpp,
             code=code("export.py"),
         message:
-            f"Writing the cells of {len(IMAGED)} slides for QuPath and as CSV"
+            f"Writing the cells of {len(PLAN.imaged)} slides for QuPath and as CSV"
         script:
             "../scripts/export.py"

@@ -4,17 +4,14 @@ in:   slide, tiles; images with masks where the study trains its own model
 out:  cells.parquet (outlines and measurements); a thumbnail with outlines; cellpose/model.pt if trained here
 """
 
-TRAINED = [PATHS.study("cellpose/model.pt")] if STUDY.segmentation.train else []
-MODEL = TRAINED[0] if TRAINED else STUDY.segmentation.model_file or []
-
-if TRAINED:
+if STUDY.segmentation.train:
 
     rule segment_train:
         input:
             table=STUDY.segmentation.train.images,
-            images=plan.training_images(STUDY),
+            images=PLAN.segmentation_images,
         output:
-            model=TRAINED,
+            model=PLAN.segmentation_model,
         log:
             PATHS.log("segment_train", "model"),
         benchmark:
@@ -37,10 +34,10 @@ if TRAINED:
 
 rule segment:
     input:
-        slides=lambda wildcards: of_slides("slide.parquet", SLIDE_BATCHES[wildcards.batch]),
-        images=lambda wildcards: images_of(SLIDE_BATCHES[wildcards.batch]),
+        slides=lambda wildcards: PLAN.each("slide.parquet", PLAN.slide_batches[wildcards.batch]),
+        images=lambda wildcards: PLAN.images(PLAN.slide_batches[wildcards.batch]),
         tiles=PATHS.receipt("tile", "{batch}"),
-        model=MODEL,
+        model=PLAN.segmentation_model,
     output:
         PATHS.receipt("segment", "{batch}"),
     log:
@@ -53,7 +50,10 @@ rule segment:
     resources:
         **needs("segment", gpu=True),
     params:
-        slides=lambda wildcards: SLIDE_BATCHES[wildcards.batch],
+        slides=lambda wildcards: PLAN.slide_batches[wildcards.batch],
+        # as functions of the output: they re-run nothing, and `segmentation` says what shapes the cells
+        on_bad_slide=lambda wildcards, output: STUDY.on_bad_slide,
+        settings=lambda wildcards, output: STUDY.segmentation.model_dump(),
         tiling=STUDY.tiling.model_dump(),
         segmentation=STUDY.segmentation.model_dump(exclude={"train", "batch_size"}),
         code=code("segment.py"),

@@ -5,12 +5,10 @@ out:  splits.parquet: folds grouped by animal, stratified by group
       precheck/{source}_{size}.json: every fold teaches every stage and fills such bags, known before a run trains
 """
 
-COUNTED = "positions.parquet" if STUDY.input == "features" else "crops.parquet"
-
 
 rule split:
     input:
-        cells=lambda wildcards: behind(of_slides(COUNTED, SLIDES)),
+        cells=PLAN.behind(PLAN.each(PLAN.counted, PLAN.slides)),
     output:
         PATHS.study("splits.parquet"),
     log:
@@ -23,17 +21,17 @@ rule split:
     resources:
         **needs("split"),
     params:
-        slides=[(name, slide.group, slide.animal) for name, slide in SLIDES.items()],
-        counted=COUNTED,
+        slides=[(name, slide.group, slide.animal) for name, slide in PLAN.slides.items()],
+        counted=PLAN.counted,
         folds=STUDY.folds,
         code=code("split.py"),
     message:
-        f"Cutting {len(SLIDES)} slides into {STUDY.folds} folds"
+        f"Cutting {len(PLAN.slides)} slides into {STUDY.folds} folds"
     script:
         "../scripts/split.py"
 
 
-for source, size in plan.bags(EXPERIMENTS):
+for source, size in PLAN.bags:
 
     rule:
         name:
@@ -46,7 +44,7 @@ for source, size in plan.bags(EXPERIMENTS):
             PATHS.log("precheck", f"{source}_{size}"),
         benchmark:
             PATHS.benchmark("precheck", f"{source}_{size}")
-        # what no run can learn from is told before the first one trains
+        # what no run can learn from is known before the first one trains
         priority: 1
         conda:
             "../envs/myostage.yaml"
@@ -54,7 +52,7 @@ for source, size in plan.bags(EXPERIMENTS):
         resources:
             **needs("precheck"),
         params:
-            proportions=PROPORTIONS,
+            proportions=PLAN.proportions,
             stages=STUDY.stages,
             source=source,
             size=size,

@@ -5,35 +5,23 @@ in:   metrics, comparisons, runs; correlations where cells are labelled; every f
 out:  summary.html: sentences made from the numbers, tables and figures in one file
 """
 
-SUMMARY = []
-
-if EXPERIMENTS or SLIDE_EXPERIMENTS:
-
-    # what is about cells; of a study that learns nothing but labels of slides, what is about slides
-    SUMMED = "" if EXPERIMENTS else "slides_"
-    NAMED_METRIC = {} if EXPERIMENTS else {"metric": STUDY.compare.slide_metric}
-    CONFLICTS = {
-        name: of_runs("history.parquet", [spec.id for spec in EXPERIMENTS[name]]) for name in CONFLICTING
-    }
-    SUMMARY = [PATHS.study("summary.html")]
+if PLAN.summary:
 
     rule summary:
         input:
+            **PLAN.answers,
             splits=PATHS.study("splits.parquet"),
-            metrics=PATHS.study(f"{SUMMED}metrics.parquet"),
-            comparisons=PATHS.study(f"{SUMMED}comparisons.parquet"),
-            runs=PATHS.study(f"{SUMMED}runs.parquet"),
-            correlations=[PATHS.study("correlations.parquet")] if EXPERIMENTS and LABELLED else [],
-            slide_metrics=SLIDE_TABLES[:1],
-            slide_comparisons=SLIDE_TABLES[1:2],
-            slide_runs=SLIDE_TABLES[2:],
-            spectrum=ATTENTION_TABLES[:1],
-            borders=ATTENTION_TABLES[1:],
-            algebra=ALGEBRA_TABLES,
-            histories=lambda wildcards: behind(CONFLICTS),
+            correlations=[PATHS.study("correlations.parquet")] if PLAN.experiments and PLAN.labelled else [],
+            slide_metrics=PLAN.slide_tables[:1],
+            slide_comparisons=PLAN.slide_tables[1:2],
+            slide_runs=PLAN.slide_tables[2:],
+            spectrum=PLAN.attention_tables[:1],
+            borders=PLAN.attention_tables[1:],
+            algebra=PLAN.algebra_tables,
+            histories=PLAN.behind(PLAN.of_runs("history.parquet", PLAN.conflicting)),
             figures=FIGURES,
-            slides=[PATHS.study("slides.parquet")] if IMAGED else [],
-            crops=lambda wildcards: behind(of_slides("crops.parquet", IMAGED)),
+            slides=[PATHS.study("slides.parquet")] if PLAN.imaged else [],
+            crops=PLAN.behind(PLAN.each("crops.parquet", PLAN.imaged)),
         output:
             page=report(
                 PATHS.study("summary.html"), caption="../notebooks/captions/summary.rst", category="Summary"
@@ -48,11 +36,11 @@ if EXPERIMENTS or SLIDE_EXPERIMENTS:
         resources:
             **needs("summary"),
         params:
-            structure={**STRUCTURE, "compare": {**STRUCTURE["compare"], **NAMED_METRIC}},
-            slide_structure=SLIDE_STRUCTURE,
-            models={name: specs[0].mil.model for name, specs in SLIDE_EXPERIMENTS.items()},
-            histories=CONFLICTS,
-            slides=IMAGED,
+            structure=PLAN.answered_structure,
+            slide_structure=PLAN.slide_structure,
+            models={name: specs[0].mil.model for name, specs in PLAN.slide_experiments.items()},
+            histories=PLAN.by_experiment("history.parquet", PLAN.conflicting),
+            slides=PLAN.imaged,
             code=code("summary.py"),
         message:
             "Answering the study's questions"

@@ -7,8 +7,8 @@ out:  tiles.parquet; a thumbnail with mask and grid
 
 rule tile:
     input:
-        slides=lambda wildcards: of_slides("slide.parquet", SLIDE_BATCHES[wildcards.batch]),
-        images=lambda wildcards: images_of(SLIDE_BATCHES[wildcards.batch]),
+        slides=lambda wildcards: PLAN.each("slide.parquet", PLAN.slide_batches[wildcards.batch]),
+        images=lambda wildcards: PLAN.images(PLAN.slide_batches[wildcards.batch]),
     output:
         PATHS.receipt("tile", "{batch}"),
     log:
@@ -21,7 +21,9 @@ rule tile:
     resources:
         **needs("tile"),
     params:
-        slides=lambda wildcards: SLIDE_BATCHES[wildcards.batch],
+        slides=lambda wildcards: PLAN.slide_batches[wildcards.batch],
+        # as a function of the output: it re-runs nothing
+        on_bad_slide=lambda wildcards, output: STUDY.on_bad_slide,
         tiling=STUDY.tiling.model_dump(),
         code=code("tile.py"),
     message:

@@ -9,30 +9,10 @@ A killed job goes on with the run it was at, from its checkpoint. A run that div
 other.
 """
 
-# every job may take as long as the largest, so that they can be one job array
-LONGEST = max((len(specs) for specs in RUN_BATCHES.values()), default=1)
-BASELINE_RUNS = [spec.id for spec in RUN_BATCHES.get("baselines", [])]
-
 
 rule train:
     input:
-        tokens=lambda wildcards: behind(tokens_of(RUN_BATCHES[wildcards.batch][0])),
-        labels=lambda wildcards: (
-            of_slides("labels.parquet", LABELLED)
-            if RUN_BATCHES[wildcards.batch][0].method == "supervised"
-            else []
-        ),
-        cells=lambda wildcards: (
-            behind(of_slides(PLACES, SLIDES))
-            if any(spec.spatial for spec in RUN_BATCHES[wildcards.batch])
-            else []
-        ),
-        encoder=lambda wildcards: TUNED.get(RUN_BATCHES[wildcards.batch][0].encoder.id, []),
-        splits=PATHS.study("splits.parquet"),
-        precheck=lambda wildcards: [
-            PATHS.precheck(*bag)
-            for bag in plan.bags({spec.id: [spec] for spec in RUN_BATCHES[wildcards.batch]})
-        ],
+        unpack(lambda wildcards: PLAN.read_by(PLAN.run_batches[wildcards.batch])),
     output:
         PATHS.receipt("train", "{batch}"),
     log:
@@ -43,21 +23,15 @@ rule train:
         "../envs/myostage.yaml"
     threads: STUDY.jobs.threads
     resources:
-        **needs("train", gpu=True, times=LONGEST),
+        **needs("train", gpu=True, times=PLAN.longest),
     params:
-        runs=lambda wildcards: [spec.id for spec in RUN_BATCHES[wildcards.batch]],
-        all_slides=list(SLIDES),
-        labelled=LABELLED,
+        runs=lambda wildcards: PLAN.members(wildcards.batch),
+        # as functions of the output: what they say and the id of a run does not re-runs nothing
+        specs=lambda wildcards, output: [spec.model_dump() for spec in PLAN.run_batches[wildcards.batch]],
+        scratch=lambda wildcards, output: STUDY.jobs.scratch,
+        all_slides=list(PLAN.slides),
         stages=STUDY.stages,
-        proportions=PROPORTIONS,
-        slide_proportions=lambda wildcards: (
-            SLIDE_PROPORTIONS
-            if any(spec.training.proportions == "slide" for spec in RUN_BATCHES[wildcards.batch])
-            else {}
-        ),
-        scores=lambda wildcards: plan.scores(STUDY, RUN_BATCHES[wildcards.batch]),
-        classes=lambda wildcards: plan.classes(STUDY, RUN_BATCHES[wildcards.batch]),
-        places=PLACES,
+        proportions=PLAN.proportions,
         code=code("train.py"),
     message:
         "Training runs ({wildcards.batch})"
@@ -65,12 +39,11 @@ rule train:
         "../scripts/train.py"
 
 
-if BASELINE_RUNS:
+if "baselines" in PLAN.run_batches:
 
     rule baselines:
         input:
-            tokens=lambda wildcards: behind(of_slides("crops.parquet", SLIDES)),
-            splits=PATHS.study("splits.parquet"),
+            **PLAN.read_by(PLAN.run_batches["baselines"]),
         output:
             PATHS.receipt("baselines", "all"),
         log:
@@ -83,13 +56,14 @@ if BASELINE_RUNS:
         resources:
             **needs("baselines"),
         params:
-            runs=BASELINE_RUNS,
-            all_slides=list(SLIDES),
-            labelled=LABELLED,
+            runs=PLAN.members("baselines"),
+            specs=lambda wildcards, output: [spec.model_dump() for spec in PLAN.run_batches["baselines"]],
+            scratch="",
+            all_slides=list(PLAN.slides),
             stages=STUDY.stages,
-            proportions=PROPORTIONS,
+            proportions=PLAN.proportions,
             code=code("train.py"),
         message:
-            f"Predicting {len(BASELINE_RUNS)} baselines"
+            f"Predicting {len(PLAN.run_batches['baselines'])} baselines"
         script:
             "../scripts/train.py"

@@ -5,11 +5,11 @@ from typing import Any
 
 from myostage.evaluation import algebra
 from myostage.runtime import jobs
-from myostage.study import config
+from myostage.study.run import RunSpec
 
 
 def work(smk: Any) -> None:
-    specs = config.runs(config.load_study(smk.config, files=False))
+    specs = {run: RunSpec(**spec) for run, spec in smk.params.specs.items()}
     paths, stages, healthy = jobs.paths(smk), list(smk.params.stages), smk.params.healthy
     algebra.algebra(
         {

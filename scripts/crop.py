@@ -6,7 +6,6 @@ from myostage.cells import crops
 from myostage.cells.tables import CROPS
 from myostage.runtime import jobs
 from myostage.slides import reader
-from myostage.study import config
 from myostage.study.sections.crop import Crop
 from myostage.study.sections.tiling import Tiling
 
@@ -29,9 +28,7 @@ def work(smk: Any) -> None:
     members = jobs.of_slides(
         smk, ["slide.parquet", "cells.parquet"], ["crops.parquet"], images=smk.input.images
     )
-    jobs.each(
-        smk, members, cut, skip if config.load_study(smk.config, files=False).on_bad_slide == "skip" else None
-    )
+    jobs.each(smk, members, cut, skip if smk.params.on_bad_slide == "skip" else None)
 
 
 jobs.run(snakemake, work)

@@ -5,11 +5,11 @@ from typing import Any
 
 from myostage.features import dino, encoder
 from myostage.runtime import jobs
-from myostage.study import config
+from myostage.study.sections.encoder import Encoder
 
 
 def work(smk: Any) -> None:
-    settings = config.encoders(config.load_study(smk.config, files=False))[smk.params.encoder]
+    settings = Encoder(**smk.params.settings)
     device = encoder.device()
     paths = jobs.paths(smk)
     out = Path(smk.output[0])

@@ -6,12 +6,12 @@ from typing import Any
 
 from myostage.features import encoder
 from myostage.runtime import jobs
-from myostage.study import config
+from myostage.study.sections.encoder import Encoder
 
 
 def work(smk: Any) -> None:
     name = smk.params.encoder
-    settings = config.encoders(config.load_study(smk.config, files=False))[name]
+    settings = Encoder(**smk.params.settings)
     device = encoder.device()
     paths = jobs.paths(smk)
     tuned = Path(smk.input.tuned) if smk.input.tuned else None

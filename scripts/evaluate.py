@@ -3,14 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from myostage.evaluation import results
 from myostage.runtime import jobs
-from myostage.study import config, plan
+from myostage.study.run import RunSpec
 from myostage.study.sections.compare import Compare
 
 
 def work(smk: Any) -> None:
-    specs = config.runs(config.load_study(smk.config, files=False))
+    specs = {run: RunSpec(**spec) for run, spec in smk.params.specs.items()}
     paths = jobs.paths(smk)
     runs = list(dict.fromkeys(run for listed in smk.params.experiments.values() for run in listed))
     results.evaluate_runs(
@@ -20,7 +22,7 @@ def work(smk: Any) -> None:
         },
         {run: Path(paths.run(run, "outcome.parquet")) for run in runs},
         Path(smk.input.splits),
-        plan.as_arrays(smk.params.proportions),
+        {group: np.array(share) for group, share in smk.params.proportions.items()},
         len(smk.params.stages),
         {slide: Path(path) for slide, path in zip(smk.params.labelled, smk.input.labels, strict=True)},
         # a crop study has no areas: every cell weighs the same

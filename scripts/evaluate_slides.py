@@ -5,20 +5,18 @@ from typing import Any
 
 from myostage.evaluation import slide_results
 from myostage.runtime import jobs
-from myostage.study import config, plan
+from myostage.study.run import ATTENTION, RunSpec
 from myostage.study.sections.compare import Compare
 from myostage.study.structure import SlideStructure
 
 
 def work(smk: Any) -> None:
-    specs = config.runs(config.load_study(smk.config, files=False))
+    specs = {run: RunSpec(**spec) for run, spec in smk.params.specs.items()}
     paths = jobs.paths(smk)
     structure = SlideStructure(**smk.params.structure)
 
     def run(name: str) -> slide_results.SlideRun:
-        predictions, attention = (
-            Path(paths.run(name, file)) for file in ("predictions.parquet", plan.ATTENTION)
-        )
+        predictions, attention = (Path(paths.run(name, file)) for file in ("predictions.parquet", ATTENTION))
         return slide_results.SlideRun(specs[name], predictions, attention)
 
     listed = smk.params.experiments

@@ -10,7 +10,7 @@ from myostage.runtime import jobs
 def work(smk: Any) -> None:
     settings = smk.params.features
     dataset, root, name = settings["dataset"], Path(settings["root"]), settings["features"]
-    side, encoder = settings["patch_px"], smk.params.encoder_id
+    side, encoder = settings["patch_px"], smk.params.encoder
     paths = jobs.paths(smk)
 
     def read(slide: str) -> None:
@@ -20,7 +20,7 @@ def work(smk: Any) -> None:
             tokens_out=paths.tokens(slide, encoder),
             positions_out=paths.slide(slide, "positions.parquet"),
             labels_out=paths.slide(slide, "labels.parquet"),
-            encoder_json=smk.params.encoder,
+            encoder_json=smk.params.encoder_json,
         )
 
     members = [

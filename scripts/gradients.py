@@ -3,18 +3,20 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from myostage.evaluation import gradients
 from myostage.runtime import jobs
-from myostage.study import config, plan
+from myostage.study.run import RunSpec
 
 
 def work(smk: Any) -> None:
-    spec = config.runs(config.load_study(smk.config, files=False))[smk.params.run]
+    spec = RunSpec(**smk.params.spec)
     paths = jobs.paths(smk)
     gradients.gradient_flow(
         spec,
         stages=list(smk.params.stages),
-        proportions=plan.as_arrays(smk.params.proportions),
+        proportions={group: np.array(share) for group, share in smk.params.proportions.items()},
         splits=Path(smk.input.splits),
         tokens={slide: Path(paths.tokens(slide, spec.encoder.id)) for slide in smk.params.slides},
         gradients_out=Path(smk.output.gradients),

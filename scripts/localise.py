@@ -5,7 +5,7 @@ from typing import Any
 
 from myostage.evaluation import localisation
 from myostage.runtime import jobs
-from myostage.study import plan
+from myostage.study.run import ATTENTION
 from myostage.study.sections.graph import Graph
 
 
@@ -13,7 +13,7 @@ def work(smk: Any) -> None:
     paths = jobs.paths(smk)
     shared = (
         {
-            name: [Path(paths.run(run, plan.ATTENTION)) for run in runs]
+            name: [Path(paths.run(run, ATTENTION)) for run in runs]
             for name, runs in smk.params.experiments.items()
         },
         {slide: Path(paths.slide(slide, smk.params.places)) for slide in smk.params.slides},

@@ -7,13 +7,12 @@ from myostage.cells import cellpose, segmentation
 from myostage.cells.tables import CELLS
 from myostage.runtime import jobs
 from myostage.slides import reader
-from myostage.study import config
+from myostage.study.sections.segmentation import Segmentation
 from myostage.study.sections.tiling import Tiling
 
 
 def work(smk: Any) -> None:
-    study = config.load_study(smk.config, files=False)
-    settings = study.segmentation
+    settings = Segmentation(**smk.params.settings)
     tiling = Tiling(**smk.params.tiling)
     model_file = smk.input.get("model") or None
     paths = jobs.paths(smk)
@@ -46,7 +45,7 @@ def work(smk: Any) -> None:
         images=smk.input.images,
         others=[model_file] if model_file else [],
     )
-    jobs.each(smk, members, segment, skip if study.on_bad_slide == "skip" else None, ready=model)
+    jobs.each(smk, members, segment, skip if smk.params.on_bad_slide == "skip" else None, ready=model)
 
 
 jobs.run(snakemake, work)

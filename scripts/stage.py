@@ -5,11 +5,11 @@ from typing import Any
 
 from myostage.export import staging
 from myostage.runtime import jobs
-from myostage.study import config, plan
+from myostage.study.run import RunSpec
 
 
 def work(smk: Any) -> None:
-    specs = plan.staging_runs(config.load_study(smk.config, files=False))
+    specs = [RunSpec(**spec) for spec in smk.params.specs]
     staging.stage_slides(
         [(spec, Path(path)) for spec, path in zip(specs, smk.params.predictions, strict=True)],
         Path(smk.input.splits),

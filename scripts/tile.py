@@ -5,7 +5,6 @@ from typing import Any
 from myostage.runtime import jobs
 from myostage.slides import reader, tissue
 from myostage.slides.tables import TILES
-from myostage.study import config
 from myostage.study.sections.tiling import Tiling
 
 
@@ -30,7 +29,7 @@ def work(smk: Any) -> None:
         smk,
         members,
         tile,
-        skip if config.load_study(smk.config, files=False).on_bad_slide == "skip" else None,
+        skip if smk.params.on_bad_slide == "skip" else None,
     )
 
 

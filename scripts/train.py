@@ -1,74 +1,77 @@
-"""Train the runs of one batch and predict their held-out slides."""
+"""Train the runs of one job, or predict its baselines, each with the slides that it holds out."""
 
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from myostage.learning import runs, slide_runs
 from myostage.runtime import jobs, scratch
-from myostage.study import config, plan
+from myostage.study.run import ATTENTION, RunSpec
 
 
 def work(smk: Any) -> None:
-    study = config.load_study(smk.config, files=False)
-    specs = config.runs(study)
-    paths = jobs.paths(smk)
-    first = specs[smk.params.runs[0]]
-    files = {
-        slide: Path(
-            paths.tokens(slide, first.encoder.id) if first.trained else paths.slide(slide, "crops.parquet")
-        )
-        for slide in smk.params.all_slides
-    }
-    labels = {slide: Path(paths.slide(slide, "labels.parquet")) for slide in smk.params.labelled}
-    # the receipt of the tokens stands for them
-    inputs = [str(file) for file in smk.input]
-    tuned = smk.input.get("encoder")
+    paths, slides = jobs.paths(smk), smk.params.all_slides
+    specs = {spec.id: spec for spec in (RunSpec(**spec) for spec in smk.params.specs)}
+    about = {member["run"]: member for member in smk.params.runs}
 
-    def train(tokens: dict[str, Path], run: str) -> None:
-        spec = specs[run]
-        shared: dict[str, Any] = {
-            "splits": Path(smk.input.splits),
-            "tokens": tokens,
-            "cells": {slide: Path(paths.slide(slide, smk.params.places)) for slide in tokens if spec.spatial},
-            "encoder_weights": Path(tuned) if tuned else None,
-            "model_out": Path(paths.run(run, "model.safetensors")),
-            "history_out": Path(paths.run(run, "history.parquet")),
-            "predictions_out": Path(paths.run(run, "predictions.parquet")),
-            "outcome_out": Path(paths.run(run, "outcome.parquet")),
-            "checkpoint_dir": Path(paths.run(run, "checkpoint")),
-            "threads": smk.threads,
-        }
-        if spec.mil:
-            attention = Path(paths.run(run, plan.ATTENTION))
-            slide_runs.train_slide_run(
-                spec, classes=smk.params.classes[spec.mil.label], attention_out=attention, **shared
-            )
-            return
-        runs.train_run(
-            spec,
-            stages=smk.params.stages,
-            proportions=plan.as_arrays(smk.params.proportions),
-            slide_proportions=plan.as_arrays(smk.params.get("slide_proportions", {})),
-            scores=smk.params.get("scores", {}).get(spec.training.score),
-            labels=labels if first.method == "supervised" else {},
-            **shared,
-        )
-
-    members = [
-        jobs.Member(run, f"runs/{run}", inputs, [paths.run(run, name) for name in plan.run_files(specs[run])])
-        for run in smk.params.runs
-    ]
     with ExitStack() as stack:
 
         @cache
-        def tokens() -> dict[str, Path]:
-            return stack.enter_context(
-                scratch.on_scratch(files, study.jobs.scratch if first.trained else None)
+        def tokens(encoder: str) -> dict[str, Path]:
+            files = {slide: Path(paths.tokens(slide, encoder)) for slide in slides}
+            return stack.enter_context(scratch.on_scratch(files, smk.params.scratch))
+
+        def train(run: str) -> None:
+            spec, known = specs[run], about[run]
+            shared: dict[str, Any] = {
+                "splits": Path(paths.study("splits.parquet")),
+                "tokens": (
+                    tokens(spec.encoder.id)
+                    if spec.trained
+                    else {slide: Path(paths.slide(slide, "crops.parquet")) for slide in slides}
+                ),
+                "cells": {
+                    slide: Path(paths.slide(slide, known["places"])) for slide in slides if spec.spatial
+                },
+                "encoder_weights": Path(paths.tuned(spec.encoder.id)) if spec.encoder.dino else None,
+                "model_out": Path(paths.run(run, "model.safetensors")),
+                "history_out": Path(paths.run(run, "history.parquet")),
+                "predictions_out": Path(paths.run(run, "predictions.parquet")),
+                "outcome_out": Path(paths.run(run, "outcome.parquet")),
+                "checkpoint_dir": Path(paths.run(run, "checkpoint")),
+                "threads": smk.threads,
+            }
+            if spec.mil:
+                attention = Path(paths.run(run, ATTENTION))
+                slide_runs.train_slide_run(spec, classes=known["classes"], attention_out=attention, **shared)
+                return
+            runs.train_run(
+                spec,
+                stages=smk.params.stages,
+                proportions={group: np.array(share) for group, share in smk.params.proportions.items()},
+                slide_proportions={
+                    group: np.array(share) for group, share in known["slide_proportions"].items()
+                },
+                scores=known["scores"],
+                labels={slide: Path(paths.slide(slide, "labels.parquet")) for slide in known["labelled"]},
+                **shared,
             )
 
-        jobs.each(smk, members, lambda run: train(tokens(), run), ready=tokens)
+        members = [
+            jobs.Member(
+                run,
+                f"runs/{run}",
+                known["inputs"],
+                [paths.run(run, name) for name in specs[run].files],
+                known,
+            )
+            for run, known in about.items()
+        ]
+        encoders = {spec.encoder.id for spec in specs.values() if spec.trained}
+        jobs.each(smk, members, train, ready=lambda: [tokens(encoder) for encoder in sorted(encoders)])
 
 
 jobs.run(snakemake, work)

@@ -1,7 +1,6 @@
 """What re-runs a rule, and what a job says of its outputs."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +27,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def digest(folder: Path, script: str = "rule.py") -> str:
-    for cached in (provenance._imports, provenance._meaning):
+    for cached in (provenance._tree, provenance._imports, provenance._meaning):
         cached.cache_clear()
     return provenance.code_digest(folder / script)
 
@@ -45,6 +44,47 @@ def test_digest_ignores_comments_docstrings_and_unreached_modules(library: Path)
     (library / "myostage/other.py").write_text("x = 2\n")
     (library / "myostage/far.py").write_text("def answer():\n    # why\n    return 1\n")
     assert digest(library) == before
+
+
+WORDY = {
+    "error": 'def answer(x):\n    if not x:\n        raise ValueError(f"{x} is WORDS")\n',
+    "prepared error": 'def answer(x):\n    return UserError(f"{x} is WORDS")\n',
+    "gathered problems": 'def answer(x):\n    problems = []\n    problems.append(f"WORDS {x}")\n',
+    "log": 'def answer(x):\n    log.info("WORDS %s", x)\n',
+    "assertion": 'def answer(x):\n    assert x, "WORDS"\n',
+    "docstring of a class": 'class Answer:\n    """WORDS"""\n\n    x = 1\n',
+    "help of a key": 'x: int = key(1, "WORDS", ge=0)\n',
+    "meaning of a column": 'COLUMN = Column("x", INT32, "um", "WORDS")\n',
+    "title of a record": 'TERM = Term("x", title="WORDS", weight=1)\n',
+    "import for the type checker": "if TYPE_CHECKING:\n    import WORDS\n",
+}
+
+
+@pytest.mark.parametrize("text", WORDY.values(), ids=WORDY)
+def test_digest_ignores_what_only_people_read(library: Path, text: str) -> None:
+    (library / "myostage/far.py").write_text(text.replace("WORDS", "one"))
+    before = digest(library)
+    (library / "myostage/far.py").write_text(text.replace("WORDS", "other"))
+    assert digest(library) == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def answer(x):\n    raise WORDS(x)\n",
+        "def answer(x):\n    if x > WORDS:\n        raise ValueError(x)\n",
+        'x: int = key("WORDS", "help")\n',
+        "x: int = key(1, 'help', ge=WORDS)\n",
+        'COLUMN = Column("WORDS", INT32, "um", "help")\n',
+        'def answer(table):\n    return table["WORDS"]\n',
+        'TERM = Term("WORDS", title="a")\n',
+    ],
+)
+def test_digest_counts_what_is_computed_with(library: Path, text: str) -> None:
+    (library / "myostage/far.py").write_text(text.replace("WORDS", "one"))
+    before = digest(library)
+    (library / "myostage/far.py").write_text(text.replace("WORDS", "other"))
+    assert digest(library) != before
 
 
 @pytest.mark.parametrize(
@@ -115,15 +155,3 @@ def test_parsing_loads_nothing_heavy() -> None:
         [sys.executable, "-c", program], cwd=SCRIPTS, capture_output=True, text=True, check=True
     )
     assert found.stdout.strip() == "[]"
-
-
-def test_another_colour_draws_anew_and_trains_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scripts = shutil.copytree(SCRIPTS, tmp_path / "scripts", ignore=shutil.ignore_patterns("*cache*"))
-    monkeypatch.setattr(provenance, "LIBRARY", scripts / "myostage")
-    before = {name: digest(scripts, f"{name}.py") for name in ("train", "evaluate", "summary")}
-    palette = scripts / "myostage/palette.py"
-    palette.write_text(palette.read_text() + "\nMISSING = '#000000'\n")
-    after = {name: digest(scripts, f"{name}.py") for name in before}
-    assert {name for name in before if before[name] != after[name]} == {"summary"}

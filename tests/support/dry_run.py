@@ -11,6 +11,8 @@ from unittest.mock import patch
 from snakemake.api import DAGApi
 from snakemake.cli import args_to_api, parse_args
 
+from myostage.runtime.jobs import SHAPE_NONE
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -30,10 +32,21 @@ class Plan:
         return {name.partition(":")[0] for name in self.jobs}
 
     @property
-    def trained(self) -> set[str]:
-        """Ids of the runs that jobs would train."""
-        jobs = self.graph.needrun_jobs(exclude_finished=False)
-        return {run for job in jobs if job.rule.name == "train" for run in job.params.runs}
+    def runs(self) -> dict[str, tuple[str, dict[str, Any]]]:
+        """Run -> the job that trains it, and what it is trained from: another value trains it anew."""
+        found = {}
+        for job in self.graph.jobs:
+            if job.rule.name in ("train", "baselines"):
+                shared = {key: value for key, value in job.params.items() if key not in SHAPE_NONE}
+                found |= {member["run"]: (_name(job), shared | member) for member in job.params.runs}
+        return found
+
+    def trained(self, before: "Plan") -> set[str]:
+        """Runs that are trained anew after ``before`` was carried out."""
+        done = before.runs
+        return {
+            run for run, (_, made_from) in self.runs.items() if run not in done or done[run][1] != made_from
+        }
 
     @property
     def code(self) -> dict[str, str]:

@@ -23,8 +23,8 @@ LAST_LINES = 15
 TRIES = 2
 # What a shell says of a process that SIGTERM ended.
 TERMINATED = 128 + signal.SIGTERM
-# params that list the members of a job, and shape none
-MEMBERS = ("slides", "runs")
+# params that list the members of a job, or say how and not what is made: they shape no member
+SHAPE_NONE = ("slides", "runs", "specs", "settings", "scratch", "on_bad_slide")
 log = logging.getLogger("myostage")
 
 
@@ -139,7 +139,7 @@ def each(
     """Make the members of a job one after another, and leave its receipt (:mod:`myostage.runtime.receipts`).
 
     A member that is whole already, made by the same recipe, is left as it is. One that fails stops no other;
-    the job fails after the last. Params named ``slides`` or ``runs`` list members and shape none.
+    the job fails after the last. Params of ``SHAPE_NONE`` shape no member.
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ def each(
         A member failed and is not to be skipped, or the disk is full or not writable.
     """
     where = paths(snakemake)
-    shared = {key: value for key, value in snakemake.params.items() if key not in MEMBERS}
+    shared = {key: value for key, value in snakemake.params.items() if key not in SHAPE_NONE}
     # made/{kind}/{batch}.json
     kind = str(Path(snakemake.output[0]).parent.relative_to(Path(where.root) / "made"))
     statements, faults = [], {}

@@ -1,7 +1,7 @@
 """What made a file: code digest, specification, input checksums, package versions.
 
 ``code_digest`` is what every rule carries among its params, so that a change of a script or of a library
-module it reaches re-runs the rule, while a comment, a docstring or a touched file re-runs nothing.
+module it reaches re-runs the rule, while a comment, a docstring, a message or a touched file re-runs nothing.
 """
 
 import ast
@@ -28,12 +28,20 @@ PACKAGES = (
     "torchvision",
 )
 WHOLE_CHECKSUM_BYTES = 64 * 2**20
+# What only people read, and no number depends on. Calls of loggers, calls that make a message of a fault, the
+# list that faults are gathered in; arguments of declarations: a key's meaning, a column's unit and meaning.
+LOGS = {"log", "logger", "warnings"}
+MESSENGERS = {"UserError", "ValueError", "Diverged", "raise_all", "print"}
+PROBLEMS = "problems"
+WORDS = {"meaning", "title", "source", "caption", "help", "description"}
+WORDS_FROM = {"key": 1, "Column": 2}
 
 
 def code_digest(script: str | Path) -> str:
     """Digest of a script or notebook and of every ``myostage`` module that it reaches by imports.
 
-    Comments, docstrings and layout do not count.
+    Comments and layout do not count, nor does what only people read: docstrings, messages of errors and logs,
+    help texts of keys, meanings of columns.
     """
     digest = hashlib.sha256()
     for path in sorted(_reached(Path(script))):
@@ -58,12 +66,15 @@ def _reached(script: Path) -> set[Path]:
     return reached
 
 
+@cache
 def _tree(path: Path) -> ast.Module:
+    """What a file says to the machine: its syntax without what only people read."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
         cells = json.loads(text)["cells"]
         text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    return ast.parse(text)
+    tree: ast.Module = _WithoutWords().visit(ast.parse(text))
+    return tree
 
 
 @cache
@@ -116,14 +127,54 @@ def _unknown(path: Path, name: str) -> Path:
 
 @cache
 def _meaning(path: Path) -> str:
-    tree = _tree(path)
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-            and ast.get_docstring(node) is not None
-        ):
+    return ast.dump(_tree(path))
+
+
+class _WithoutWords(ast.NodeTransformer):
+    """Leaves out what only people read: docstrings, messages of errors and logs, help texts, titles."""
+
+    def _body(self, node: Any) -> Any:
+        if ast.get_docstring(node) is not None:
             node.body[0] = ast.Pass()
-    return ast.dump(tree)
+        return self.generic_visit(node)
+
+    visit_Module = visit_ClassDef = visit_FunctionDef = visit_AsyncFunctionDef = _body
+
+    def visit_If(self, node: ast.If) -> Any:
+        """What is imported for the type checker alone is never run."""
+        if ast.unparse(node.test).removeprefix("typing.") == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+        return self.generic_visit(node)
+
+    def visit_Raise(self, node: ast.Raise) -> Any:
+        return self.generic_visit(_silent(node))
+
+    def visit_Assert(self, node: ast.Assert) -> Any:
+        node.msg = None
+        return self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> Any:
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        owner = getattr(node.func.value, "id", "") if isinstance(node.func, ast.Attribute) else ""
+        if owner in LOGS or called in MESSENGERS or owner == PROBLEMS:
+            _silent(node)
+        first = WORDS_FROM.get(called, len(node.args))
+        node.args = node.args[:first] + [_silent(argument) for argument in node.args[first:]]
+        node.keywords = [
+            ast.keyword(word.arg, _silent(word.value)) if word.arg in WORDS else word
+            for word in node.keywords
+        ]
+        return self.generic_visit(node)
+
+
+def _silent(node: Any) -> Any:
+    """The node, every text in it empty."""
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.JoinedStr):
+            inner.values = [part for part in inner.values if not isinstance(part, ast.Constant)]
+        if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
+            inner.value = ""
+    return node
 
 
 def checksum(path: Path) -> str:

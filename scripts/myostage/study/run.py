@@ -14,6 +14,9 @@ from myostage.study.sections.slide_label import SlideLabel
 from myostage.study.sections.training import Training
 from myostage.study.terms import LEARNING, Method, Term
 
+FILES = ("model.safetensors", "history.parquet", "predictions.parquet", "outcome.parquet")
+# what a model of slide labels leaves beside them
+ATTENTION = "attention.parquet"
 # keys that change how fast a run is and not what it yields
 NOT_IN_RUN_ID: dict[str, Any] = {
     "training": {"checkpoint_every", "cache_mb"},
@@ -47,6 +50,11 @@ class RunSpec(Section):
         taught = self.losses.keys() & {"prop", "ot", "mse", "dist"}
         ranks = self.losses.keys() & {"simprop", "supcr"}
         return bool(ranks) and not taught and self.training.head == "trained"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What it leaves in its folder."""
+        return (*FILES, ATTENTION) if self.method == "slide" else FILES
 
     @property
     def spatial(self) -> bool:
