@@ -24,7 +24,8 @@ from torch import Tensor
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from myostage.spatial import graph as spatial  # noqa: E402
+from myostage.spatial.graph import CellGraph, cell_graph  # noqa: E402
+from myostage.spatial.smoothing import sm, sm_exact  # noqa: E402
 from myostage.study.sections.graph import Graph  # noqa: E402
 
 # Density of cells, which changes nothing: the nearest are the same at any scale.
@@ -60,12 +61,12 @@ def main() -> None:
         side = CELL_SIDE_UM * math.sqrt(cells)
         places = np.random.default_rng(0).uniform(0, side, (cells, 2))
         section = Graph(neighbours=arguments.neighbours)
-        graph = spatial.cell_graph(places, section)
+        graph = cell_graph(places, section)
         values = torch.randn(cells, arguments.width, generator=torch.Generator().manual_seed(0))
         batched = graph.operator().to_sparse_coo().coalesce()[None]
 
-        def ours(graph: spatial.CellGraph = graph, values: Tensor = values) -> Tensor:
-            return spatial.sm(values, graph, arguments.alpha, arguments.steps)
+        def ours(graph: CellGraph = graph, values: Tensor = values) -> Tensor:
+            return sm(values, graph, arguments.alpha, arguments.steps)
 
         def other(batched: Tensor = batched, values: Tensor = values) -> Tensor:
             smoothed = values[None]
@@ -74,19 +75,19 @@ def main() -> None:
             return smoothed[0]
 
         torch.testing.assert_close(ours(), other(), atol=1e-4, rtol=1e-4)
-        sm, coo = timed(ours, other)
-        (built,) = timed(lambda places=places, section=section: spatial.cell_graph(places, section))
-        (exact,) = timed(lambda graph=graph, values=values: spatial.sm_exact(values, graph, arguments.alpha))
+        smoothed, coo = timed(ours, other)
+        (built,) = timed(lambda places=places, section=section: cell_graph(places, section))
+        (exact,) = timed(lambda graph=graph, values=values: sm_exact(values, graph, arguments.alpha))
         rows.append(
             {
                 "cells": cells,
                 "edges": graph.edges.shape[1],
                 "graph_seconds": round(built[0], 3),
-                "seconds": round(sm[0], 3),
+                "seconds": round(smoothed[0], 3),
                 "coo_seconds": round(coo[0], 3),
                 "exact_seconds": round(exact[0], 3),
-                "ratio": round(coo[1] / sm[1], 2),
-                "cpu_seconds": round(sm[1], 3),
+                "ratio": round(coo[1] / smoothed[1], 2),
+                "cpu_seconds": round(smoothed[1], 3),
             }
         )
     slope = None

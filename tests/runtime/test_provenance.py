@@ -1,7 +1,6 @@
 """What re-runs a rule, and what a job says of its outputs."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -156,15 +155,3 @@ def test_parsing_loads_nothing_heavy() -> None:
         [sys.executable, "-c", program], cwd=SCRIPTS, capture_output=True, text=True, check=True
     )
     assert found.stdout.strip() == "[]"
-
-
-def test_another_colour_draws_anew_and_trains_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scripts = shutil.copytree(SCRIPTS, tmp_path / "scripts", ignore=shutil.ignore_patterns("*cache*"))
-    monkeypatch.setattr(provenance, "LIBRARY", scripts / "myostage")
-    before = {name: digest(scripts, f"{name}.py") for name in ("train", "evaluate", "summary")}
-    palette = scripts / "myostage/palette.py"
-    palette.write_text(palette.read_text() + "\nMISSING = '#000000'\n")
-    after = {name: digest(scripts, f"{name}.py") for name in before}
-    assert {name for name in before if before[name] != after[name]} == {"summary"}

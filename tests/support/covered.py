@@ -38,6 +38,8 @@ TESTS = {
         (
             "scripts/myostage/learning/loop.py",
             "scripts/train.py",
+            "scripts/cluster_check.py",
+            "rules/cluster_check.smk",
             "rules/common.smk",
             "rules/train.smk",
             "profiles/slurm/*",

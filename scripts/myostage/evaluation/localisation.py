@@ -27,7 +27,9 @@ from myostage.evaluation.resampling import bootstrap
 from myostage.evaluation.tables import BORDERS, SPECTRUM
 from myostage.evaluation.weighted import auroc
 from myostage.learning.tables import ATTENTION
-from myostage.spatial.graph import CellGraph, band_shares, cell_graph, energy_per_edge, sm, spectrum
+from myostage.spatial.graph import CellGraph, cell_graph
+from myostage.spatial.roughness import band_shares, energy_per_edge, spectrum
+from myostage.spatial.smoothing import sm
 from myostage.study.sections.graph import Graph
 
 Floats = NDArray[np.float64]

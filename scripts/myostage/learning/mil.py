@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from myostage.spatial.graph import CellGraph, Smoother
+from myostage.spatial.graph import CellGraph
+from myostage.spatial.smoothing import Smoother
 from myostage.study.sections.mil import ONE_LOGIT, Mil
 from myostage.study.sections.slide_label import LabelKind
 

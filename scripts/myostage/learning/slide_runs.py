@@ -28,7 +28,8 @@ from myostage.learning.tables import ATTENTION, OUTCOME, SLIDE_PREDICTIONS, SPLI
 from myostage.learning.train import save_model
 from myostage.runtime.checkpoints import Checkpoints, Progress
 from myostage.runtime.cost import measure
-from myostage.spatial.graph import CellGraph, cell_graph, energy_per_edge
+from myostage.spatial.graph import CellGraph, cell_graph
+from myostage.spatial.roughness import energy_per_edge
 from myostage.study.run import RunSpec
 from myostage.study.sections.encoder import Encoder
 

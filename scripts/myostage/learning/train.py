@@ -25,7 +25,8 @@ from myostage.learning import losses, regression
 from myostage.learning.loop import Diverged, History, autocast, fit, write_history
 from myostage.learning.mil import Reconstruction
 from myostage.runtime.checkpoints import Checkpoints, Progress
-from myostage.spatial.graph import CellGraph, sm
+from myostage.spatial.graph import CellGraph
+from myostage.spatial.smoothing import sm
 from myostage.study.run import RunSpec
 from myostage.study.sections.mil import Mil
 from myostage.study.sections.training import Training

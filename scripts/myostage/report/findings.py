@@ -29,6 +29,8 @@ from myostage.evaluation.resampling import Measured
 from myostage.study.structure import SlideStructure, Structure
 
 # OSLSP, arXiv 2505.04150: sigma; bins of its released code
+DETECTABLE = "minimum detectable effect, uncorrected,"
+
 PAPER = {"sigma": 0.1, "bins": 6}
 
 
@@ -89,18 +91,16 @@ class Difference:
         if np.isfinite(self.effect_size):
             parts.append(f"effect size {format_number(self.effect_size)}")
         parts.append(
-            f"Holm-corrected p {_equal(format_p(self.p_holm))}"
-            if np.isfinite(self.p_holm)
-            else "no test possible"
+            f"Holm-adjusted p {_equal(format_p(self.p_holm))}" if np.isfinite(self.p_holm) else "not tested"
         )
         return "; ".join(parts)
 
     @property
     def detectable(self) -> str:
-        """``it could have found one of .027``, or nothing where that is unknown."""
+        """``minimum detectable effect, uncorrected, .027``, or nothing where that is unknown."""
         if not np.isfinite(self.minimum_detectable):
             return ""
-        return f"it could have found one of {METRICS[self.metric].format(self.minimum_detectable)}"
+        return f"{DETECTABLE} {METRICS[self.metric].format(self.minimum_detectable)}"
 
 
 @dataclass(frozen=True)
@@ -221,14 +221,11 @@ def compared(difference: Difference, alpha: float) -> str:
     verb: dict[Verdict, str] = {
         "better": "is better than",
         "worse": "is worse than",
-        "not significant": "makes no difference to",
-        "not tested": "cannot be compared with",
+        "not significant": "does not differ significantly from",
+        "not tested": "is not tested against",
     }
     verdict = difference.judge(alpha)
-    text = f"{difference.experiment} {verb[verdict]} {difference.reference}"
-    if verdict == "not significant":
-        text += " that this study could tell from noise"
-    text += f": {difference.evidence}"
+    text = f"{difference.experiment} {verb[verdict]} {difference.reference}: {difference.evidence}"
     if verdict == "not significant" and difference.detectable:
         text += f"; {difference.detectable}"
     return f"{text}."
@@ -240,8 +237,8 @@ def grouped(facts: Facts, differences: Sequence[Difference]) -> list[str]:
     start: dict[Verdict, str] = {
         "better": "Better than {}",
         "worse": "Worse than {}",
-        "not significant": "No difference to {} that this study could tell from noise",
-        "not tested": "Nothing can be said against {}",
+        "not significant": "Not significantly different from {}",
+        "not tested": "Not tested against {}",
     }
     for verdict, words in start.items():
         rows = [row for row in by_size(differences) if row.judge(facts.alpha) == verdict]
@@ -251,13 +248,13 @@ def grouped(facts: Facts, differences: Sequence[Difference]) -> list[str]:
 
 
 def _group(facts: Facts, words: str, rows: Sequence[Difference]) -> str:
-    """Rows of one verdict. Of those that cannot be told from noise, what could have been found."""
+    """Rows of one verdict; those that are not significant by their minimum detectable effect."""
     if rows[0].judge(facts.alpha) == "not significant":
         parts = [
             f"{facts.name(row.experiment)} {METRICS[row.metric].format(row.minimum_detectable)}"
             for row in rows
         ]
-        words += f" ({sizes(rows)}), beside each the smallest it could have found"
+        words += f" ({sizes(rows)}), each with its {DETECTABLE.rstrip(',')}"
     else:
         parts = [f"{facts.name(row.experiment)} {row.interval}" for row in rows]
         words += f" ({sizes(rows)})"
@@ -353,10 +350,10 @@ def _ordinal(facts: Facts, row: Difference | None) -> str:
         return f"{of} was not compared: one of the two has no run that ended well."
     verdict = row.judge(facts.alpha)
     if verdict == "not tested":
-        return f"{of}: nothing can be said: {row.evidence}."
+        return f"{of} is not tested: {row.evidence}."
     if verdict == "not significant":
         more = f"; {row.detectable}" if row.detectable else ""
-        return f"{of} makes no difference that this study could tell from noise: {row.evidence}{more}."
+        return f"{of} makes no significant difference: {row.evidence}{more}."
     return f"{of} {'helps' if verdict == 'better' else 'hurts'}: {row.evidence}."
 
 
@@ -456,11 +453,11 @@ def _tally(facts: Facts, labels: Iterable[str], rows: Mapping[str, Difference]) 
     words: dict[Verdict, str] = {
         "better": "the ordinal term helps at {}",
         "worse": "hurts at {}",
-        "not significant": "no difference could be told at {}",
+        "not significant": "makes no significant difference at {}",
     }
     parts = [text.format(verdicts.count(verdict) or "none") for verdict, text in words.items()]
     if "not tested" in verdicts:
-        parts.append(f"nothing can be said at {verdicts.count('not tested')}")
+        parts.append(f"is not tested at {verdicts.count('not tested')}")
     return join_words(parts)
 
 
@@ -525,7 +522,7 @@ def harmed_from(facts: Facts, rows: Mapping[float, Difference]) -> float | None:
 def _curve(facts: Facts, name: str, points: Mapping[float, str]) -> str:
     rows = falls(facts, points)
     if not rows:
-        return f"{name}: nothing can be said, as it was not compared with right proportions."
+        return f"{name}: not compared with right proportions."
     start, last = harmed_from(facts, rows), max(rows)
     shown = rows[last if start is None else start]
     if start is None:
@@ -588,7 +585,7 @@ def design(facts: Facts) -> list[str]:
     matter = [row for row in rows if row.judge(facts.alpha) in ("better", "worse")]
     sentences = [
         f"Of {format_count(len(labels), 'choice')}, {len(matter) or 'none'} "
-        f"{'matters' if len(matter) <= 1 else 'matter'} for {facts.named} as far as this study can tell."
+        f"{'changes' if len(matter) <= 1 else 'change'} {facts.named} significantly."
     ]
     sentences += [compared(row, facts.alpha) for row in matter]
     quiet, unknown = (
@@ -596,9 +593,9 @@ def design(facts: Facts) -> list[str]:
         for verdict in ("not significant", "not tested")
     )
     if quiet:
-        sentences.append(_group(facts, "No difference that this study could tell from noise", quiet))
+        sentences.append(_group(facts, "Not significant", quiet))
     if unknown:
-        sentences.append(_group(facts, "Nothing can be said", unknown))
+        sentences.append(_group(facts, "Not tested", unknown))
     missing = [label for label in labels if label not in {row.experiment for row in rows}]
     if missing:
         sentences.append(f"Not compared: {join_words(missing)}.")
@@ -629,7 +626,7 @@ def geometry(facts: Facts) -> list[str]:
         higher = "higher" if after["rho"] > before["rho"] else "lower"
         sentences.append(
             f"{after['experiment']} has a {higher} rho than {before['experiment']}, and the intervals "
-            f"{'lie apart' if apart else 'overlap: no difference that this study could tell from noise'}."
+            f"{'lie apart' if apart else 'overlap'}."
         )
     return sentences or ["Similarity between stages was measured for no main experiment."]
 

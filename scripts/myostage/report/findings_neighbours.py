@@ -31,7 +31,17 @@ from myostage.evaluation.summaries import (
     mean_interval,
     spectrum_slides,
 )
-from myostage.report.findings import Difference, Facts, compared, design, ended, grouped, sentence, sizes
+from myostage.report.findings import (
+    DETECTABLE,
+    Difference,
+    Facts,
+    compared,
+    design,
+    ended,
+    grouped,
+    sentence,
+    sizes,
+)
 from myostage.study.config import control_of
 
 SMOOTHING = ("smap", "smtap")
@@ -41,21 +51,21 @@ OPPOSED = {"supcr", "cell"}
 SLIDE_METRICS = ("bag_auroc", "instance_auroc", "instance_f1")
 BORDER_ENDS = ["correct_low", "correct_high", "correct_low_with", "correct_high_with"]
 # how gains, losses, and the ends of a range are told; smoother attention is no gain in itself
-WORDS = ("better", "worse", "best", "worst")
+WORDS = ("helps", "hurts", "best", "worst")
 ENERGY_WORDS = ("lowers it", "raises it", "smoothest", "roughest")
 # of true minus permuted coordinates
 SPACE: dict[Verdict, str] = {
     "better": "uses where cells lie",
     "worse": "worse with true coordinates",
-    "not significant": "no use of where cells lie that this study could tell from noise",
-    "not tested": "nothing can be said",
+    "not significant": "no significant use of where cells lie",
+    "not tested": "not tested",
 }
 RULES = (
     "What uses neighbours, and ordinal regression, is judged by this rule too, in each metric that is named; "
     "less energy is smoother attention, which is no gain in itself. smtap and srmil differ from a reference "
     "without Sm by their layers too. An experiment uses where cells lie only "
-    "where it is better with true than with permuted coordinates. A rho, a cosine or a rank is told from 0, "
-    "or from chance, where its interval excludes it."
+    "where it is better with true than with permuted coordinates. A rho, a "
+    "cosine or a rank differs from 0, or from chance, where its interval excludes it."
 )
 
 
@@ -243,10 +253,10 @@ def _counted(facts: Facts, what: str, rows: Sequence[Difference]) -> list[str]:
         parts = [
             f"{better} at {counts['better'] or 'none'} of {format_count(len(own), 'setting')}",
             f"{worse} at {counts['worse'] or 'none'}",
-            f"is not significantly different at {counts['not significant'] or 'none'}",
+            f"makes no significant difference at {counts['not significant'] or 'none'}",
         ]
         if counts["not tested"]:
-            parts.append(f"cannot be judged at {counts['not tested']}")
+            parts.append(f"is not tested at {counts['not tested']}")
         sentences.append(
             f"{sentence(facts.named)}: {what} {join_words(parts)}, against {own[0].reference} "
             f"({sizes(known or own)}{_detectable(facts, known)})."
@@ -255,11 +265,11 @@ def _counted(facts: Facts, what: str, rows: Sequence[Difference]) -> list[str]:
 
 
 def _detectable(facts: Facts, rows: Iterable[Difference]) -> str:
-    """Of differences that could not be told from noise, the smallest they could have found."""
+    """The minimum detectable effects of differences that are not significant."""
     told = (row.minimum_detectable for row in rows if row.judge(facts.alpha) == "not significant")
     found = [value for value in told if np.isfinite(value)]
     ends = dict.fromkeys(METRICS[facts.metric].format(end(found)) for end in (min, max)) if found else {}
-    return f"; where not told, it could have found one of {' to '.join(ends)}" if ends else ""
+    return f"; {DETECTABLE} {' to '.join(ends)}" if ends else ""
 
 
 def _ends(facts: Facts, rows: Iterable[Difference]) -> list[str]:
@@ -333,7 +343,7 @@ def _spectrum(facts: Facts) -> list[str]:
         rho = correlation(own["low_share"], own["instance_auroc"])
         auroc = METRICS["instance_auroc"].title
         of = f"Spearman's rho of that share and {auroc} over slides of {name}"
-        told = "told from 0" if find_side(rho.low, rho.high) else "not told from 0"
+        told = "its interval excludes 0" if find_side(rho.low, rho.high) else "its interval holds 0"
         sentences.append(
             f"{of} is {rho} ({format_count(rho.slides, 'slide')}), {told}."
             if np.isfinite(rho.value)
@@ -402,10 +412,11 @@ def _conflict(facts: Facts) -> list[str]:
     sentences = []
     table = conflicts(facts.histories)
     for row in selection.iterate_rows(table):
-        verdict = "whether they oppose each other could not be told"
+        known = np.isfinite([row.low, row.high]).all()
+        verdict = "the interval holds 0" if known else "one run has no interval"
         if side := find_side(row.low, row.high):
             verdict = "they pull together" if side > 0 else "they oppose each other"
-        alone = "" if np.isfinite([row.low, row.high]).all() else " without interval"
+        alone = "" if known else " without interval"
         sentences.append(
             f"Gradients of supcr and cell in {row.experiment}: mean cosine "
             f"{format_interval(row.cosine, row.low, row.high, sign=True)}{alone}, below 0 at "
@@ -465,7 +476,7 @@ def _worth(own: Any, control: Any) -> str:
     elif own.reciprocal_rank_high < control.reciprocal_rank_low:
         verdict = "lowers the mean reciprocal rank: the intervals lie apart"
     else:
-        verdict = "makes no difference to the mean reciprocal rank that this study could tell from noise"
+        verdict = "makes no difference to the mean reciprocal rank: the intervals overlap"
     return (
         f"The cell term ({own.experiment} against {control.experiment}) {verdict} ({_rank(own)} and "
         f"{_rank(control)}, {format_count(own.slides, 'slide')})."

@@ -170,6 +170,8 @@ class _WithoutWords(ast.NodeTransformer):
 def _silent(node: Any) -> Any:
     """The node, every text in it empty."""
     for inner in ast.walk(node):
+        if isinstance(inner, ast.JoinedStr):
+            inner.values = [part for part in inner.values if not isinstance(part, ast.Constant)]
         if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
             inner.value = ""
     return node
