@@ -20,7 +20,7 @@ from myostage.figures.record import Table
 from myostage.learning.predictions import read_stages
 from myostage.learning.tables import HISTORY
 from myostage.report import pages
-from myostage.slides.reader import skip
+from myostage.slides.checking import skip
 from myostage.slides.tables import SLIDES
 from support import study_tables
 from support.figures import draw, title_of

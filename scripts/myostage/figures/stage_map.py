@@ -54,7 +54,7 @@ def make(
     """``mpp`` is the resolution of the outlines in um/px; ``labels`` is empty where no cell is annotated."""
     from myostage.cells.outlines import outlines
     from myostage.cells.tables import CELLS
-    from myostage.slides import reader
+    from myostage.slides.slide import open_slide
     from myostage.slides.tables import SLIDES
 
     table = views.staged_cells(cells, predictions, len(stages))
@@ -64,7 +64,7 @@ def make(
     table["annotated"] = views.truth({slide: labels} if labels else {}, table)
     found: Any = tables.read(slides, SLIDES).set_index("slide").loc[slide]
     if found["status"] == "ok":
-        with reader.open_slide(found["path"], float(found["mpp"])) as opened:
+        with open_slide(found["path"], float(found["mpp"])) as opened:
             image = opened.thumbnail(1600)
         width, height = (float(found[f"{side}_px"] * found["mpp"]) for side in ("width", "height"))
         section = image, width, height, polygons

@@ -15,7 +15,7 @@ from myostage.evaluation.metrics.registry import METRICS
 from myostage.evaluation.tables import CONFUSION
 from myostage.learning.predictions import read_stages
 from myostage.learning.tables import ATTENTION, HISTORY
-from myostage.slides.reader import skipped
+from myostage.slides.checking import skipped
 
 MEASUREMENTS = (
     "area_um2",
