@@ -219,7 +219,9 @@ def _grid(facts: Facts) -> Grid | None:
         text = row.interval.replace(" ", "\n", 1) if row else ""
         return _mark(row.judge(facts.alpha) if row else "not tested", text)
 
-    lines = [[f"sigma {format_setting(s)}", *(cell((s, b)) for b in bins)] for s in sigmas]
+    lines: list[list[str | Cell]] = [
+        [f"sigma {format_setting(s)}", *(cell((s, b)) for b in bins)] for s in sigmas
+    ]
     head = ["", *(f"{format_setting(b)} bins" for b in bins)]
     rows = [row for label in points if (row := facts.to_plain(label)) is not None]
     size = f" {findings.sizes(rows)}." if rows else ""
