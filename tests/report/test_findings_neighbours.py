@@ -14,7 +14,7 @@ from myostage.evaluation.tables import ALGEBRA, BORDERS, COMPARISONS, METRICS, R
 from myostage.report import findings_neighbours, summary
 from myostage.report.findings import Facts
 from myostage.report.findings_neighbours import Section
-from myostage.study import config, plan
+from myostage.study.plan import Plan
 from myostage.study.sections.study import Study
 from myostage.study.structure import SlideStructure, Structure, slide_structure, structure
 from support.study_facts import difference, everything
@@ -111,8 +111,7 @@ def facts(
 ) -> Facts:
     """A study of which everything is measured at .8, with the given differences on slides and on cells."""
     made = study(EXPERIMENTS if experiments is None else experiments, **(of_study or {}))
-    expanded = config.expand(made)
-    on_cells, on_slides = plan.of_cells(expanded), plan.of_slides(expanded)
+    on_cells, on_slides = Plan(made).experiments, Plan(made).slide_experiments
     runs = [
         {"experiment": label, "run": f"{label}-f{spec.fold}-s{spec.seed}", "fold": spec.fold}
         | {"seed": spec.seed, "status": "ok", "reason": "", "device": "cpu", "steps": 300}
@@ -535,7 +534,7 @@ def test_the_page_has_the_sections_of_what_was_asked_and_answers_them_at_its_top
     top, body = page.split('<h2 id="run">')
     for section in findings_neighbours.sections(whole):
         assert f'<a href="#{section.name}">{section.title}</a>' in top and f'<h2 id="{section.name}">' in body
-        assert section.sentences[0].replace("'", "&#x27;") in top
+        assert section.sentences[0].replace("'", "&#39;") in top
     assert (
         "nan" not in page and "Difference in slide AUROC" in body and "Difference in MAE of a slide" in body
     )
