@@ -223,5 +223,5 @@ def test_the_headline_is_printed_with_the_place_of_the_report(
     shutil.copy(made.study("metrics"), results / "metrics.parquet")
     (results / "report.zip").touch()
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert said[0].startswith("combined: accuracy .68 [.59, .75] on 3,402 cells of 8 slides; majority .37")
+    assert said[0].startswith("combined: accuracy .680 [.590, .750] on 3,402 cells of 8 slides; majority .37")
     assert said[-1] == f"report: {results / 'report.zip'}"
