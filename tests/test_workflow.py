@@ -20,7 +20,6 @@ from myostage import tables
 from myostage.cells.tables import CELLS
 from myostage.evaluation.tables import BORDERS, COMPARISONS, METRICS, RUNS, SPECTRUM
 from myostage.learning.tables import HISTORY
-from myostage.study import config
 from support import dry_run, tiny
 
 SNAKEFILE = tiny.ROOT / "Snakefile"
@@ -61,7 +60,7 @@ def named(content: dict[str, Any], name: str) -> dict[str, Any]:
 
 def ids(content: dict[str, Any], label: str) -> set[str]:
     """Ids of the runs of an experiment."""
-    return {spec.id for spec in config.expand(config.load_study(content, files=False))[label]}
+    return {spec.id for spec in tiny.runs(content)[label]}
 
 
 def pooled(path: Path) -> pd.DataFrame:
@@ -77,7 +76,8 @@ def test_every_experiment_of_cells_is_measured(results: Path) -> None:
     accuracy = metrics[metrics["metric"] == "accuracy"]
     assert set(accuracy.index) == {
         "combined", "simprop", "majority", "grid[sigma=0.1]", "grid[sigma=0.3]", "dino", "diverging", "long",
-        "prop", "smooth", "rebuilt", "terms[score=expected_stage]", "terms[score=score]",
+        "prop", "smooth", "rebuilt", "rebuilt[coordinates=permuted]", "terms[score=expected_stage]",
+        "terms[score=score]",
     }  # fmt: skip
     accuracy = accuracy.drop("diverging")
     assert (accuracy["low"] <= accuracy["value"]).all() and (accuracy["value"] <= accuracy["high"]).all()

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import pandas as pd
 import pytest
 import yaml
 
+from myostage.study import plan
 from myostage.study.sections.encoder import Encoder
 from support.one_node import Cluster, Job, until
-from support.tiny import ROOT, SNAKEMAKE, lay_out, of_cells
+from support.tiny import ROOT, SNAKEMAKE, lay_out, of_cells, runs
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
 
@@ -47,9 +49,11 @@ def encoder() -> str:
     return Encoder(**content()["encoder"]).id
 
 
-def batch(run: str) -> str:
-    """The job of one run, as it is named."""
-    return run.replace("+", "_")
+@cache
+def batches() -> dict[str, str]:
+    """The job of each run that trains."""
+    cut = plan.run_batches(runs(content()), content()["jobs"]["runs_per_job"])
+    return {spec.id: job for job, specs in cut.items() for spec in specs if spec.trained}
 
 
 class Snakemake:
@@ -186,7 +190,7 @@ def froze(slurm: Cluster, folder: Path, *runs: str) -> list[str]:
     def all_stopped() -> bool:
         for run in runs:
             if run not in jobs and newest(folder, run) > marks[run]:
-                jobs[run] = training(slurm, folder)[batch(run)]
+                jobs[run] = training(slurm, folder)[batches()[run]]
                 for pid in processes(slurm, jobs[run]):
                     os.kill(pid, signal.SIGSTOP)
         return len(jobs) == len(runs)
@@ -222,8 +226,8 @@ def device(slurm: Cluster, job: str) -> str:
 def test_snakemake_killed_goes_on_where_it_was(
     slurm: Cluster, copied: Path, here: Path, greedy: Snakemake
 ) -> None:
-    run = sorted(path.name for path in (here / "results/tiny/runs").glob("prop*"))[0]
-    targets = [f"results/tiny/made/{name}.json" for name in (f"train/{batch(run)}", "baselines/all")]
+    run = min(batches())
+    targets = [f"results/tiny/made/{name}.json" for name in (f"train/{batches()[run]}", "baselines/all")]
     killed = Snakemake(copied, *targets, *PROFILE)
     (job,) = froze(slurm, copied, run)
     until(lambda: "(Rule: baselines)" in killed.said(), 3 * MINUTES, "the baselines are done")
@@ -289,7 +293,7 @@ def test_harmed_in_every_way_it_ends_with_the_same_numbers(
     through.ends_well()
     folder = through.folder
     harmed = Snakemake(folder, *TARGETS, *PROFILE, partition="scavenge")
-    first, second = sorted(path.name for path in (here / "results/tiny/runs").glob("prop*"))
+    first, second = sorted(batches())
 
     # preempted: both go back into the queue, by SLURM itself
     preempted = froze(slurm, folder, first, second)

@@ -1,9 +1,7 @@
 """A real SLURM cluster of one node with two pretended GPUs, for tests; needs root, slurm-wlm and munge.
 
-    python tests/support/one_node.py start | stop | status
-
 One cluster at a time fits on a machine: SLURM's jobs read /etc/slurm and nothing else. Test sessions share
-one that runs already, and cancel what they find in it; one started by hand stays until it is stopped by hand.
+one that runs already, and cancel what they find in it; the last of them stops it.
 """
 
 import contextlib
@@ -14,7 +12,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -23,7 +20,6 @@ from typing import NamedTuple, Self
 
 FOLDER = Path("/tmp/myostage-slurm")
 RUN = FOLDER / "run"  # everything of one start; gone after a stop
-KEPT = RUN / "kept"  # there when the cluster was started by hand
 ETC = Path("/etc/slurm")
 NAME = "myostage"
 CPUS = 8
@@ -141,19 +137,8 @@ class Cluster:
         assert self._use is not None
         with _locked("start.lock"):
             self._use.close()
-            if not KEPT.exists() and _free("users.lock"):
+            if _free("users.lock"):
                 self._stop()
-
-    def start(self) -> None:
-        """Start the cluster, from scratch, and wait until its node takes jobs."""
-        with _locked("start.lock"):
-            self._stop()
-            self._start()
-
-    def stop(self) -> None:
-        """Stop what runs of the cluster, its jobs too, and remove its files."""
-        with _locked("start.lock"):
-            self._stop()
 
     def _start(self) -> None:
         reason = unavailable()
@@ -229,11 +214,6 @@ class Cluster:
         options = (f"--chdir={workdir or RUN}", "--output=%j.log", *options)
         return self.run("sbatch", "--parsable", *options, f"--wrap={script}").strip()
 
-    def output(self, job: str) -> str:
-        """What a job printed so far."""
-        path = Path(self.show(job)["StdOut"])
-        return path.read_text() if path.exists() else ""
-
     def jobs(self) -> list[Job]:
         """All jobs that the controller remembers, those that ended within five minutes too."""
         line = "\x1f".join(("%i", "%T", "%j", "%k", "%Z", "%P"))
@@ -259,15 +239,6 @@ class Cluster:
         """Processes of a job, only those with a text in their command line where one is given."""
         found = _job_processes(job)
         return [pid for pid in found if part in _read(pid, "cmdline").replace("\0", " ")]
-
-    def kill(self, job: str, part: str = "") -> list[int]:
-        """Kill processes of a job without a warning, as a machine does that runs out of memory."""
-        until(lambda: bool(self.processes(job, part)), 10, f"job {job} has processes with {part!r}")
-        killed = self.processes(job, part)
-        for pid in killed:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        return killed
 
     def cancel(self, *jobs: str) -> None:
         """Cancel jobs."""
@@ -306,14 +277,6 @@ def until(done: Callable[[], bool], seconds: float, what: str) -> None:
         if time.monotonic() > end:
             raise TimeoutError(f"not within {seconds:g} s: {what}")
         time.sleep(0.1)
-
-
-def leftovers() -> list[str]:
-    """Processes and files of the cluster that are there: none after a stop."""
-    processes = [f"{program} {pid}" for pid, program in _daemons().items()]
-    processes += [f"process {pid} of a job" for pid in _job_processes()]
-    files = [ETC / name for name in CONFS if _is_ours(ETC / name)]
-    return [*processes, *map(str, files), *map(str, FOLDER.glob("run/*"))]
 
 
 def logs(lines: int = 25) -> str:
@@ -435,36 +398,3 @@ def _end(pids: list[int], sign: signal.Signals) -> None:
     for pid in pids:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
-
-
-def main(arguments: list[str]) -> int:
-    """Start, stop or look at the cluster from a shell."""
-    cluster = Cluster()
-    match arguments:
-        case ["start"]:
-            reason = unavailable()
-            if reason:
-                print(reason, file=sys.stderr)
-                return 1
-            with cluster:
-                KEPT.touch()
-            print(f"runs; logs and state: {RUN}")
-        case ["stop"]:
-            cluster.stop()
-            print("stopped")
-        case ["status"]:
-            state = cluster.node_state()
-            if not state:
-                print("does not run")
-                return 1
-            print(f"node {host()}: {state}")
-            for job in cluster.jobs():
-                print(*job, sep="\t")
-        case _:
-            print(__doc__, file=sys.stderr)
-            return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

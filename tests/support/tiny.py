@@ -7,6 +7,10 @@ from typing import Any
 
 import yaml
 
+from myostage.study import config
+from myostage.study.run import RunSpec
+from myostage.study.sections.study import Study
+
 ROOT = Path(__file__).parents[2]
 SNAKEMAKE = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
 STAGES = ["damaged", "small_myotube", "large_myotube", "recovered", "intact"]
@@ -76,6 +80,11 @@ def study() -> dict[str, Any]:
 def of_cells(*experiments: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """The study with these experiments alone, none of them of slides."""
     return study() | {"experiments": list(experiments), "compare": {}} | changes
+
+
+def runs(content: dict[str, Any]) -> dict[str, list[RunSpec]]:
+    """Runs of each experiment of a study."""
+    return config.expand(Study(**content))
 
 
 def lay_out(folder: Path, content: dict[str, Any]) -> Path:
