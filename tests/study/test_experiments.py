@@ -1,24 +1,18 @@
-"""The study of experiments: presets, sweeps, what is trained once, what is left out, what it will cost."""
+"""Experiments of a study: presets, what is refused, what is left out, and what the shipped studies ask."""
 
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
-from myostage import tables
-from myostage.cluster import estimate
 from myostage.errors import UserError
-from myostage.learning import precheck
-from myostage.learning.tables import SPLITS
 from myostage.study import config
 from myostage.study.inputs import read_quoted
-from myostage.study.plan import Plan, run_batches
+from myostage.study.plan import Plan
 from myostage.study.run import RunSpec
-from myostage.study.sections.encoder import Encoder
 from myostage.study.sections.look import Look
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STAGES = ["damaged", "recovered", "intact"]
 ALL = {"simprop": 1, "prop": 1}
 
@@ -63,30 +57,6 @@ def specs(study: dict[str, Any], **experiment: Any) -> list[RunSpec]:
 
 
 # --- runs ---------------------------------------------------------------------------------------------------
-
-
-def test_a_point_of_the_grid_that_another_experiment_has_is_trained_once(study: dict[str, Any]) -> None:
-    study["experiments"].append(
-        {"name": "grid", "losses": ALL, "vary": {"sigma": [0.1, 0.2], "bins": [6, 10]}}
-    )
-    loaded = config.load_study(study)
-    experiments = config.expand(loaded)
-    assert list(experiments) == [
-        "combined",
-        *(f"grid[sigma={s},bins={b}]" for s in (0.1, 0.2) for b in (6, 10)),
-    ]
-    assert experiments["grid[sigma=0.1,bins=6]"] == experiments["combined"]
-    assert len(config.runs(loaded)) == 4 * 6
-    batches = run_batches(experiments, 6)
-    trained = [spec.id for batch in batches.values() for spec in batch]
-    assert len(trained) == len(set(trained)) == 4 * 6
-
-
-def test_names_parts_and_comparisons_train_nothing(study: dict[str, Any]) -> None:
-    before = set(config.runs(config.load_study(study)))
-    study["experiments"] = [{"name": "renamed", "losses": ALL, "part": "design", "baseline": True}]
-    study["compare"] = {"reference": "renamed", "metric": "rmse", "alpha": 0.01}
-    assert set(config.runs(config.load_study(study))) == before
 
 
 def test_the_released_preset_is_the_released_code_by_configuration(study: dict[str, Any]) -> None:
@@ -172,76 +142,6 @@ def test_without_lightly_only_what_needs_it_is_left_out(
     assert config.left_out(config.load_study(study)) == {}
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "install it with `make install`" in config.left_out(config.load_study(study))["dino"]
-
-
-# --- folds and bags -----------------------------------------------------------------------------------------
-
-
-def splits(path: Path, rows: list[tuple[str, str, int, int]]) -> Path:
-    frame = pd.DataFrame(rows, columns=["slide", "group", "cells", "fold"]).assign(
-        animal=lambda t: t["slide"]
-    )
-    tables.write(path, frame.astype({"cells": "int32", "fold": "int32"}), SPLITS)
-    return path
-
-
-def test_a_fold_that_holds_out_all_of_a_stage_is_refused(tmp_path: Path) -> None:
-    given = {"d0": [0, 0, 1.0], "d3": [0.5, 0.5, 0]}
-    rows = [("a", "d0", 50, 0), ("b", "d3", 50, 0), ("c", "d3", 50, 1)]
-    path = splits(tmp_path / "splits.parquet", rows)
-    with pytest.raises(UserError, match=r"fold 0 holds out every animal of group d0, .* stage intact"):
-        precheck.check_folds(path, given, STAGES, source="slide", size=50)
-    path = splits(tmp_path / "splits.parquet", [*rows, ("d", "d0", 50, 1)])
-    assert precheck.check_folds(path, given, STAGES, source="slide", size=50) == {
-        "fold 0": 100,
-        "fold 1": 100,
-    }
-
-
-@pytest.mark.parametrize(
-    ("source", "size", "fits"), [("slide", 50, True), ("slide", 51, False), ("group", 61, False)]
-)
-def test_a_bag_that_no_slide_or_group_fills_is_refused(
-    tmp_path: Path, source: str, size: int, fits: bool
-) -> None:
-    given = {"d0": [0.5, 0.5, 0]}
-    rows = [("a", "d0", 50, 0), ("b", "d0", 60, 1), ("c", "d0", 0, 1)]
-    path = splits(tmp_path / "splits.parquet", rows)
-    if fits:
-        precheck.check_folds(path, given, STAGES, source=source, size=size)
-    else:
-        with pytest.raises(UserError, match=rf"bag_size is {size} cells, .*lower bag_size to \d+"):
-            precheck.check_folds(path, given, STAGES, source=source, size=size)
-
-
-# --- what it costs ------------------------------------------------------------------------------------------
-
-
-def test_the_estimate_grows_with_runs_and_cells_and_says_so(study: dict[str, Any]) -> None:
-    def of(**training: Any) -> estimate.Estimate:
-        loaded = config.load_study({**study, "training": training})
-        experiments = config.expand(loaded)
-        return estimate.estimate(loaded, 6, experiments, run_batches(experiments, 2), cores=2)
-
-    small, large = of(steps=100), of(steps=100, bag_size=1000)
-    assert (small.runs, small.jobs) == (6, 3)
-    assert large.cpu_seconds > 5 * small.cpu_seconds - 5 * (
-        3 * estimate.JOB_SECONDS + 6 * estimate.RUN_SECONDS
-    )
-    assert "6 slides, 1 experiments, 6 runs in 3 training jobs" in small.sentence
-    assert "GPU hours" in small.sentence
-
-
-@pytest.mark.parametrize(
-    ("model", "tokens", "width"),
-    [
-        ("vit_base_patch8_224.dino", 65, 768),
-        ("vit_small_patch16_224.dino", 17, 384),
-        ("vit_large_patch14_dinov2", 26, 1024),
-    ],
-)
-def test_the_geometry_of_an_encoder_is_read_from_its_name(model: str, tokens: int, width: int) -> None:
-    assert estimate.geometry(Encoder(model=model)) == (tokens, width)
 
 
 # --- the studies that come with the project -----------------------------------------------------------------
