@@ -153,8 +153,8 @@ class Study:
         self, experiments: dict[str, Told], failed: tuple[str, ...] = (), **changes: Any
     ) -> dict[str, pd.DataFrame]:
         """The tables; runs with their id in ``failed`` have no rows."""
-        tables = {"metrics": METRICS, "comparisons": COMPARISONS, "runs": RUNS}
-        out = {name: self.folder / f"{name}.parquet" for name in tables}
+        made = {"metrics": METRICS, "comparisons": COMPARISONS, "runs": RUNS}
+        out = {name: self.folder / f"{name}.parquet" for name in made}
         outcomes = {}
         for run in (run for told in experiments.values() for run in told.runs):
             status = "failed" if run.spec.id in failed else "ok"
@@ -179,7 +179,7 @@ class Study:
             "repeats": 200,
         }
         evaluate_slides(**(arguments | changes))
-        return {name: tables.read(path, tables[name]) for name, path in out.items()}
+        return {name: tables.read(path, made[name]) for name, path in out.items()}
 
 
 @pytest.fixture

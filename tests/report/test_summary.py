@@ -201,8 +201,8 @@ def test_weights_are_compared_with_prop_and_not_with_what_they_change() -> None:
     ]
     sentences = findings.weights(facts(rows))
     assert sentences == [
-        "At 3 weights of L_SimProp (.1 to 10), against prop: the ordinal term helps at 1, hurts at 1, makes no significant "
-        "difference at none and is not tested at 1 (6 pairs, 9 slides each).",
+        "At 3 weights of L_SimProp (.1 to 10), against prop: the ordinal term helps at 1, hurts at 1, makes "
+        "no significant difference at none and is not tested at 1 (6 pairs, 9 slides each).",
         "It helps at weight 1 (+.030 [+.020, +.040]).",
         "It hurts at weight 10 (-.100 [-.110, -.090]).",
     ]
