@@ -29,7 +29,7 @@ from myostage import tables  # noqa: E402
 from myostage.cells.cellpose import CellposeRunner  # noqa: E402
 from myostage.cells.segmentation import segment_slide  # noqa: E402
 from myostage.phantom.draw import draw_slide  # noqa: E402
-from myostage.slides.reader import open_slide  # noqa: E402
+from myostage.slides.slide import open_slide  # noqa: E402
 from myostage.slides.tables import TILES  # noqa: E402
 from myostage.slides.tissue import tile_slide  # noqa: E402
 from myostage.study.sections.phantom import Phantom  # noqa: E402

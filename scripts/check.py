@@ -4,14 +4,14 @@ from typing import Any
 
 from myostage import tables
 from myostage.runtime import jobs
-from myostage.slides import reader
+from myostage.slides import checking
 from myostage.slides.tables import SLIDES
 from myostage.study.inputs import SlideRow
 
 
 def work(smk: Any) -> None:
     rows = [SlideRow(**row) for row in smk.params.rows]
-    found = reader.check_slides(
+    found = checking.check_slides(
         rows,
         on_bad_slide=smk.params.on_bad_slide,
         out=smk.output.table,

@@ -5,7 +5,7 @@ from typing import Any
 from myostage.cells import crops
 from myostage.cells.tables import CROPS
 from myostage.runtime import jobs
-from myostage.slides import reader
+from myostage.slides import checking
 from myostage.study.sections.crop import Crop
 from myostage.study.sections.tiling import Tiling
 
@@ -16,14 +16,14 @@ def work(smk: Any) -> None:
     paths = jobs.paths(smk)
 
     def cut(slide: str) -> None:
-        reader.refuse_skipped(paths.slide(slide, "cells.parquet"))
-        row = reader.read_row(paths.slide(slide, "slide.parquet"))
+        checking.refuse_skipped(paths.slide(slide, "cells.parquet"))
+        row = checking.read_row(paths.slide(slide, "slide.parquet"))
         crops.crop_slide(
             row, paths.slide(slide, "cells.parquet"), tiling, crop, paths.slide(slide, "crops.parquet")
         )
 
     def skip(slide: str, reason: str) -> None:
-        reader.skip(paths.slide(slide, "crops.parquet"), CROPS, reason)
+        checking.skip(paths.slide(slide, "crops.parquet"), CROPS, reason)
 
     members = jobs.of_slides(
         smk, ["slide.parquet", "cells.parquet"], ["crops.parquet"], images=smk.input.images

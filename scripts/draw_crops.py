@@ -15,7 +15,7 @@ from myostage.cells.annotations import read_annotations
 from myostage.cells.crops import crop_at
 from myostage.errors import UserError
 from myostage.phantom.draw import draw_slide
-from myostage.slides.reader import open_slide
+from myostage.slides.slide import open_slide
 from myostage.study.sections.phantom import Phantom
 
 PHANTOM = Phantom(tissue="round_cells", width_um=200.0, height_um=200.0, mpp=0.3)

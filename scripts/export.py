@@ -4,7 +4,7 @@ from typing import Any
 
 from myostage.export import geojson
 from myostage.runtime import jobs
-from myostage.slides import reader
+from myostage.slides import checking
 
 
 def work(smk: Any) -> None:
@@ -14,7 +14,7 @@ def work(smk: Any) -> None:
             paths.slide(slide, "cells.parquet"),
             paths.slide(slide, "stages.parquet"),
             tuple(smk.params.stages),
-            smk.params.mpp / reader.read_row(paths.slide(slide, "slide.parquet")).mpp,
+            smk.params.mpp / checking.read_row(paths.slide(slide, "slide.parquet")).mpp,
             out,
             table,
         )

@@ -8,7 +8,7 @@ from myostage import tables
 from myostage.cells import annotations
 from myostage.cells.tables import LABELS, SEGMENTATION_QUALITY
 from myostage.runtime import jobs
-from myostage.slides import reader
+from myostage.slides import checking
 
 
 def work(smk: Any) -> None:
@@ -20,7 +20,7 @@ def work(smk: Any) -> None:
         smk.output.quality,
         strict=True,
     ):
-        found = reader.read_row(paths.slide(slide, "slide.parquet"))
+        found = checking.read_row(paths.slide(slide, "slide.parquet"))
         cells = paths.slide(slide, "cells.parquet")
         if found.status == "skipped":
             tables.write(labels, LABELS.schema.empty_table(), LABELS)

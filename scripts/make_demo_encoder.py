@@ -41,7 +41,7 @@ from myostage.cells.crops import crop_at
 from myostage.cells.tables import CROP_PX
 from myostage.features.encoder import Prefix, build
 from myostage.phantom.draw import draw_slide
-from myostage.slides.reader import open_slide
+from myostage.slides.slide import open_slide
 from myostage.study.sections.encoder import Architecture, Encoder
 from myostage.study.sections.phantom import Phantom
 

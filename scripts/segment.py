@@ -6,7 +6,7 @@ from typing import Any
 from myostage.cells import cellpose, segmentation
 from myostage.cells.tables import CELLS
 from myostage.runtime import jobs
-from myostage.slides import reader
+from myostage.slides import checking, pixels
 from myostage.study.sections.segmentation import Segmentation
 from myostage.study.sections.tiling import Tiling
 
@@ -22,9 +22,9 @@ def work(smk: Any) -> None:
         return cellpose.CellposeRunner(settings, model_file, tiling.mpp)
 
     def segment(slide: str) -> None:
-        reader.refuse_skipped(paths.slide(slide, "tiles.parquet"))
+        checking.refuse_skipped(paths.slide(slide, "tiles.parquet"))
         segmentation.segment_slide(
-            reader.read_row(paths.slide(slide, "slide.parquet")),
+            checking.read_row(paths.slide(slide, "slide.parquet")),
             paths.slide(slide, "tiles.parquet"),
             tiling,
             settings,
@@ -35,8 +35,8 @@ def work(smk: Any) -> None:
         )
 
     def skip(slide: str, reason: str) -> None:
-        reader.skip(paths.slide(slide, "cells.parquet"), CELLS, reason)
-        reader.save_png(reader.placeholder(), paths.slide(slide, "qc/cells.png"))
+        checking.skip(paths.slide(slide, "cells.parquet"), CELLS, reason)
+        pixels.save_png(pixels.placeholder(), paths.slide(slide, "qc/cells.png"))
 
     members = jobs.of_slides(
         smk,

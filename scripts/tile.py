@@ -3,7 +3,7 @@
 from typing import Any
 
 from myostage.runtime import jobs
-from myostage.slides import reader, tissue
+from myostage.slides import checking, pixels, tissue
 from myostage.slides.tables import TILES
 from myostage.study.sections.tiling import Tiling
 
@@ -13,14 +13,14 @@ def work(smk: Any) -> None:
     paths = jobs.paths(smk)
 
     def tile(slide: str) -> None:
-        row = reader.read_row(paths.slide(slide, "slide.parquet"))
+        row = checking.read_row(paths.slide(slide, "slide.parquet"))
         tissue.tile_slide(
             row, tiling, paths.slide(slide, "tiles.parquet"), paths.slide(slide, "qc/tiles.png")
         )
 
     def skip(slide: str, reason: str) -> None:
-        reader.skip(paths.slide(slide, "tiles.parquet"), TILES, reason)
-        reader.save_png(reader.placeholder(), paths.slide(slide, "qc/tiles.png"))
+        checking.skip(paths.slide(slide, "tiles.parquet"), TILES, reason)
+        pixels.save_png(pixels.placeholder(), paths.slide(slide, "qc/tiles.png"))
 
     members = jobs.of_slides(
         smk, ["slide.parquet"], ["tiles.parquet", "qc/tiles.png"], images=smk.input.images

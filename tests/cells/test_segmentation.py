@@ -19,7 +19,7 @@ from myostage.cells.segmentation import segment_slide, slide_limits, train_cellp
 from myostage.cells.tables import CELLS
 from myostage.errors import UserError
 from myostage.phantom.draw import draw_slide
-from myostage.slides.reader import open_slide
+from myostage.slides.slide import open_slide
 from myostage.slides.tables import TILES
 from myostage.slides.tissue import tile_grid
 from myostage.study.sections.phantom import Phantom

@@ -19,7 +19,7 @@ from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
 from myostage.figures import plots, views
 from myostage.learning.predictions import read_stages
 from myostage.learning.tables import HISTORY
-from myostage.slides.reader import skip
+from myostage.slides.checking import skip
 from myostage.slides.tables import SLIDES
 from support import study_tables
 

@@ -108,6 +108,16 @@ def test_digest_follows_imports_into_packages(library: Path, line: str) -> None:
     assert digest(library) != before
 
 
+def test_a_package_that_is_listed_counts_with_all_its_modules(library: Path) -> None:
+    readers = library / "myostage" / "readers"
+    readers.mkdir()
+    (readers / "__init__.py").write_text("")
+    (library / "rule.py").write_text("from myostage import readers\n")
+    before = digest(library)
+    (readers / "tiff.py").write_text("READER = 1\n")
+    assert digest(library) != before
+
+
 def test_a_module_that_cannot_be_found_is_never_dropped(library: Path) -> None:
     (library / "rule.py").write_text("import myostage.room.lost\n")
     with pytest.raises(ModuleNotFoundError, match=r"rule\.py imports myostage\.room\.lost"):

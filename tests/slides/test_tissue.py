@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from myostage import tables
-from myostage.slides.reader import open_slide
+from myostage.slides.slide import open_slide
 from myostage.slides.tables import TILES
 from myostage.slides.tissue import tile_grid, tile_slide, tissue_mask
 from myostage.study.sections.tiling import Tiling

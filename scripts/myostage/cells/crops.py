@@ -15,7 +15,8 @@ from PIL import Image
 from myostage import tables
 from myostage.cells.tables import CELLS, CROP_PX, CROPS, LABELS
 from myostage.errors import UserError
-from myostage.slides.reader import RGB, Slide, open_slide, rgb
+from myostage.slides.pixels import RGB, rgb
+from myostage.slides.slide import Slide, open_slide
 from myostage.study.sections.crop import Crop
 from myostage.study.sections.tiling import Tiling
 

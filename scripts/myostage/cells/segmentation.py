@@ -35,7 +35,8 @@ from myostage.cells.merging import Cell, Tile, merge
 from myostage.cells.shapes import measure
 from myostage.cells.tables import CELLS
 from myostage.errors import UserError
-from myostage.slides.reader import Slide, open_slide, placeholder, save_png
+from myostage.slides.pixels import placeholder, save_png
+from myostage.slides.slide import Slide, open_slide
 from myostage.slides.tables import TILES
 from myostage.study.inputs import read_training_images
 from myostage.study.sections.segmentation import CellposeTraining, Segmentation

@@ -1,6 +1,6 @@
-"""What a study will cost, told before it starts: jobs, hours of training, disk.
+"""What a study will cost, said before it starts: jobs, hours of training, disk.
 
-Seconds follow from two constants measured on one core; they say whether to wait or to go home, not more.
+Seconds follow from constants measured on one core; they say whether to wait or to go home, not more.
 """
 
 from dataclasses import dataclass
@@ -18,24 +18,23 @@ CPU_BLOCK = 72 / 20e9
 CPU_PAIR = 8e-9
 # CPU seconds of a step on one slide of about 400 cells, by the model of its label.
 SLIDE_SECONDS = {"smap": 4e-3, "smtap": 15e-3, "transformer_abmil": 10e-3, "transmil": 10e-3, "srmil": 40e-3}
-# CPU seconds that a job starts with (imports) and a run ends with (predictions, tables).
-JOB_SECONDS, RUN_SECONDS = 14.0, 1.5
+# CPU seconds that a job starts with (imports of torch, timm and pandas from bytecode) and a run ends with
+# (predictions, tables).
+JOB_SECONDS, RUN_SECONDS = 6.0, 1.5
 # A GPU is assumed, not measured, to be so many times one core, but no step to take less than this.
 GPU_SPEED, GPU_STEP_SECONDS = 100.0, 5e-3
 # Widths of the ViTs by the size in timm's name.
 WIDTHS = {"tiny": 192, "small": 384, "base": 768, "large": 1024, "huge": 1280, "giant": 1408}
 CROP_PX = 64
-
-
 # Bytes of a cell beside its tokens: crop, outline and measurements.
 CELL_BYTES = 64 * 64 * 3 + 1500
-CELLS_TOLD = 10_000
+CELLS_STATED = 10_000
 GB = 1e9
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Jobs and seconds of all training runs of a study, and its disk, whatever of them is done already.
+    """Jobs and seconds of all training runs of a study, and its disk, done or not.
 
     ``cores`` is None where a cluster decides how many jobs run at a time. ``cell_bytes`` grow with the cells,
     ``model_bytes`` with the runs.
@@ -64,7 +63,7 @@ class Estimate:
             f"{self.study}: {self.slides} slides, {self.experiments} experiments, {self.runs} runs in "
             f"{self.jobs} training jobs. All of them would {cpu}, or ask for about "
             f"{self.gpu_seconds / 3600:.2g} GPU hours; slides, cells and tokens come on top. On the disk "
-            f"every {CELLS_TOLD:,} cells take about {self.cell_bytes * CELLS_TOLD / GB:.2g} GB, and the "
+            f"every {CELLS_STATED:,} cells take about {self.cell_bytes * CELLS_STATED / GB:.2g} GB, and the "
             f"models {self.model_bytes / GB:.2g} GB."
         )
 

@@ -63,7 +63,7 @@ def read_needs(path: str | Path) -> dict[str, Need]:
 
 
 class _Needs(dict[str, Need]):
-    """By rule; one without a row is a mistake of whoever edited the table."""
+    """By rule; a rule without a row is a mistake in the table."""
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()

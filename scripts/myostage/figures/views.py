@@ -12,7 +12,7 @@ from myostage.errors import UserError
 from myostage.evaluation.tables import CONFUSION
 from myostage.learning.predictions import read_stages
 from myostage.learning.tables import ATTENTION, HISTORY
-from myostage.slides.reader import skipped
+from myostage.slides.checking import skipped
 
 MEASUREMENTS = (
     "area_um2",

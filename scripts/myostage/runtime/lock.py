@@ -5,6 +5,7 @@ process that ended on the same host. A note beside it says who works there. The 
 was killed, and leads to the SLURM jobs that are still at work for it.
 """
 
+import getpass
 import json
 import logging
 import os
@@ -73,7 +74,7 @@ def acquire(folder: str | Path) -> None:
                 )
             log.info("%s ended without unlocking %s: its lock is taken over", ended, folder)
         ours = Holder(
-            os.environ.get("USER") or str(os.getuid()),
+            _user(),
             socket.gethostname(),
             os.getpid(),
             since,
@@ -139,3 +140,10 @@ def orphans(holder: Holder) -> list[str]:
             # an array of jobs is listed task by task, as 12_3 or 12_[4-9]
             ids.append(job.strip().split("_")[0])
     return list(dict.fromkeys(ids))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may know no name
+        return str(os.getuid())

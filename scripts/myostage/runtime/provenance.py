@@ -100,7 +100,10 @@ def _imports(path: Path) -> tuple[Path, ...]:
             if name.partition(".")[0] == LIBRARY.name:
                 found.add(_file(name) or _unknown(path, name))
         # a member is a module of the package, or something that the module defines
-        found.update(file for name in members if (file := _file(name)))
+        for file in filter(None, map(_file, members)):
+            found.add(file)
+            if file.name == "__init__.py":  # a package that is imported by name is listed: all of it counts
+                found.update(module.resolve() for module in file.parent.glob("*.py"))
     return tuple(sorted(found))
 
 

@@ -19,7 +19,8 @@ from skimage.filters import threshold_otsu
 from skimage.morphology import remove_small_holes, remove_small_objects
 
 from myostage import tables
-from myostage.slides.reader import RGB, Slide, open_slide, placeholder, save_png
+from myostage.slides.pixels import RGB, placeholder, save_png
+from myostage.slides.slide import Slide, open_slide
 from myostage.slides.tables import TILES
 from myostage.study.sections.tiling import Tiling
 

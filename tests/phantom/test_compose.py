@@ -25,7 +25,7 @@ from myostage.study.inputs import (
 )
 from myostage.study.sections.study import Study
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STAGES = ["low", "middle", "high"]
 
 

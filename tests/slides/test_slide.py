@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from myostage import tables
 from myostage.errors import UserError
-from myostage.slides.reader import check_slides, open_slide, read_row
-from myostage.slides.tables import SLIDES
+from myostage.slides import readers
+from myostage.slides.checking import check_slides
+from myostage.slides.slide import all_readers, open_slide
 from myostage.study.inputs import SlideRow
 from support.slide_files import real, smooth_noise, write_pyramid
 
@@ -79,14 +79,14 @@ def test_large_reductions_are_pieced_together_within_bounded_memory(
     with open_slide(pyramid) as slide:
         at_once = slide.read(0, 0, *slide.size(2.9), 2.9)
         sides: list[int] = []
-        region = slide._reader.region
+        region = slide._file.region
 
         def watched(level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
             sides.append(max(w, h))
             return region(level, x, y, w, h)
 
-        monkeypatch.setattr("myostage.slides.reader._SOURCE_PX", 32)
-        monkeypatch.setattr(slide._reader, "region", watched)
+        monkeypatch.setattr("myostage.slides.slide._SOURCE_PX", 32)
+        monkeypatch.setattr(slide._file, "region", watched)
         pieces = slide.read(0, 0, *slide.size(2.9), 2.9)
     assert len(sides) > 4 and max(sides) < 60
     assert np.abs(pieces.astype(int) - at_once).max() <= 2
@@ -158,7 +158,7 @@ def bad_file(folder: Path, kind: str) -> Path:
 
 
 BAD = {
-    "missing": "no such file or directory; mend column path",
+    "missing": "no such file or directory; correct column path",
     "empty": "the file is empty",
     "text": "no slide, TIFF, PNG or JPEG that can be opened",
     "truncated": "damaged",
@@ -175,50 +175,6 @@ def test_each_bad_slide_has_its_own_reason(tmp_path: Path, kind: str) -> None:
     with pytest.raises(UserError, match=BAD[kind]) as error, open_slide(path) as slide:
         slide.probe()
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
-
-
-def test_check_names_every_bad_slide_at_once(tmp_path: Path, pyramid: Path) -> None:
-    rows = [row("good", pyramid), row("gone", tmp_path / "gone.svs"), row("absurd", pyramid, 40.0)]
-    with pytest.raises(UserError) as error:
-        check_slides(rows, on_bad_slide="fail", out=tmp_path / "slides.parquet", thumbnails={})
-    message = str(error.value)
-    assert message.startswith("2 of 3 slides cannot be used:") and "on_bad_slide: skip" in message
-    assert "  gone: " in message and "  absurd: " in message and "gives 40 um/px" in message
-    assert "good" not in message
-    assert not (tmp_path / "slides.parquet").exists()
-
-
-def test_check_skips_with_reasons_and_pictures(tmp_path: Path, pyramid: Path) -> None:
-    rows = [row("good", pyramid), row("gone", tmp_path / "gone.svs")]
-    thumbnails = {name: tmp_path / f"{name}.png" for name in ("good", "gone")}
-    check_slides(rows, on_bad_slide="skip", out=tmp_path / "slides.parquet", thumbnails=thumbnails)
-    table = tables.read(tmp_path / "slides.parquet", SLIDES).set_index("slide")
-    assert table.status.to_dict() == {"good": "ok", "gone": "skipped"}
-    assert "no such file" in table.reason["gone"] and table.reason["good"] == ""
-    assert table.loc["good", ["width_px", "height_px", "levels"]].tolist() == [420, 300, 3]
-    tables.write(tmp_path / "gone.parquet", table.reset_index().iloc[[1]], SLIDES)
-    facts = read_row(tmp_path / "gone.parquet")
-    assert (facts.slide, facts.status, facts.group) == ("gone", "skipped", "d3") and np.isnan(facts.mpp)
-    assert Image.open(thumbnails["good"]).size == (420, 300)
-    assert len(Image.open(thumbnails["gone"]).getcolors()) == 1
-    with pytest.raises(UserError, match="1 of 1 slides"):
-        check_slides(rows[1:], on_bad_slide="skip", out=tmp_path / "none.parquet", thumbnails={})
-
-
-@pytest.mark.real
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("broken.svs", "no slide, TIFF, PNG or JPEG that can be opened"),
-        ("unopenable.tiff", r"cannot be opened \(Unsupported TIFF compression: 52479\)"),
-        ("unreadable.svs", r"level 0 is unreadable .*Bogus marker length"),
-        ("boxes.tiff", r"352\.8 um/px, outside"),
-    ],
-)
-def test_real_bad_slides(tmp_path: Path, name: str, reason: str) -> None:
-    rows = [row("bad", real(f"bad-slides/{name}"))]
-    with pytest.raises(UserError, match=reason):
-        check_slides(rows, on_bad_slide="fail", out=tmp_path / "slides.parquet", thumbnails={})
 
 
 @pytest.mark.real
@@ -254,3 +210,26 @@ def test_real_fields_and_section() -> None:
         np.testing.assert_array_equal(field.read(300, 411, 256, 256, field.mpp), whole[411:667, 300:556])
     with open_slide(real("muscle-section/section.jpg"), 1.0) as section:
         assert (section.reader, section.width_px, section.height_px) == ("image", 3209, 3905)
+
+
+def test_another_reader_is_one_more_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "grey_card.py").write_text(
+        "from myostage.slides.reader import OtherFormat, Reader\n"
+        "from myostage.slides.readers.image import Picture\n"
+        "def open_file(path):\n"
+        "    if path.suffix != '.card':\n"
+        "        raise OtherFormat\n"
+        "    return Picture(path.with_suffix('.png'))\n"
+        "READER = Reader(name='grey_card', formats='card', place=0, open=open_file)\n"
+    )
+    monkeypatch.setattr(readers, "__path__", [*readers.__path__, str(tmp_path)])
+    all_readers.cache_clear()
+    Image.fromarray(PIXELS).save(tmp_path / "one.png")
+    (tmp_path / "one.card").write_text("see one.png")
+    (tmp_path / "two.card.txt").write_text("of no format")
+    with open_slide(tmp_path / "one.card", 1.0) as slide:
+        assert (slide.reader, slide.width_px, slide.height_px) == ("grey_card", 420, 300)
+    with pytest.raises(UserError, match="no card, slide, TIFF, PNG or JPEG that can be opened"):
+        open_slide(tmp_path / "two.card.txt", 1.0)
+    monkeypatch.undo()
+    all_readers.cache_clear()

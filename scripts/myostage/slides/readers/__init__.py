@@ -1,0 +1,1 @@
+"""Slide readers, a file each: found by listing this folder."""
