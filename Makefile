@@ -14,8 +14,6 @@ BIN := .venv/bin
 HERE = --cores $(CORES) --resources gpu=$(GPUS)
 SNAKEMAKE = $(BIN)/snakemake $(if $(PROFILE),--workflow-profile $(PROFILE),$(HERE)) --configfile $(STUDY)
 TESTS ?= tests
-# a job that may keep no compiled library compiles it, and what it imports, anew: half of a demo's time
-unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install dev demo ablation neighbours study report cluster-check test test-slurm test-real test-all lint format lock docs clean
 

@@ -43,7 +43,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from myostage import palette  # noqa: E402
 from myostage.figures.plots import PNG_DPI, STYLE  # noqa: E402
-from myostage.study import config, plan  # noqa: E402
+from myostage.study import config  # noqa: E402
+from myostage.study.plan import Plan  # noqa: E402
 
 SIZES = ((250, 500), (500, 1000), (1000, 2000))
 FOLDS, POINTS, GROUPS = 5, 20, 10
@@ -186,7 +187,7 @@ def measure(slides: int, runs: int, repeats: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         file = write_study(Path(name) / "study", slides, runs)
         study = config.load_study(file)
-        batches = plan.run_batches(config.runnable(study), study.jobs.runs_per_job)
+        batches = Plan(study).run_batches
         assert sum(map(len, batches.values())) == runs
         planned = dry_run(file, "all")
         # the same once more with its table of jobs, which `--quiet all` hides; not timed

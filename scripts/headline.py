@@ -11,29 +11,27 @@ from myostage import tables
 from myostage.errors import UserError
 from myostage.evaluation import formatting
 from myostage.evaluation.tables import METRICS
-from myostage.paths import Paths
-from myostage.study import config, plan
-from myostage.study.structure import slide_structure, structure
+from myostage.study.config import load_study
+from myostage.study.plan import Plan
 
 
 def main(study: str) -> None:
     """Print the sentences and the report's path; ``study`` is a name in config/ or a YAML file."""
     file = Path(study) if study.endswith((".yaml", ".yml")) else Path("config") / f"{study}.yaml"
     # Slides may have been moved away since: what is printed needs their results only.
-    settings = config.load_study(file, files=False)
-    paths = Paths.of(settings.results, settings.study)
-    runnable = config.runnable(settings)
-    staging, of_slides = plan.of_cells(runnable), plan.of_slides(runnable)
-    if staging:
-        parts = structure(settings, staging, config.left_out(settings))
+    settings = load_study(file, files=False)
+    plan = Plan(settings)
+    paths = plan.paths
+    if plan.experiments:
+        parts = plan.structure
         table = tables.read(paths.study("metrics.parquet"), METRICS)
         table = table[table["experiment"].isin(parts["main"])]
         print("\n".join(formatting.headline(table, parts["baselines"], parts["ceilings"])))
-    if of_slides:
+    if plan.slide_experiments:
         table = tables.read(paths.study("slides_metrics.parquet"), METRICS)
-        references = slide_structure(settings, of_slides)["references"]
+        references = plan.slide_structure["references"]
         print("\n".join(formatting.slide_headline(table, references, settings.compare.slide_metric)))
-    if not runnable:
+    if not plan.runnable:
         print(f"{settings.study} has no experiments of its own: its slides are staged, nothing is measured.")
     for name, made in (("answers", "summary.html"), ("report", "report.zip"), ("figures", "figures")):
         if Path(paths.study(made)).exists():

@@ -55,7 +55,7 @@ def work(smk: Any) -> None:
                 slide_proportions={
                     group: np.array(share) for group, share in known["slide_proportions"].items()
                 },
-                scores=known["scores"],
+                scores=known["scores"] or None,
                 labels={slide: Path(paths.slide(slide, "labels.parquet")) for slide in known["labelled"]},
                 **shared,
             )

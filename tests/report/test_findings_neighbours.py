@@ -14,7 +14,7 @@ from myostage.evaluation.tables import ALGEBRA, BORDERS, COMPARISONS, METRICS, R
 from myostage.report import findings_neighbours, summary
 from myostage.report.findings import Facts
 from myostage.report.findings_neighbours import Section
-from myostage.study import config, plan
+from myostage.study.plan import Plan
 from myostage.study.sections.study import Study
 from myostage.study.structure import SlideStructure, Structure, slide_structure, structure
 from support.study_facts import difference, everything
@@ -111,8 +111,7 @@ def facts(
 ) -> Facts:
     """A study of which everything is measured at .8, with the given differences on slides and on cells."""
     made = study(EXPERIMENTS if experiments is None else experiments, **(of_study or {}))
-    expanded = config.expand(made)
-    on_cells, on_slides = plan.of_cells(expanded), plan.of_slides(expanded)
+    on_cells, on_slides = Plan(made).experiments, Plan(made).slide_experiments
     runs = [
         {"experiment": label, "run": f"{label}-f{spec.fold}-s{spec.seed}", "fold": spec.fold}
         | {"seed": spec.seed, "status": "ok", "reason": "", "device": "cpu", "steps": 300}

@@ -135,8 +135,8 @@ def test_batches_can_be_cut_otherwise(tiling: Tiling) -> None:
     assert receipt and set(receipt["members"]) == {"c", "a"}
 
 
-@pytest.mark.parametrize("key", jobs.MEMBERS)
-def test_the_list_of_members_is_in_no_recipe(tiling: Tiling, key: str) -> None:
+@pytest.mark.parametrize("key", jobs.SHAPE_NONE)
+def test_members_and_how_they_are_made_are_in_no_recipe(tiling: Tiling, key: str) -> None:
     for names in (["a"], ["a", "b"]):
         snakemake = job(tiling.root, "one", [], **({} if key == "slides" else {key: names}))
         snakemake.params[key] = names

@@ -772,6 +772,9 @@ def test_a_run_asked_for_twice_is_one_run(study: dict[str, Any]) -> None:
     ("key", "value", "same"),
     [
         ("experiments.0.name", "other", True),
+        ("experiments.0.part", "design", True),
+        ("experiments.0.baseline", True, True),
+        ("compare", {"reference": "combined", "metric": "rmse", "alpha": 0.01}, True),
         ("jobs.runs_per_job", 9, True),
         ("training.cache_mb", 1, True),
         ("training.checkpoint_every", 7, True),

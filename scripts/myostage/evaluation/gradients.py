@@ -15,7 +15,7 @@ from myostage import tables
 from myostage.errors import UserError
 from myostage.evaluation.tables import GRADIENTS
 from myostage.learning import losses
-from myostage.learning.bags import STAGED_ONLY
+from myostage.learning.folds import STAGED_ONLY
 from myostage.learning.runs import compute_on, suffix_of, token_store
 from myostage.learning.tables import SPLITS
 from myostage.learning.train import BagPair, StageModel, positions_of

@@ -8,10 +8,9 @@ import pandas as pd
 
 from myostage import tables
 from myostage.errors import UserError
+from myostage.learning.folds import STAGED_ONLY
 from myostage.learning.tables import SPLITS
 from myostage.study.inputs import check_bag_size
-
-STAGED_ONLY = -1
 
 
 def check_folds(

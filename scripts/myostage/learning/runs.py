@@ -31,7 +31,8 @@ from myostage.cells.tables import LABELS
 from myostage.errors import UserError
 from myostage.features.encoder import Suffix, split
 from myostage.features.tokens import TokenStore
-from myostage.learning.bags import STAGED_ONLY, Bag, BagSampler, Floats, perturbed
+from myostage.learning.bags import Bag, BagSampler, Floats, perturbed
+from myostage.learning.folds import STAGED_ONLY
 from myostage.learning.loop import Diverged, fingerprint, write_history
 from myostage.learning.tables import OUTCOME, SPLITS, predictions_table
 from myostage.learning.train import (

@@ -21,7 +21,7 @@ from myostage import tables
 from myostage.cells.positions import positions
 from myostage.errors import UserError
 from myostage.learning import mil
-from myostage.learning.bags import STAGED_ONLY
+from myostage.learning.folds import STAGED_ONLY
 from myostage.learning.loop import Diverged, History, fingerprint, fit, write_history
 from myostage.learning.runs import compute_on, outcome_of, suffix_of, token_store
 from myostage.learning.tables import ATTENTION, OUTCOME, SLIDE_PREDICTIONS, SPLITS

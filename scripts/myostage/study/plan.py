@@ -4,6 +4,7 @@ Read whenever the Snakefile is: no torch, no slide is opened, no folder is liste
 """
 
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,6 +42,8 @@ COUNTED = {"slides": "crops.parquet", "crops": "crops.parquet", "features": "pos
 CELL_TABLES = ("metrics", "comparisons", "confusion", "scores", "runs")
 SLIDE_TABLES = ("slides_metrics", "slides_comparisons", "slides_runs")
 ATTENTION_TABLES = ("spectrum", "borders")
+
+_UNUSUAL = re.compile(r"[^A-Za-z0-9._-]+")
 
 Experiments = dict[str, list[RunSpec]]
 
@@ -480,8 +483,9 @@ def run_batches(experiments: Mapping[str, Sequence[RunSpec]], size: int) -> Expe
 
     Runs of several experiments share a job, which imports torch once. Jobs of their own have models of slide
     labels, which train in seconds, runs of an encoder that is fine-tuned first, which wait for it, and the
-    baselines, which learn nothing. An experiment that is added last changes no job but the last; where jobs
-    are cut otherwise, runs that are finished stay (:mod:`myostage.runtime.receipts`).
+    baselines, which learn nothing. A job of one run bears its id. An experiment that is added last changes no
+    job but the last; where jobs are cut otherwise, runs that are finished stay
+    (:mod:`myostage.runtime.receipts`).
     """
     queues: dict[str, dict[str, RunSpec]] = {}
     for spec in itertools.chain.from_iterable(experiments.values()):
@@ -491,6 +495,8 @@ def run_batches(experiments: Mapping[str, Sequence[RunSpec]], size: int) -> Expe
         listed = list(runs.values())
         if name == BASELINES:
             cut[name] = listed
+        elif size == 1:
+            cut |= {_UNUSUAL.sub("_", run): [spec] for run, spec in runs.items()}
         else:
             starts = range(0, len(listed), size)
             cut |= {f"{name}{i}": listed[start : start + size] for i, start in enumerate(starts, start=1)}

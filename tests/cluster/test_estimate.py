@@ -1,0 +1,40 @@
+"""What a study will cost, said before it runs."""
+
+from typing import Any
+
+import pytest
+
+from myostage.cluster import estimate
+from myostage.study import config
+from myostage.study.plan import run_batches
+from myostage.study.sections.encoder import Encoder
+from myostage.study.sections.study import Study
+from support import tiny
+
+
+def test_the_estimate_grows_with_runs_and_cells_and_says_so() -> None:
+    def of(**training: Any) -> estimate.Estimate:
+        combined = {"name": "combined", "losses": {"simprop": 1, "prop": 1}}
+        study = Study(**tiny.of_cells(combined, training=training, folds=3, seeds=[0, 1]))
+        experiments = config.expand(study)
+        return estimate.estimate(study, 6, experiments, run_batches(experiments, 2), cores=2)
+
+    small, large = of(steps=100), of(steps=100, bag_size=1000)
+    assert (small.runs, small.jobs) == (6, 3)
+    assert large.cpu_seconds > 5 * small.cpu_seconds - 5 * (
+        3 * estimate.JOB_SECONDS + 6 * estimate.RUN_SECONDS
+    )
+    assert "6 slides, 1 experiments, 6 runs in 3 training jobs" in small.sentence
+    assert "GPU hours" in small.sentence
+
+
+@pytest.mark.parametrize(
+    ("model", "tokens", "width"),
+    [
+        ("vit_base_patch8_224.dino", 65, 768),
+        ("vit_small_patch16_224.dino", 17, 384),
+        ("vit_large_patch14_dinov2", 26, 1024),
+    ],
+)
+def test_the_geometry_of_an_encoder_is_read_from_its_name(model: str, tokens: int, width: int) -> None:
+    assert estimate.geometry(Encoder(model=model)) == (tokens, width)

@@ -1,0 +1,180 @@
+"""Experiments of a study: presets, what is refused, what is left out, and what the shipped studies ask."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from myostage.errors import UserError
+from myostage.study import config
+from myostage.study.inputs import read_quoted
+from myostage.study.plan import Plan
+from myostage.study.run import RunSpec
+from myostage.study.sections.look import Look
+
+ROOT = Path(__file__).parents[2]
+STAGES = ["damaged", "recovered", "intact"]
+ALL = {"simprop": 1, "prop": 1}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> dict[str, Any]:
+    rows = ["crop\tpath\tgroup\tanimal\tlabel"]
+    for day in ("d0", "d3"):
+        for number in range(3):
+            path = tmp_path / f"{day}{number}.png"
+            path.write_bytes(b"a crop")
+            rows.append(f"{day}{number}\t{path}\t{day}\t{day}m{number}\tintact")
+    (tmp_path / "crops.tsv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "proportions.tsv").write_text(
+        "group\tdamaged\trecovered\tintact\nd0\t0\t0\t1\nd3\t.5\t.5\t0\n"
+    )
+    return {
+        "study": "trial",
+        "stages": STAGES,
+        "input": "crops",
+        "crops": str(tmp_path / "crops.tsv"),
+        "proportions": str(tmp_path / "proportions.tsv"),
+        "encoder": {"model": None, "architecture": {"width": 96, "heads": 3}, "weights": "none"},
+        "folds": 3,
+        "seeds": [0, 1],
+        "experiments": [{"name": "combined", "losses": ALL}],
+    }
+
+
+def refusal(study: dict[str, Any], *experiments: dict[str, Any], **keys: Any) -> str:
+    study = {**study, **keys, "experiments": [*study["experiments"], *experiments]}
+    with pytest.raises(UserError) as caught:
+        config.load_study(study)
+    return str(caught.value)
+
+
+def specs(study: dict[str, Any], **experiment: Any) -> list[RunSpec]:
+    """The runs of one experiment put into the study."""
+    name = experiment.setdefault("name", "trial")
+    study = {**study, "experiments": [*study["experiments"], experiment]}
+    return config.expand(config.load_study(study))[name]
+
+
+# --- runs ---------------------------------------------------------------------------------------------------
+
+
+def test_the_released_preset_is_the_released_code_by_configuration(study: dict[str, Any]) -> None:
+    (spec, *_) = specs(study, preset="released")
+    training = spec.training
+    assert spec.losses == {"simprop": 1.0, "prop": 1.0}
+    assert (training.pairs, training.target, training.divide) == ("aligned", "truncated", "released")
+    assert (training.unfreeze, training.head, training.head_gradient) == ("attention", "frozen", "detached")
+    assert training.stop_gradient and training.schedule == "constant" and training.warmup == 0
+    assert spec.encoder.weights == "none"
+
+
+def test_keys_of_an_experiment_come_on_top_of_its_preset(study: dict[str, Any]) -> None:
+    (spec, *_) = specs(study, preset="released", training={"head": "trained", "bins": 31}, losses={"prop": 2})
+    assert (spec.training.head, spec.training.bins, spec.losses) == ("trained", 31, {"prop": 2.0})
+    assert spec.training.pairs == "aligned"
+
+
+# --- refusals -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("experiment", "words"),
+    [
+        ({"losses": {"simprob": 1}}, "did you mean simprop?"),
+        ({"losses": {"vat": 1}}, "teaches no stage; add prop: 1"),
+        ({"losses": {"simprop": 1}, "training": {"mix": "mixbag"}}, "mixes bags for prop"),
+        ({"losses": ALL, "training": {"unfreeze": "none"}}, "leaves nothing to learn"),
+        ({"losses": ALL, "training": {"order": ["damaged", "intact"]}}, "each of damaged, recovered, intact"),
+        ({"losses": ALL, "training": {"proportions": "slide", "bags": "group"}}, "need bags: slide"),
+        ({"losses": ALL, "training": {"proportions": "slide"}}, "slide_proportions is missing"),
+        ({"losses": ALL, "against": "combine"}, "did you mean combined?"),
+        ({"method": "majority", "preset": "released"}, "takes no preset"),
+        ({"losses": ALL, "preset": "realeased"}, "did you mean released?"),
+        ({"name": "combined", "losses": {"prop": 1}}, "experiments name combined 2 times"),
+    ],
+)
+def test_experiments_that_mean_nothing_are_refused(
+    study: dict[str, Any], experiment: dict[str, Any], words: str
+) -> None:
+    assert words in refusal(study, {"name": "wrong", **experiment})
+
+
+def test_a_slide_without_proportions_of_its_own_is_named(study: dict[str, Any], tmp_path: Path) -> None:
+    table = tmp_path / "slide_proportions.tsv"
+    table.write_text("slide\tdamaged\trecovered\tintact\n" + "d0_d0m0\t0\t0\t1\n")
+    by_slide = {"name": "by_slide", "losses": ALL, "training": {"proportions": "slide"}}
+    words = refusal(study, by_slide, slide_proportions=str(table))
+    assert "slide d0_d0m1 has no row" in words
+
+
+def test_quoted_figures_are_read_and_a_wrong_metric_is_named(study: dict[str, Any], tmp_path: Path) -> None:
+    table = tmp_path / "quoted.tsv"
+    table.write_text("method\tmetric\tvalue\tsource\nOSLSP\taccuracy\t.46\tarXiv 2505.04150\n")
+    loaded = config.load_study({**study, "quoted": str(table)})
+    assert read_quoted(loaded) == [
+        {"method": "OSLSP", "metric": "accuracy", "value": 0.46, "source": "arXiv 2505.04150"}
+    ]
+    table.write_text("method\tmetric\tvalue\tsource\nOSLSP\taccuracey\t.46\tarXiv 2505.04150\n")
+    assert "did you mean accuracy?" in refusal(study, quoted=str(table))
+
+
+# --- what cannot run is left out, and the rest goes on ------------------------------------------------------
+
+
+def test_an_experiment_without_its_weights_is_left_out_and_named(study: dict[str, Any]) -> None:
+    study["experiments"].append({"name": "uni", "losses": ALL, "encoder": {"weights": "weights/uni.pth"}})
+    loaded = config.load_study(study)
+    assert config.left_out(loaded) == {
+        "uni": "encoder.weights: weights/uni.pth does not exist; correct the path"
+    }
+    assert list(config.runnable(loaded)) == ["combined"]
+    assert len(config.encoders(loaded)) == 1
+    shown = loaded.model_copy(update={"look": Look(experiment="uni")})
+    with pytest.raises(UserError, match=r"look.experiment uni is left out because .*weights/uni.pth"):
+        assert Plan(shown).shown
+
+
+def test_without_lightly_only_what_needs_it_is_left_out(
+    study: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study["experiments"].append({"name": "dino", "losses": {"prop": 1}, "encoder": {"dino": {"steps": 3}}})
+    assert config.left_out(config.load_study(study)) == {}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "install it with `make install`" in config.left_out(config.load_study(study))["dino"]
+
+
+# --- the studies that come with the project -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["demo_ablation", "paper"])
+def test_the_study_asks_every_question(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("MYOSTAGE_PAPER_SLIDES", "slides")
+    study = config.load_study(f"config/{name}.yaml", files=False)
+    experiments = config.expand(study)
+    trained = [specs[0].training for specs in experiments.values() if specs[0].trained]
+    assert {
+        "prop",
+        "simprop",
+        "combined",
+        "dino",
+        "llp_vat",
+        "ot",
+        "mixbag",
+        "supervised",
+        "released",
+    } <= set(experiments)
+    assert {"majority", "frozen"} <= set(experiments)
+    assert {(t.sigma, t.bins) for t in trained} >= {
+        (s, b) for s in (0.01, 0.02, 0.05, 0.1, 0.2, 0.4) for b in (4, 6, 10, 20, 31, 50)
+    }
+    assert {t.bag_size for t in trained} >= {20, 50, 100, 200, 500}
+    assert {t.pairs for t in trained} == {"all", "aligned"}
+    assert {t.target for t in trained} == {"exact", "truncated"}
+    assert {t.stop_gradient for t in trained} == {True, False}
+    assert {t.head_gradient for t in trained} == {"through", "detached"}
+    assert {t.unfreeze for t in trained} == {"none", "attention", "block"}
+    assert any(t.order for t in trained)
+    assert len({t.proportion_noise for t in trained}) >= 5
+    assert max(specs[0].encoder.trained_blocks for specs in experiments.values()) == 2
