@@ -49,47 +49,31 @@ def test_lightness_and_ink() -> None:
     assert (palette.ink("#440154"), palette.ink("#ece528")) == ("white", "black")
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.684, ".68"),
-        (-0.031, "-.03"),
-        (1.066, "1.07"),
-        (0.999, "1.00"),
-        (-0.001, ".00"),
-        (10.5, "10.50"),
-        (np.nan, "–"),
-    ],
-)
-def test_short_numbers(value: float, text: str) -> None:
-    assert formatting.short(value) == text
-
-
 def test_headline_gives_value_interval_and_what_it_compares_with(made: study_tables.Made) -> None:
     table = tables.read(made.study("metrics"), METRICS)
-    first = formatting.headline(table, ["majority"], ["supervised"])[0]
+    first = formatting.state_results(table, ["majority"], ["supervised"])[0]
     assert first == (
-        "combined: accuracy .68 [.59, .75] on 3,402 cells of 8 slides; "
-        "majority .37 [.28, .44], supervised .88 [.79, .95]."
+        "combined: accuracy .680 [.590, .750] on 3,402 cells of 8 slides; "
+        "majority .370 [.280, .440], supervised .880 [.790, .950]."
     )
     unlabelled = table[table["metric"].isin(["kl", "l1"])]
-    assert formatting.headline(unlabelled)[0].startswith(
-        "combined: KL to the given proportions .16 [.07, .23]"
+    assert formatting.state_results(unlabelled)[0].startswith(
+        "combined: KL to the given proportions .160 [.070, .230]"
     )
-    assert "nothing to measure" in formatting.headline(table.head(0))[0]
+    assert "nothing to measure" in formatting.state_results(table.head(0))[0]
 
 
 def test_metric_table_in_html_and_latex(made: study_tables.Made, tmp_path: Path) -> None:
     table = tables.read(made.study("metrics"), METRICS)
     table["experiment"] = table["experiment"].replace("combined", "a_b<c")
-    rows = formatting.table(table, ["majority", "a_b<c"])
+    rows = formatting.tabulate_experiments(table, ["majority", "a_b<c"])
     assert list(rows.index) == ["majority", "a_b<c"]
     assert rows.loc["majority", "quadratic kappa"] == "–"
     formatting.write_html(tmp_path / "m.html", "x & y", ["a < b"], rows)
     page = (tmp_path / "m.html").read_text(encoding="utf-8")
     assert "a_b&lt;c" in page and "a &lt; b" in page and "x &amp; y" in page and "a_b<c" not in page
     formatting.write_latex(tmp_path / "m.tex", rows)
-    assert r"a\_b\textless{}c & .68 [.59, .75]" in (tmp_path / "m.tex").read_text(encoding="utf-8")
+    assert r"a\_b\textless{}c & .680 [.590, .750]" in (tmp_path / "m.tex").read_text(encoding="utf-8")
 
 
 def test_composition_names_the_largest_difference() -> None:
@@ -178,7 +162,7 @@ def test_metrics_marks_baseline_ceiling_and_undefined(made: study_tables.Made) -
     figure = plots.metrics(table, None, ["majority"], ["supervised"])
     assert (
         _title(figure)
-        == "Accuracy: combined .68 [.59, .75]; majority .37 [.28, .44]; supervised .88 [.79, .95]"
+        == "Accuracy: combined .680 [.590, .750]; majority .370 [.280, .440]; supervised .880 [.790, .950]"
     )
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
     assert list(panels)[:3] == ["accuracy", "MAE (stages)", "quadratic kappa"]
@@ -196,8 +180,9 @@ def test_metrics_say_which_experiment_failed_and_how_the_best_differs(made: stud
     figure = plots.metrics(table, shown, ["majority"], ["supervised"], comparisons, runs)
     # The ceiling is not among the rows that are shown.
     assert _title(figure) == (
-        "Accuracy: combined .68 [.59, .75], +.07 [+.02, +.13] against prop[sigma=0.1,bins=6] (Holm p .012, "
-        "3 pairs); majority .37 [.28, .44]"
+        "Accuracy: combined .680 [.590, .750], +.070 [+.020, +.130] against prop[sigma=0.1,bins=6] (Holm "
+        "p .012, "
+        "3 pairs); majority .370 [.280, .440]"
     )
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == shown
     assert "failed (3 of 3 runs)" in [text.get_text() for text in figure.axes[0].texts]

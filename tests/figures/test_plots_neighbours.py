@@ -16,8 +16,9 @@ from sklearn.metrics import roc_auc_score
 
 from myostage import palette, tables
 from myostage.cells.tables import LABELS, POSITIONS
-from myostage.evaluation import summaries
+from myostage.evaluation import selection, summaries
 from myostage.evaluation.algebra import summary
+from myostage.evaluation.comparisons import judge
 from myostage.evaluation.tables import ALGEBRA, COMPARISONS, METRICS
 from myostage.figures import plots_neighbours, views
 from myostage.learning.tables import ATTENTION, HISTORY
@@ -64,15 +65,6 @@ def _faces(figure: Figure, panel: int) -> dict[str, str]:
     return {names[round(line.get_ydata()[0])]: to_hex(line.get_markerfacecolor()).upper() for line in points}
 
 
-def test_a_difference_is_told_by_its_interval_and_its_p_alike() -> None:
-    (row,) = _compared({"a": 0.06}, "b").itertuples()
-    assert plots_neighbours.told(row, 0.05)
-    assert not plots_neighbours.told(row._replace(p_holm=0.05), 0.05)
-    assert not plots_neighbours.told(row._replace(p_holm=np.nan), 0.05)
-    assert not plots_neighbours.told(row._replace(low=-0.01), 0.05)
-    assert plots_neighbours.told(row._replace(low=-0.2, high=-0.1), 0.05)
-
-
 def test_slide_metrics_colours_differences_to_each_control() -> None:
     labels = ["base", "up", "down", "same", "broken"]
     against = {"up": "base", "down": "base", "same": "base", "broken": "base"}
@@ -91,7 +83,7 @@ def test_slide_metrics_colours_differences_to_each_control() -> None:
         ]
     )
     columns = ["bag_mae", "bag_auroc", "bag_f1"]
-    rows = plots_neighbours.slide_rows(metrics, labels, columns, against, compared)
+    rows = selection.tabulate_metrics(metrics, labels, columns, against, compared)
     assert rows["metric"].tolist() == [name for name in columns for _ in labels]
     figure = plots_neighbours.slide_metrics(rows, "bag_auroc", 0.05, {"broken": "failed (3 of 3 runs)"})
     assert _title(figure) == (
@@ -111,36 +103,36 @@ def test_slide_metrics_says_when_nothing_can_be_told() -> None:
     metrics = _measured({"base": 0.7, "one": 0.72, "two": 0.69})
     against = {"one": "base", "two": "base"}
     two = _compared({"one": 0.02, "two": -0.01}, "base")
-    rows = plots_neighbours.slide_rows(metrics, ["base", "one", "two"], ["bag_auroc"], against, two)
+    rows = selection.tabulate_metrics(metrics, ["base", "one", "two"], ["bag_auroc"], against, two)
     assert _title(plots_neighbours.slide_metrics(rows, "bag_auroc")).endswith(
-        "; no difference to base that could be told (2 compared)"
+        "; no significant difference to base (2 compared)"
     )
-    single = plots_neighbours.slide_rows(metrics, ["base", "one"], ["bag_auroc"], {"one": "base"}, two)
+    single = selection.tabulate_metrics(metrics, ["base", "one"], ["bag_auroc"], {"one": "base"}, two)
     assert _title(plots_neighbours.slide_metrics(single, "bag_auroc")).endswith(
-        "; +.02 [-.03, +.07] against base, no difference that could be told"
+        "; +.02 [-.03, +.07] against base, not significant"
     )
-    alone = plots_neighbours.slide_rows(metrics, ["base"], ["bag_auroc"], {})
+    alone = selection.tabulate_metrics(metrics, ["base"], ["bag_auroc"], {})
     assert _title(plots_neighbours.slide_metrics(alone, "bag_auroc")) == (
         "Slide AUROC: best base, .70 [.65, .75]"
     )
     for empty in (
-        plots_neighbours.slide_rows(metrics.head(0), ["base"], ["bag_auroc"], {}),
-        plots_neighbours.slide_rows(metrics, [], [], {}),
+        selection.tabulate_metrics(metrics.head(0), ["base"], ["bag_auroc"], {}),
+        selection.tabulate_metrics(metrics, [], [], {}),
     ):
         assert "No metrics" in _title(plots_neighbours.slide_metrics(empty, "bag_auroc"))
 
 
 def test_difference_columns_stand_beside_an_experiment_without_one() -> None:
     compared = _compared({"up": 0.2}, "base")
-    rows = plots_neighbours.to_control(compared, "bag_auroc", {"up": "base"}, ["base", "up"])
+    rows = selection.find_to_controls(compared, "bag_auroc", {"up": "base"}, ["base", "up"])
     table = plots_neighbours.difference_columns(rows, "bag_auroc")
     assert table.index.tolist() == ["base", "up"]
     assert table["slide AUROC minus control"].tolist() == ["–", "+.20 [+.15, +.25]"]
     assert table["control"].tolist() == ["–", "base"]
-    assert plots_neighbours.to_control(None, "bag_auroc", {"up": "base"}, ["up"])["difference"].isna().all()
-    both = plots_neighbours.stacked({"bag_auroc": rows, "bag_f1": rows.assign(difference=np.nan)})
+    assert selection.find_to_controls(None, "bag_auroc", {"up": "base"}, ["up"])["difference"].isna().all()
+    both = selection.stack_metrics({"bag_auroc": rows, "bag_f1": rows.assign(difference=np.nan)})
     assert both["metric"].tolist() == ["bag_auroc"] * 2 + ["bag_f1"] * 2
-    assert plots_neighbours.stacked({}).empty
+    assert selection.stack_metrics({}).empty
 
 
 def test_placement_draws_each_setting_beside_the_most_common_one() -> None:
@@ -159,7 +151,7 @@ def test_placement_draws_each_setting_beside_the_most_common_one() -> None:
     values = {name: 0.7 + 0.01 * number for number, name in enumerate(points) if name != "lost"}
     metrics = _measured(values | {"abmil": 0.6}, "instance_auroc")
     compared = _compared({"late": 0.12, "quick": 0.01}, "abmil", "instance_auroc")
-    rows = plots_neighbours.placement_points(metrics, points, "instance_auroc", "abmil", compared)
+    rows = selection.tabulate_settings(metrics, points, "instance_auroc", "abmil", compared)
     assert rows["experiment"].iloc[0] == "abmil" and rows["placement"].isna().tolist() == [True] + [False] * 9
     figure = plots_neighbours.placement(rows, "instance_auroc", "abmil")
     assert [axes.get_xlabel() for axes in figure.axes] == ["alpha (0: not smoothed)", "steps T", "operator"]
@@ -180,11 +172,11 @@ def test_placement_draws_each_setting_beside_the_most_common_one() -> None:
 
 def test_placement_of_one_setting_and_of_none() -> None:
     point = {"placement": "mid", "alpha": 0.5, "steps": 10, "spectral_norm": False, "operator": "sm"}
-    rows = plots_neighbours.placement_points(_measured({"one": 0.7}), {"one": point}, "bag_auroc")
+    rows = selection.tabulate_settings(_measured({"one": 0.7}), {"one": point}, "bag_auroc")
     figure = plots_neighbours.placement(rows, "bag_auroc")
     assert _title(figure) == "Slide AUROC: best with Sm one, .70 [.65, .75]" and len(figure.axes) == 1
     for given in ({"gone": point}, {}):
-        empty = plots_neighbours.placement_points(_measured({"one": 0.7}), given, "bag_auroc", "one")
+        empty = selection.tabulate_settings(_measured({"one": 0.7}), given, "bag_auroc", "one")
         assert "No settings" in _title(plots_neighbours.placement(empty, "bag_auroc", "one"))
 
 
@@ -250,7 +242,7 @@ def test_attention_maps_colour_cells_by_rank_and_give_the_auroc_of_each() -> Non
     ]
     assert _title(figure) == (
         "AUROC of the attention on the slide drawn: plain .25, smooth 1.00; smooth is ahead of plain on 1 of "
-        "1 (examples: what can be told stands in the table)"
+        "1 (examples: what is significant stands in the table)"
     )
     ranks = summaries.percentile(logits["plain"])
     np.testing.assert_allclose(ranks, [0.7, 0.1, 0.3, 0.5, 0.9, nan])
@@ -317,7 +309,7 @@ def test_spectrum_sums_low_frequencies_per_slide_and_relates_them_to_localisatio
         f"slides of e); low frequencies against cell AUROC: rho e {rho}"
     )
     assert "e raw 1.00, smoothed .40." in _note(figure)
-    assert "no relation that could be told" in _title(figure)
+    assert "no interval on one side of 0" in _title(figure)
     related = table.assign(
         instance_auroc=table["slide"].map({name: low for name, (low, _) in slides.items()})
     )
@@ -362,7 +354,7 @@ def test_borders_names_where_smoothing_hurts_and_joins_bands_that_touch() -> Non
     # A difference is none while the intervals touch.
     near = table.assign(correct=0.8, correct_low=0.75, correct_high=0.85)
     assert _title(plots_neighbours.borders(near, "plain", ["smooth"])) == (
-        "Smoothing against plain: smooth hurts in no band that could be told"
+        "Smoothing against plain: smooth hurts in no band"
     )
 
 
@@ -397,15 +389,15 @@ def test_reconstruction_is_the_mean_over_the_last_tenth_of_steps() -> None:
     # Resampled means of two runs lie between them; of one run nothing is known.
     np.testing.assert_allclose(rows["low"], [0.2, 0.5, np.nan, np.nan])
     differences = {
-        "bag_auroc": plots_neighbours.to_control(
+        "bag_auroc": selection.find_to_controls(
             _compared({"a": 0.2}, "a-p"), "bag_auroc", {"a": "a-p"}, ["a", "b"]
         ),
-        "instance_auroc": plots_neighbours.to_control(None, "instance_auroc", {"a": "a-p"}, ["a", "b"]),
+        "instance_auroc": selection.find_to_controls(None, "instance_auroc", {"a": "a-p"}, ["a", "b"]),
     }
     figure = plots_neighbours.control(rows, differences)
     assert _title(figure) == (
         "Reconstruction loss .30 [.20, .40] with true coordinates, .60 [.50, .70] permuted; slide AUROC: "
-        "+.20 [+.15, +.25] against permuted coordinates, a difference that could be told"
+        "+.20 [+.15, +.25] against permuted coordinates, significant"
     )
     assert len(figure.axes) == 2 and {"permuted: no run", "not compared"} <= set(_texts(figure))
     both = summaries.reconstruction(histories, {"a": "a-p", "a-p": "a"})
@@ -439,7 +431,7 @@ def test_conflict_tells_opposition_only_where_the_interval_excludes_0() -> None:
     figure = plots_neighbours.conflict(histories)
     assert _title(figure) == (
         "Gradients of SupCR and the cell term: opposed: they oppose each other (mean cosine -.29 [-.30, "
-        "-.28], below 0 at 60 % of steps); unclear: neither could be told (mean cosine .00 [-.42, +.42], "
+        "-.28], below 0 at 60 % of steps); unclear: the interval holds 0 (mean cosine .00 [-.42, +.42], "
         "below 0 at 33 % of steps); single: one run tells nothing of others (mean cosine -.30, below 0 at 60 "
         "% of steps)"
     )
@@ -463,7 +455,7 @@ def test_algebra_is_beyond_chance_where_the_interval_lies_above_it() -> None:
         "z_W + z_P predicts z_I of its own slide beyond chance in 1 of 2: near beyond chance (reciprocal "
         "rank .96"
     )
-    assert "none not told from chance (reciprocal rank .52" in _title(figure)
+    assert "none the interval holds chance (reciprocal rank .52" in _title(figure)
     chance = [line.get_xdata()[0] for line in figure.axes[1].lines if line.get_linewidth() == 2]
     np.testing.assert_allclose(chance, (1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
     assert "z_P alone .25" in _title(figure)
@@ -474,7 +466,7 @@ def test_algebra_is_beyond_chance_where_the_interval_lies_above_it() -> None:
     worse = _algebra("far", [4] * 6)
     assert "far worse than chance" in _title(plots_neighbours.algebra(worse, summary(worse)))
     single = _algebra("single", [1])
-    assert "single not told from chance" in _title(plots_neighbours.algebra(single, summary(single)))
+    assert "single the interval holds chance" in _title(plots_neighbours.algebra(single, summary(single)))
     empty = table.head(0)
     assert "No latent algebra" in _title(plots_neighbours.algebra(empty, summary(empty)))
 
@@ -482,7 +474,7 @@ def test_algebra_is_beyond_chance_where_the_interval_lies_above_it() -> None:
 def test_long_names_and_many_experiments_are_drawn_without_overlap() -> None:
     labels = [f"smap[placement=late,alpha={number}]" for number in range(30)]
     metrics = _measured({name: 0.5 + 0.01 * number for number, name in enumerate(labels)})
-    rows = plots_neighbours.slide_rows(metrics, labels, ["bag_auroc"], {})
+    rows = selection.tabulate_metrics(metrics, labels, ["bag_auroc"], {})
     figure = plots_neighbours.slide_metrics(rows, "bag_auroc")
     FigureCanvasAgg(figure).draw()
     boxes = [text.get_window_extent() for text in figure.axes[0].get_yticklabels()]
@@ -494,5 +486,6 @@ def test_the_control_of_the_study_tables_shows_no_difference(tmp_path: Path) -> 
     made = study_tables.Made(tmp_path, {"d0_a1": "d0"})
     study_tables._neighbour_metrics(np.random.default_rng(0), made)
     compared = tables.read(made.study("slide_comparisons"), COMPARISONS)
-    rows = plots_neighbours.to_control(compared, "bag_auroc", {"srmil": "srmil-permuted"}, ["srmil"])
-    assert not plots_neighbours.told(next(rows.itertuples()), 0.05)
+    rows = selection.find_to_controls(compared, "bag_auroc", {"srmil": "srmil-permuted"}, ["srmil"])
+    (row,) = rows.itertuples()
+    assert judge("bag_auroc", row.low, row.high, row.p_holm, 0.05) == "not significant"

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from myostage.evaluation import formatting, summaries
+from myostage.evaluation import cost, selection, summaries
 from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
 from myostage.figures import plots_study
 
@@ -65,15 +65,16 @@ def test_forest_names_what_differs_and_colours_better_and_worse() -> None:
     table = _compared(
         {"experiment": "up", "difference": 0.1, "p_holm": 0.01},
         {"experiment": "down", "difference": -0.2, "p_holm": 0.001},
-        {"experiment": "same", "difference": 0.01, "minimum_detectable": 0.06},
+        # Its interval holds 0, whatever its p.
+        {"experiment": "same", "difference": 0.01, "p_holm": 0.01, "minimum_detectable": 0.06},
     )
     labels = ["up", "down", "same", "broken"]
-    rows = formatting.differences(table, "accuracy", labels)
+    rows = selection.find_differences(table, "accuracy", labels)
     groups = [["first", ["up", "down"]], ["empty", []], ["second", ["same", "broken"]]]
     figure = plots_study.forest(rows, groups, "accuracy", 0.05, {"broken": "failed (3 of 3 runs)"})
     assert _title(figure) == (
-        "2 of 3 differ from base in accuracy (Holm p < .05): down -.20, up +.10; "
-        "minimum detectable difference .04 (median)"
+        "2 of 3 differ significantly from base in accuracy: down -.200, up +.100; "
+        "minimum detectable effect, uncorrected, .040 (median)"
     )
     left = figure.axes[0]
     assert [text.get_text() for text in left.get_yticklabels()] == [
@@ -84,14 +85,14 @@ def test_forest_names_what_differs_and_colours_better_and_worse() -> None:
         "same",
         "broken",
     ]
-    assert "failed (3 of 3 runs)" in _texts(figure) and "+.10 [+.05, +.15]" in _texts(figure)
+    assert "failed (3 of 3 runs)" in _texts(figure) and "+.100 [+.050, +.150]" in _texts(figure)
     bands = [(patch.get_x(), patch.get_width()) for patch in left.patches]
     assert bands == [pytest.approx(band) for band in ((-0.04, 0.08), (-0.04, 0.08), (-0.06, 0.12))]
     colours = [to_hex(line.get_color()) for line in left.lines if line.get_marker() == "o"]
     assert colours[0] == plots_study.BLUE.lower() and colours[1] == plots_study.ORANGE.lower()
     # Of an error the smaller is the better.
     mae = plots_study.forest(
-        formatting.differences(table.assign(metric="mae"), "mae", ["up"]), [["x", ["up"]]], "mae"
+        selection.find_differences(table.assign(metric="mae"), "mae", ["up"]), [["x", ["up"]]], "mae"
     )
     worse = [to_hex(line.get_color()) for line in mae.axes[0].lines if line.get_marker() == "o"]
     assert worse == [plots_study.ORANGE.lower()]
@@ -99,11 +100,11 @@ def test_forest_names_what_differs_and_colours_better_and_worse() -> None:
 
 def test_forest_says_when_nothing_differs_and_holds_forty_rows() -> None:
     labels = [f"design-choice-{number}[bag_size={number}]" for number in range(40)]
-    rows = formatting.differences(
+    rows = selection.find_differences(
         _compared(*({"experiment": label, "difference": 0.01} for label in labels)), "accuracy", labels
     )
     figure = plots_study.forest(rows, [["all", labels]], "accuracy")
-    assert _title(figure).startswith("None of 40 differ from base in accuracy (Holm p < .05)")
+    assert _title(figure).startswith("None of 40 differ significantly from base in accuracy")
     assert len(figure.axes[0].get_yticks()) == 41
     for empty in (rows.head(0), rows.assign(difference=np.nan)):
         assert "No differences" in _title(plots_study.forest(empty, [["all", labels]], "accuracy"))
@@ -113,24 +114,25 @@ def test_grid_sets_its_spread_against_an_interval_and_marks_the_point_of_the_pap
     points = {f"{sigma}-{b}": (sigma, b) for sigma in (0.2, 0.1) for b in (6, 20)}
     metrics = _measured({"0.1-6": 0.6, "0.1-20": 0.64, "0.2-6": 0.58})
     compared = _compared(
-        {"experiment": "0.1-20", "difference": 0.04, "p_holm": 0.01},
-        {"experiment": "0.2-6", "difference": -0.02},
+        {"experiment": "0.1-20", "difference": 0.06, "p_holm": 0.01},
+        # Its interval holds 0, whatever its p.
+        {"experiment": "0.2-6", "difference": -0.02, "p_holm": 0.01},
     )
-    rows = plots_study.grid_points(metrics, points, "accuracy", compared, {"0.2-20": "failed (1 of 1 runs)"})
+    rows = selection.tabulate_grid(metrics, points, "accuracy", compared, {"0.2-20": "failed (1 of 1 runs)"})
     assert rows.set_index("experiment").loc["0.1-20", ["difference_low", "difference_high"]].tolist() == [
-        pytest.approx(-0.01),
-        pytest.approx(0.09),
+        pytest.approx(0.01),
+        pytest.approx(0.11),
     ]
     marked = [(0.1, 6, "paper"), (0.3, 6, "off the grid")]
     figure = plots_study.grid(rows, "accuracy", marked)
     assert _title(figure) == (
-        "Over 3 points of sigma and b, accuracy spreads by .06 (.58 to .64), less than the typical width of "
-        "an interval, .10; best at sigma .1, b 20; 1 of 2 differ from base (Holm p < .05)"
+        "Over 3 points of sigma and b, accuracy spreads by .060 (.580 to .640), less than the typical width "
+        "of an interval, .100; best at sigma .1, b 20; 1 of 2 differ significantly from base"
     )
     first, second = figure.axes[:2]
     assert [text.get_text() for text in first.get_yticklabels()] == ["0.1", "0.2"]
     texts = [text.get_text() for text in first.texts]
-    assert texts.count("±.05") == 3 and "failed" in texts
+    assert texts.count("±.050") == 3 and "failed" in texts
     # The dot stands below the one difference that is found: sigma .1 (row 0), b 20 (column 1).
     (dot,) = (text for text in second.texts if text.get_text() == "●")
     assert dot.get_position() == (1, pytest.approx(0.27))
@@ -138,18 +140,18 @@ def test_grid_sets_its_spread_against_an_interval_and_marks_the_point_of_the_pap
     assert outline.get_xy() == pytest.approx((-0.47, -0.47))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "paper: sigma 0.1, b 6",
-        "p (Holm) < .05",
+        "significant",
     ]
 
 
 def test_grid_without_comparisons_has_one_panel_and_without_values_none() -> None:
     points = {"one": (0.1, 6), "two": (0.1, 10)}
-    rows = plots_study.grid_points(_measured({"one": 0.3, "two": 0.6}), points, "accuracy")
+    rows = selection.tabulate_grid(_measured({"one": 0.3, "two": 0.6}), points, "accuracy")
     figure = plots_study.grid(rows, "accuracy")
     assert len([axes for axes in figure.axes if axes.get_xlabel()]) == 1
-    assert "spreads by .30 (.30 to .60), more than the typical width" in _title(figure)
+    assert "spreads by .300 (.300 to .600), more than the typical width" in _title(figure)
     for nothing in (points, {}):
-        rows = plots_study.grid_points(_measured({}), nothing, "accuracy")
+        rows = selection.tabulate_grid(_measured({}), nothing, "accuracy")
         assert "No grid" in _title(plots_study.grid(rows, "accuracy"))
 
 
@@ -226,43 +228,41 @@ ACCURACY = {"m": 0.7, "m3": 0.6, "m6": 0.66, "m10": 0.3, "n": 0.5, "n3": 0.5}
 
 def test_robustness_finds_where_wrong_proportions_begin_to_hurt() -> None:
     compared = _compared(
-        {"experiment": "m3", "reference": "m", "difference": -0.1},
-        {"experiment": "m6", "reference": "m", "difference": -0.04},
-        {"experiment": "m10", "reference": "m", "difference": -0.4},
+        {"experiment": "m3", "reference": "m", "difference": -0.1, "p_holm": 0.01},
+        {"experiment": "m6", "reference": "m", "difference": -0.04, "p_holm": 0.01},
+        {"experiment": "m10", "reference": "m", "difference": -0.4, "p_holm": 0.01},
         # Better than the truth is no harm, and a difference to something else is none to t = 0.
-        {"experiment": "n3", "reference": "n", "difference": 0.2},
+        {"experiment": "n3", "reference": "n", "difference": 0.2, "p_holm": 0.01},
         {"experiment": "n3", "reference": "m", "difference": -0.5},
     )
-    rows = plots_study.robustness_table(_measured(ACCURACY), CURVES, "accuracy", compared)
+    rows = selection.tabulate_noise(_measured(ACCURACY), CURVES, "accuracy", compared)
     assert rows.loc[rows["method"] == "m", "t"].tolist() == [0, 0.3, 0.6, 1]
     figure = plots_study.robustness(rows, "accuracy")
     # At .6 the interval holds 0 again.
     assert _title(figure) == (
-        "Wrong proportions hurt accuracy: m first at t = .3 (-.10 [-.15, -.05]); n not up to t = .3"
+        "Wrong proportions hurt accuracy: m first at t = .3 (-.100 [-.150, -.050]); n not up to t = .3"
     )
     circles = [line for line in figure.axes[0].lines if line.get_markersize() == 13]
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in circles] == [(0.3, 0.6)]
     compared.loc[compared["experiment"] == "m6", ["low", "high"]] = [-0.08, -0.01]
-    rows = plots_study.robustness_table(_measured(ACCURACY), CURVES, "accuracy", compared)
+    rows = selection.tabulate_noise(_measured(ACCURACY), CURVES, "accuracy", compared)
     assert "m from t = .3 on" in _title(plots_study.robustness(rows, "accuracy"))
     # Of an error the larger is the worse.
-    mae = plots_study.robustness_table(
-        _measured(ACCURACY, "mae"), CURVES, "mae", compared.assign(metric="mae")
-    )
+    mae = selection.tabulate_noise(_measured(ACCURACY, "mae"), CURVES, "mae", compared.assign(metric="mae"))
     assert _title(plots_study.robustness(mae, "mae")) == (
-        "Wrong proportions hurt MAE: m not up to t = 1; n from t = .3 on (+.20 [+.15, +.25])"
+        "Wrong proportions hurt MAE: m not up to t = 1; n from t = .3 on (+.200 [+.150, +.250])"
     )
 
 
 def test_robustness_without_comparisons_and_with_failed_points() -> None:
     measured = _measured({"m": 0.7, "m3": 0.6, "m6": np.nan, "n": 0.5})
-    rows = plots_study.robustness_table(measured, CURVES, "accuracy")
+    rows = selection.tabulate_noise(measured, CURVES, "accuracy")
     figure = plots_study.robustness(rows, "accuracy")
     assert _title(figure).endswith("m is compared with nothing; n is compared with nothing")
     note = figure.legends[0].get_title().get_text().replace("\n", " ")
     assert "Without a value: m6, m10, n3." in note and "Circle" not in note
     for curves in (CURVES, {}):
-        rows = plots_study.robustness_table(_measured({}), curves, "accuracy")
+        rows = selection.tabulate_noise(_measured({}), curves, "accuracy")
         assert "No curve" in _title(plots_study.robustness(rows, "accuracy"))
 
 
@@ -288,7 +288,7 @@ def test_cost_compares_medians_and_says_what_is_not_known() -> None:
     assert _texts(figure) == ["failed (1 of 1 runs)"] * 3
     note = figure.get_supxlabel().replace("\n", " ")
     assert "1 resumed run." in note and "no joules" in note and "cpu (6), cuda (1)" in note
-    table = plots_study.cost_rows(runs, ["quick"]).set_index("cost")
+    table = cost.list_costs(runs, ["quick"]).set_index("cost")
     assert table.loc["wall time", ["median", "low", "high", "runs"]].tolist() == [12, 10, 20, 3]
     known = plots_study.cost(runs.assign(joules=7.0), ["quick"])
     assert "energy (J)" in [axes.get_xlabel() for axes in known.axes]

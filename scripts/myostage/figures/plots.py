@@ -22,7 +22,8 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from myostage import palette, tables
-from myostage.evaluation import formatting, summaries
+from myostage.evaluation import formatting, selection, summaries
+from myostage.evaluation.metrics.registry import METRICS
 
 STYLE: Any = {
     "font.size": 9,
@@ -548,15 +549,15 @@ def metrics(
     metric : str
         What the title speaks of, where it was measured.
     """
-    whole = formatting.pooled(table)
+    whole = selection.take_pooled(table)
     if whole.empty:
         return page("No metrics", NOTHING)
     found = dict.fromkeys(whole["experiment"])
-    failed = formatting.failures(runs)
+    failed = selection.describe_failures(runs)
     order = [name for name in (experiments or found) if name in found or name in failed]
     table, whole = (rows[rows["experiment"].isin(order)] for rows in (table, whole))
     known = set(whole.loc[whole["value"].notna(), "metric"])
-    panels = [name for name in formatting.METRICS if name in known]
+    panels = [name for name in METRICS if name in known]
     columns = _columns(len(panels))
     rows = -(-len(panels) // columns)
     longest = max(len(name) for name in order)
@@ -566,8 +567,8 @@ def metrics(
         axes.set_visible(False)
     learnt = palette.series_colours(1)[0]
     for panel, axes in zip(panels, grid, strict=False):
-        best = formatting.METRICS[panel][2]
-        at = formatting.by_experiment(table, panel)
+        record = METRICS[panel]
+        at = selection.find_measured(table, panel)
         single = table[(table["run"] != "") & (table["metric"] == panel)]
         for place, name in enumerate(order):
             if name not in at or not np.isfinite(at[name].value):
@@ -586,10 +587,14 @@ def metrics(
         floors = [at[name].value for name in baselines if name in at and np.isfinite(at[name].value)]
         if floors:
             axes.axvline(
-                max(floors) if best else min(floors), color=palette.BASELINE, lw=1, ls="--", zorder=0
+                max(floors) if record.higher_is_better else min(floors),
+                color=palette.BASELINE,
+                lw=1,
+                ls="--",
+                zorder=0,
             )
-        axes.set_title(formatting.label(panel))
-        axes.set_xlabel("higher is better" if best else "lower is better", fontsize=7.5, color=FAINT)
+        axes.set_title(record.label)
+        axes.set_xlabel(record.direction, fontsize=7.5, color=FAINT)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.grid(axis="x", color="#eee", lw=0.7)
         axes.set_axisbelow(True)
@@ -621,21 +626,23 @@ def _standing(
     comparisons: pd.DataFrame | None = None,
 ) -> str:
     """The best experiment by a metric against the best baseline and ceiling, and against the reference."""
-    text, _, more = formatting.METRICS[metric]
-    at = {
-        name: row for name, row in formatting.by_experiment(table, metric).items() if np.isfinite(row.value)
-    }
+    record = METRICS[metric]
+    at = {name: row for name, row in selection.find_measured(table, metric).items() if np.isfinite(row.value)}
 
     def best(names: Iterable[str]) -> list[str]:
-        known = sorted((name for name in names if name in at), key=lambda name: at[name].value, reverse=more)
+        known = sorted(
+            (name for name in names if name in at),
+            key=lambda name: at[name].value,
+            reverse=record.higher_is_better,
+        )
         return known[:1]
 
     plain = best(name for name in at if name not in baselines and name not in ceilings)
     parts = [f"{name} {at[name]}" for name in (*plain, *best(baselines), *best(ceilings))]
-    against = "" if comparisons is None else formatting.against_reference(comparisons, metric, *plain)
+    against = "" if comparisons is None else formatting.describe_to_reference(comparisons, metric, *plain)
     if against:
         parts[0] += f", {against}"
-    return f"{text[0].upper()}{text[1:]}: {'; '.join(parts)}"
+    return f"{record.title[0].upper()}{record.title[1:]}: {'; '.join(parts)}"
 
 
 @styled

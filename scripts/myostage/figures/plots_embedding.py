@@ -17,8 +17,8 @@ from matplotlib.ticker import NullFormatter
 
 from myostage import palette
 from myostage.evaluation import checks, summaries
-from myostage.evaluation.formatting import short
 from myostage.evaluation.geometry import LEAST_CELLS, NEIGHBOURS, Purity
+from myostage.evaluation.numbers import format_number
 from myostage.figures.plots import (
     FAINT,
     bare,
@@ -184,12 +184,11 @@ def biology(
     axes.legend(handles=handles, loc="lower right")
     ends = (injured if len(injured) else expected).iloc[[0, -1]]
     (first, last), (start, end) = ends["group"].tolist(), ends["expected"].astype(float).tolist()
-    finding = (
-        f"The expected stage of the proportions goes from {short(start)} at {first} to {short(end)} at {last}"
-    )
+    finding = f"The expected stage of the proportions goes from {format_number(start)} at {first} to "
+    finding += f"{format_number(end)} at {last}"
     if len(animals):
         off = (animals["predicted"] - animals["expected"]).abs().mean()
-        finding += f"; animals are predicted {short(off)} stages off theirs on average"
+        finding += f"; animals are predicted {format_number(off)} stages off theirs on average"
     _set_verdict(figure, finding, checks.rises(given))
     return figure
 
@@ -262,7 +261,13 @@ def _matrix(
     for (a, b), value in np.ndenumerate(matrix):
         dark = (value - low) > 0.5 * (high - low)
         axes.text(
-            b, a, short(value), ha="center", va="center", fontsize=7, color="white" if dark else "black"
+            b,
+            a,
+            format_number(value),
+            ha="center",
+            va="center",
+            fontsize=7,
+            color="white" if dark else "black",
         )
     for number, colour in enumerate(palette.stage_colours(count)):
         axes.add_patch(Rectangle((number - 0.5, count - 0.46), 1, 0.12, color=colour, clip_on=False, lw=0))

@@ -1,8 +1,7 @@
 """Figures of what uses a cell's neighbours and of ordinal regression: attention, its spectrum, its controls.
 
-Tables in, a matplotlib Figure out, as in plots.py; nothing is read here. A difference counts as
-told where its paired interval excludes 0 and its Holm-corrected p is below the level; where nothing paired is
-at hand, intervals have to lie apart, which asks for more.
+Tables in, a matplotlib Figure out, as in plots.py; nothing is read here. Where nothing paired is at hand,
+intervals have to lie apart, which asks for more than a verdict.
 """
 
 import textwrap
@@ -25,11 +24,14 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from myostage import palette
-from myostage.evaluation import formatting, summaries
-from myostage.evaluation.metrics import auroc
-from myostage.evaluation.tables import COMPARISONS
+from myostage.evaluation import formatting, selection, summaries
+from myostage.evaluation.comparisons import find_side, state_rule
+from myostage.evaluation.metrics.registry import METRICS
+from myostage.evaluation.numbers import format_interval, format_number
+from myostage.evaluation.resampling import Measured
+from myostage.evaluation.weighted import auroc
 from myostage.figures.plots import FAINT, bare, new_figure, page, set_headline, styled
-from myostage.figures.plots_study import BLUE, DASHES, MARKERS, ORANGE
+from myostage.figures.plots_study import BLUE, DASHES, MARKERS, ORANGE, VERDICT_COLOURS, judge_row
 
 Floats = NDArray[np.float64]
 
@@ -47,49 +49,27 @@ PANELS = 4  # side by side
 MAP_HEIGHT = 4.5  # of a map at most, in
 
 
-def to_control(
-    comparisons: pd.DataFrame | None, metric: str, against: Mapping[str, str], experiments: Iterable[str]
-) -> pd.DataFrame:
-    """One row of COMPARISONS per experiment: the difference to its control; missing where none was made."""
-    table = pd.DataFrame(columns=COMPARISONS.schema.names) if comparisons is None else comparisons
-    rows = table[table["metric"].eq(metric) & table["reference"].eq(table["experiment"].map(dict(against)))]
-    # "against" comes before "reference".
-    rows = rows.sort_values("family", kind="stable").drop_duplicates("experiment").set_index("experiment")
-    return rows.reindex(pd.Index(list(experiments), name="experiment")).reset_index()
-
-
 def difference_columns(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Rows of :func:`to_control` as columns of a table, indexed by experiment."""
-    text = formatting.difference_table(rows)[["reference", "difference", "p (Holm)", "pairs"]]
+    """Rows of :func:`selection.find_to_controls` as columns of a table, indexed by experiment."""
+    text = formatting.tabulate_differences(rows)[["reference", "difference", "p (Holm)", "pairs"]]
     return text.rename(
-        columns={"reference": "control", "difference": f"{formatting.METRICS[metric][0]} minus control"}
+        columns={"reference": "control", "difference": f"{METRICS[metric].title} minus control"}
     )
 
 
-def stacked(differences: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Rows of :func:`to_control` of several metrics below one another; ``metric`` where none was made too."""
-    parts = [rows.assign(metric=metric) for metric, rows in differences.items()]
-    return pd.concat(parts, ignore_index=True) if parts else to_control(None, "", {}, ())
-
-
-def told(row: Any, alpha: float) -> bool:
-    """Whether a row of COMPARISONS tells a difference: its interval excludes 0 and its Holm p is below."""
-    return bool((row.low > 0 or row.high < 0) and row.p_holm < alpha)
-
-
 def _said(rows: Sequence[Any], alpha: float, reference: str) -> str:
-    """How many differences of COMPARISONS can be told, and the largest of them; or that none can."""
+    """How many differences of COMPARISONS are significant, and the largest of them; or that none is."""
     compared = [row for row in rows if np.isfinite(row.difference)]
     if not compared:
         return f"nothing was compared with {reference}"
-    found = [row for row in compared if told(row, alpha)]
+    found = [row for row in compared if judge_row(row, row.metric, alpha) in VERDICT_COLOURS]
     largest = max(found or compared, key=lambda row: abs(row.difference))
-    gap = formatting.with_interval(largest.difference, largest.low, largest.high, True)
+    gap = METRICS[largest.metric].format_interval(largest.difference, largest.low, largest.high, sign=True)
     if len(compared) == 1:
-        return f"{gap} against {reference}, {'a' if found else 'no'} difference that could be told"
+        return f"{gap} against {reference}, {'significant' if found else 'not significant'}"
     if not found:
-        return f"no difference to {reference} that could be told ({len(compared)} compared)"
-    better = sum((row.difference > 0) == formatting.METRICS[row.metric][2] for row in found)
+        return f"no significant difference to {reference} ({len(compared)} compared)"
+    better = sum(judge_row(row, row.metric, alpha) == "better" for row in found)
     text = f"against {reference} {better or 'none'} of {len(compared)} better"
     text += f", {len(found) - better} worse" if better < len(found) else ""
     return f"{text}, most {largest.experiment}: {gap}"
@@ -116,58 +96,6 @@ def _value(axes: Axes, x: float, y: float, low: float, high: float, upright: boo
 # The table of one part
 
 
-def slide_rows(
-    metrics: pd.DataFrame,
-    experiments: Sequence[str],
-    columns: Sequence[str],
-    against: Mapping[str, str],
-    comparisons: pd.DataFrame | None = None,
-) -> pd.DataFrame:
-    """Metrics of experiments with the difference of each to its control.
-
-    Parameters
-    ----------
-    metrics : DataFrame
-        The METRICS table.
-    experiments, columns : sequence of str
-        Experiments and metrics, in the order of the figure.
-    against : mapping of experiment to its control
-    comparisons : DataFrame, optional
-        The COMPARISONS table.
-
-    Returns
-    -------
-    DataFrame
-        ``experiment``, ``metric``, ``value``, ``value_low``, ``value_high``, ``n_slides``, ``n_cells``,
-        ``control``, then ``difference``, ``low``, ``high``, ``pairs``, ``p_holm`` as in COMPARISONS; missing
-        where not measured or not compared.
-    """
-    none = formatting.Measured(np.nan, np.nan, np.nan, 0, 0)
-    names = ["difference", "low", "high", "pairs", "p_holm"]
-    parts = []
-    for metric in columns:
-        at = formatting.by_experiment(metrics, metric)
-        rows = to_control(comparisons, metric, against, experiments)[["experiment", *names]]
-        found = [at.get(name, none) for name in rows["experiment"]]
-        parts.append(
-            rows.assign(
-                metric=metric,
-                value=[one.value for one in found],
-                value_low=[one.low for one in found],
-                value_high=[one.high for one in found],
-                n_slides=[one.slides for one in found],
-                n_cells=[one.cells for one in found],
-                control=[against.get(name, "") for name in rows["experiment"]],
-            )
-        )
-    order = ["experiment", "metric", "value", "value_low", "value_high", "n_slides", "n_cells", "control"]
-    return (
-        pd.concat(parts, ignore_index=True)[[*order, *names]]
-        if parts
-        else pd.DataFrame(columns=[*order, *names])
-    )
-
-
 @styled
 def slide_metrics(
     rows: pd.DataFrame, metric: str, alpha: float = 0.05, failed: Mapping[str, str] | None = None
@@ -177,7 +105,8 @@ def slide_metrics(
     Parameters
     ----------
     rows : DataFrame
-        Rows of :func:`slide_rows`; at most four of their metrics are drawn, ``metric`` among them.
+        Rows of :func:`myostage.evaluation.selection.tabulate_metrics`; at most four metrics are
+        drawn, ``metric`` among them.
     metric : str
         What the title speaks of.
     alpha : float
@@ -197,24 +126,22 @@ def slide_metrics(
     figure = new_figure(1.0 + 2.3 * max(2, len(panels)) + 0.07 * longest, 2.4 + 0.27 * len(order))
     drawn = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, name in zip(drawn, panels, strict=True):
-        more = formatting.METRICS[name][2]
+        record = METRICS[name]
         part = rows[rows["metric"] == name]
-        for place, row in enumerate(formatting.each(part)):
+        for place, row in enumerate(selection.iterate_rows(part)):
             one = row.experiment
             if not np.isfinite(row.value):
                 text = (failed or {}).get(one, "undefined")
                 where = axes.get_yaxis_transform()
                 axes.text(0.02, place, text, fontsize=7, color="#777", va="center", transform=where)
                 continue
-            colour = FAINT
-            if told(row, alpha):
-                colour = BLUE if (row.difference > 0) == more else ORANGE
+            colour = VERDICT_COLOURS.get(judge_row(row, name, alpha), FAINT)
             marker = "D" if one in controls else "o"
             face = colour if colour != FAINT else "white"
             style = {"color": colour, "mfc": face, "marker": marker}
             _value(axes, row.value, place, row.value_low, row.value_high, False, **style)
-        axes.set_title("\n".join(textwrap.wrap(formatting.label(name), 26)))
-        axes.set_xlabel("higher is better" if more else "lower is better", fontsize=7.5, color=FAINT)
+        axes.set_title("\n".join(textwrap.wrap(record.label, 26)))
+        axes.set_xlabel(record.direction, fontsize=7.5, color=FAINT)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.grid(axis="x", color="#eee", lw=0.7)
         axes.set_axisbelow(True)
@@ -225,21 +152,22 @@ def slide_metrics(
         [
             Line2D([], [], color=BLUE, marker="o", label="better than its control"),
             Line2D([], [], color=ORANGE, marker="o", label="worse"),
-            Line2D([], [], color=FAINT, marker="o", mfc="white", label="no difference told, or not compared"),
+            Line2D([], [], color=FAINT, marker="o", mfc="white", label="not significant, or not tested"),
             Line2D([], [], color=FAINT, marker="D", mfc="white", ls="", label="a control"),
         ],
         4 if len(panels) > 2 else 2,
     )
     part = rows[rows["metric"] == spoken]
     best = _best(part, spoken)
-    value = formatting.with_interval(best.value, best.value_low, best.value_high)
+    record = METRICS[spoken]
+    value = record.format_interval(best.value, best.value_low, best.value_high)
     only = next(iter(controls)) if len(controls) == 1 else "its control"
-    finding = f"{_capital(formatting.METRICS[spoken][0])}: best {best.experiment}, {value}"
+    finding = f"{_capital(record.title)}: best {best.experiment}, {value}"
     if controls:
-        finding += f"; {_said(list(formatting.each(part)), alpha, only)}"
+        finding += f"; {_said(list(selection.iterate_rows(part)), alpha, only)}"
     note = (
-        "Point and line: value and 95 % interval (bootstrap over slides). Told: paired interval excludes 0 "
-        f"and Holm p < {formatting.short(alpha)}. n: up to {int(measured['n_slides'].max()):,} slides and "
+        "Point and line: value and 95 % interval (bootstrap over slides). "
+        f"{state_rule(alpha)} n: up to {int(measured['n_slides'].max()):,} slides and "
         f"{int(measured['n_cells'].max()):,} cells."
     )
     set_headline(figure, finding, note)
@@ -249,50 +177,13 @@ def slide_metrics(
 def _best(rows: pd.DataFrame, metric: str) -> Any:
     """The first of the best values of a metric."""
     return next(
-        formatting.each(rows.sort_values("value", ascending=not formatting.METRICS[metric][2], kind="stable"))
+        selection.iterate_rows(
+            rows.sort_values("value", ascending=not METRICS[metric].higher_is_better, kind="stable")
+        )
     )
 
 
 # Where Sm acts and how much
-
-
-def placement_points(
-    metrics: pd.DataFrame,
-    points: Mapping[str, Mapping[str, Any]],
-    metric: str,
-    reference: str = "",
-    comparisons: pd.DataFrame | None = None,
-) -> pd.DataFrame:
-    """Settings of Sm with what they yield, one row each.
-
-    Parameters
-    ----------
-    metrics : DataFrame
-        The METRICS table.
-    points : mapping of experiment to its settings
-        ``placement``, ``alpha`` (a number or ``trainable``), ``steps``, ``spectral_norm``, ``operator``.
-    metric : str
-    reference : str
-        The experiment without Sm.
-    comparisons : DataFrame, optional
-        The COMPARISONS table.
-
-    Returns
-    -------
-    DataFrame
-        ``placement`` and the keys of SETTINGS, then the columns of :func:`slide_rows`. The first row is that
-        of the reference, without settings.
-    """
-    labels = [reference, *(name for name in points if name != reference)] if reference else list(points)
-    rows = slide_rows(metrics, labels, [metric], dict.fromkeys(points, reference), comparisons)
-    none: Mapping[str, Any] = {}
-    settings = pd.DataFrame(
-        {
-            key: pd.Series([points.get(name, none).get(key) for name in labels], dtype=object)
-            for key in ("placement", *SETTINGS)
-        }
-    )
-    return settings.join(rows)
 
 
 def _usual(values: pd.Series) -> Any:
@@ -321,12 +212,12 @@ def placement(rows: pd.DataFrame, metric: str, reference: str = "", alpha: float
     Parameters
     ----------
     rows : DataFrame
-        Rows of :func:`placement_points`.
+        Rows of :func:`myostage.evaluation.selection.tabulate_settings`.
     metric : str
     reference : str
         The experiment without Sm, drawn as a band.
     alpha : float
-        A point is filled where its difference to the reference is told at this level.
+        Level of the tests; a point is filled where its difference to the reference is significant.
     """
     points = rows[rows["placement"].notna() & rows["value"].notna()]
     points = points.drop_duplicates(["placement", *SETTINGS])
@@ -350,7 +241,7 @@ def placement(rows: pd.DataFrame, metric: str, reference: str = "", alpha: float
     base = rows[(rows["experiment"] == reference) & rows["value"].notna()]
     handles: list[Any] = []
     for axes, key in zip(drawn, panels, strict=True):
-        for row in formatting.each(base):
+        for row in selection.iterate_rows(base):
             if np.isfinite(row.value_low) and np.isfinite(row.value_high):
                 axes.axhspan(row.value_low, row.value_high, color="#e8e8e8", lw=0, zorder=0)
             axes.axhline(row.value, color=palette.BASELINE, lw=1.2, ls="--", zorder=1)
@@ -364,9 +255,9 @@ def placement(rows: pd.DataFrame, metric: str, reference: str = "", alpha: float
             # Words have no order to follow with a line.
             if not isinstance(values[key][0], str | bool):
                 axes.plot(at[order], part["value"].to_numpy()[order], color=colour, lw=0.9, alpha=0.6)
-            for x, row in zip(at, formatting.each(part), strict=True):
+            for x, row in zip(at, selection.iterate_rows(part), strict=True):
                 style = {"color": colour, "marker": MARKERS[number]}
-                style["mfc"] = colour if told(row, alpha) else "white"
+                style["mfc"] = colour if judge_row(row, metric, alpha) in VERDICT_COLOURS else "white"
                 _value(axes, float(x), row.value, row.value_low, row.value_high, True, **style)
         axes.set_xticks(range(len(values[key])), [_setting(value) for value in values[key]])
         if key == "operator":
@@ -375,9 +266,7 @@ def placement(rows: pd.DataFrame, metric: str, reference: str = "", alpha: float
         axes.set_xlabel(SETTINGS[key])
         axes.grid(axis="y", color="#eee", lw=0.7)
         axes.set_axisbelow(True)
-    drawn[0].set_ylabel(
-        f"{formatting.label(metric)}\n({'higher' if formatting.METRICS[metric][2] else 'lower'} is better)"
-    )
+    drawn[0].set_ylabel(f"{METRICS[metric].label}\n({METRICS[metric].direction})")
     for number, (name, colour) in enumerate(zip(places, palette.series_colours(len(places)), strict=True)):
         handles.append(Line2D([], [], color=colour, marker=MARKERS[number], mfc="white", label=f"Sm {name}"))
     if len(base):
@@ -387,9 +276,9 @@ def placement(rows: pd.DataFrame, metric: str, reference: str = "", alpha: float
     _legend(figure, handles)
     fixed = ", ".join(f"{SETTINGS[key].split(' (')[0]} {_setting(usual[key])}" for key in usual)
     note = (
-        f"Line: 95 % interval (bootstrap over {int(points['n_slides'].max()):,} slides). Filled: difference "
-        f"to {reference or 'the reference'} told (paired interval excludes 0, Holm p < "
-        f"{formatting.short(alpha)}). Where not varied: {fixed}."
+        f"Line: 95 % interval (bootstrap over {int(points['n_slides'].max()):,} slides). Filled: "
+        f"significant difference to {reference or 'the reference'}. {state_rule(alpha)} Where not varied: "
+        f"{fixed}."
     )
     shown = {name for key in panels for name in of_panel[key]["experiment"]}
     left = [name for name in points["experiment"] if name not in shown]
@@ -403,16 +292,17 @@ def _settings(points: pd.DataFrame, metric: str, reference: str, alpha: float) -
     """How far the settings spread against the width of an interval, the best, and what differs."""
     best = _best(points, metric)
     low, high = float(points["value"].min()), float(points["value"].max())
-    value = formatting.with_interval(best.value, best.value_low, best.value_high)
-    text = f"{_capital(formatting.METRICS[metric][0])}: best with Sm {best.experiment}, {value}"
+    record = METRICS[metric]
+    value = record.format_interval(best.value, best.value_low, best.value_high)
+    text = f"{_capital(record.title)}: best with Sm {best.experiment}, {value}"
     width = float((points["value_high"] - points["value_low"]).median())
     if len(points) > 1:
-        text += f"; {len(points)} settings spread by {formatting.short(high - low)}"
+        text += f"; {len(points)} settings spread by {record.format(high - low)}"
         if np.isfinite(width):
             than = "less" if high - low < width else "more"
-            text += f", {than} than the typical width of an interval, {formatting.short(width)}"
+            text += f", {than} than the typical width of an interval, {record.format(width)}"
     if reference:
-        text += f"; {_said(list(formatting.each(points)), alpha, reference)}"
+        text += f"; {_said(list(selection.iterate_rows(points)), alpha, reference)}"
     return text
 
 
@@ -465,9 +355,7 @@ def attention_maps(
             auroc = _auroc(injured, logit)
             found[name].append(auroc)
             text = (
-                f"{name}: AUROC {formatting.short(auroc)}"
-                if np.isfinite(auroc)
-                else f"{name}: AUROC undefined"
+                f"{name}: AUROC {format_number(auroc)}" if np.isfinite(auroc) else f"{name}: AUROC undefined"
             )
             if not np.isfinite(logit).any():
                 text = f"{name}: held out by no run"
@@ -551,7 +439,7 @@ def _localised(found: Mapping[str, Sequence[float]]) -> str:
         )
     count = int(np.any([np.isfinite(one) for one in values.values()], axis=0).sum())
     means = ", ".join(
-        f"{name} {formatting.short(float(np.nanmean(one)))}"
+        f"{name} {format_number(float(np.nanmean(one)))}"
         for name, one in values.items()
         if np.isfinite(one).any()
     )
@@ -560,7 +448,7 @@ def _localised(found: Mapping[str, Sequence[float]]) -> str:
     for name in others:
         ahead = int((values[name] > values[first])[both[name]].sum())
         text += f"; {name} is ahead of {first} on {ahead} of {int(both[name].sum())}"
-    return f"{text} (examples: what can be told stands in the table)" if others else text
+    return f"{text} (examples: what is significant stands in the table)" if others else text
 
 
 # Spectrum
@@ -636,12 +524,12 @@ def spectrum(table: pd.DataFrame) -> Figure:
 
 
 def _wide(slides: pd.DataFrame, experiment: str, column: str) -> pd.DataFrame:
-    """A column of :func:`spectrum_slides` by slide (row) and signal (raw, smoothed)."""
+    """A column of :func:`summaries.spectrum_slides` by slide (row) and signal (raw, smoothed)."""
     part = slides[slides["experiment"] == experiment]
     return part.pivot(index="slide", columns="signal", values=column).reindex(columns=["raw", "smoothed"])
 
 
-def _frequencies(slides: pd.DataFrame, found: Mapping[str, formatting.Measured]) -> str:
+def _frequencies(slides: pd.DataFrame, found: Mapping[str, Measured]) -> str:
     """What Sm does to the low frequencies, and whether slides with more of them are localised better."""
     parts = []
     for name in found:
@@ -659,12 +547,12 @@ def _frequencies(slides: pd.DataFrame, found: Mapping[str, formatting.Measured])
             break
     known = {name: rho for name, rho in found.items() if np.isfinite(rho.value)}
     rhos = ", ".join(f"{name} {rho}" for name, rho in list(known.items())[:3])
-    apart = [name for name, rho in known.items() if rho.low > 0 or rho.high < 0]
+    apart = [name for name, rho in known.items() if find_side(rho.low, rho.high)]
     if not known:
         parts.append("too few slides to relate it to cell AUROC")
     else:
         rhos += ", …" if len(known) > 3 else ""
-        verdict = f"a relation for {', '.join(apart)}" if apart else "no relation that could be told"
+        verdict = f"a relation for {', '.join(apart)}" if apart else "no interval on one side of 0"
         parts.append(f"low frequencies against cell AUROC: rho {rhos}, {verdict}")
     return _capital("; ".join(parts))
 
@@ -674,7 +562,7 @@ def _energies(slides: pd.DataFrame) -> str:
     text = []
     for name in dict.fromkeys(slides["experiment"]):
         means = [
-            f"{signal} {formatting.short(float(value))}"
+            f"{signal} {format_number(float(value))}"
             for signal, value in _wide(slides, name, "energy").mean().items()
             if np.isfinite(value)
         ]
@@ -801,7 +689,7 @@ def _where_it_hurts(rows: pd.DataFrame, without: str, experiments: Sequence[str]
                 where = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
                 parts.append(f"{name} {verb} in {worse.sum()} of {len(both)} bands: {where}")
             elif verb == "hurts":
-                parts.append(f"{name} hurts in no band that could be told")
+                parts.append(f"{name} hurts in no band")
     if not parts:
         return f"Cells told rightly by their distance to the border; {without} is compared with nothing"
     return f"Smoothing against {without}: {'; '.join(parts)}"
@@ -821,9 +709,9 @@ def control(
     Parameters
     ----------
     losses : DataFrame
-        Rows of :func:`reconstruction`.
+        Rows of :func:`myostage.evaluation.summaries.reconstruction`.
     differences : mapping of metric to DataFrame
-        Rows of :func:`to_control` of the same experiments.
+        Rows of :func:`myostage.evaluation.selection.find_to_controls` of the same experiments.
     alpha : float
         Level of the tests.
     """
@@ -837,7 +725,7 @@ def control(
     drawn = figure.subplots(1, panels, squeeze=False, sharey=True)[0]
     for coordinates, colour, marker, shift in (("true", BLUE, "o", -0.13), ("permuted", ORANGE, "s", 0.13)):
         part = losses[losses["coordinates"] == coordinates]
-        for place, row in enumerate(formatting.each(part)):
+        for place, row in enumerate(selection.iterate_rows(part)):
             if np.isfinite(row.loss):
                 _value(
                     drawn[0], row.loss, place + shift, row.low, row.high, False, color=colour, marker=marker
@@ -855,19 +743,17 @@ def control(
     drawn[0].set_title("end of training")
     drawn[0].set_xlabel("reconstruction loss, 1 − cosine")
     for axes, (metric, rows) in zip(drawn[1:], compared.items(), strict=True):
-        more = formatting.METRICS[metric][2]
-        for place, row in enumerate(formatting.each(rows)):
+        for place, row in enumerate(selection.iterate_rows(rows)):
             if not np.isfinite(row.difference):
                 where = axes.get_yaxis_transform()
                 axes.text(0.02, place, "not compared", fontsize=7, color="#777", va="center", transform=where)
                 continue
-            found = told(row, alpha)
-            colour = (BLUE if (row.difference > 0) == more else ORANGE) if found else FAINT
-            style = {"color": colour, "mfc": colour if found else "white"}
+            colour = VERDICT_COLOURS.get(judge_row(row, metric, alpha), FAINT)
+            style = {"color": colour, "mfc": colour if colour != FAINT else "white"}
             _value(axes, row.difference, place, row.low, row.high, False, **style)
         axes.axvline(0, color="black", lw=0.8)
         axes.set_title(f"true minus permuted, {rows['slides'].max():.0f} slides")
-        axes.set_xlabel(f"{formatting.label(metric)}, difference")
+        axes.set_xlabel(f"{METRICS[metric].label}, difference")
     for axes in drawn:
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.grid(axis="x", color="#eee", lw=0.7)
@@ -880,14 +766,13 @@ def control(
         [
             Line2D([], [], color=BLUE, marker="o", label="true coordinates; difference: better"),
             Line2D([], [], color=ORANGE, marker="s", label="permuted coordinates; difference: worse"),
-            Line2D([], [], color=FAINT, marker="o", mfc="white", label="no difference told"),
+            Line2D([], [], color=FAINT, marker="o", mfc="white", label="not significant, or not tested"),
         ],
         2 if panels < 3 else 3,
     )
     note = (
         "Loss: mean over the last tenth of steps, then over n runs, 95 % interval (bootstrap over runs). "
-        "Differences: paired bootstrap over slides; told where it excludes 0 and Holm p < "
-        f"{formatting.short(alpha)}."
+        f"Differences: paired bootstrap over slides. {state_rule(alpha)}"
     )
     set_headline(figure, _worth(losses, compared, alpha), note)
     return figure
@@ -901,9 +786,9 @@ def _worth(losses: pd.DataFrame, compared: Mapping[str, pd.DataFrame], alpha: fl
     )
     parts = []
     if len(both) == 1:
-        row = next(formatting.each(both))
-        with_true = formatting.with_interval(row.loss, row.low, row.high)
-        with_permuted = formatting.with_interval(row.loss_permuted, row.low_permuted, row.high_permuted)
+        row = next(selection.iterate_rows(both))
+        with_true = format_interval(row.loss, row.low, row.high)
+        with_permuted = format_interval(row.loss_permuted, row.low_permuted, row.high_permuted)
         parts.append(f"reconstruction loss {with_true} with true coordinates, {with_permuted} permuted")
     elif len(both):
         lower = int((both["high"] < both["low_permuted"]).sum())
@@ -911,8 +796,8 @@ def _worth(losses: pd.DataFrame, compared: Mapping[str, pd.DataFrame], alpha: fl
         text = f"true coordinates reconstruct better in {lower or 'none'} of {len(both)} settings"
         parts.append(text + (f" and worse in {higher}" if higher else "") + " (intervals apart)")
     for metric, rows in compared.items():
-        said = _said(list(formatting.each(rows)), alpha, "permuted coordinates")
-        parts.append(f"{formatting.METRICS[metric][0]}: {said}")
+        said = _said(list(selection.iterate_rows(rows)), alpha, "permuted coordinates")
+        parts.append(f"{METRICS[metric].title}: {said}")
     return _capital("; ".join(parts))
 
 
@@ -938,13 +823,13 @@ def conflict(histories: pd.DataFrame) -> Figure:
     axes = figure.subplots()
     handles = []
     for number, (row, colour) in enumerate(
-        zip(formatting.each(whole), palette.series_colours(len(whole)), strict=True)
+        zip(selection.iterate_rows(whole), palette.series_colours(len(whole)), strict=True)
     ):
         part = curves[curves["experiment"] == row.experiment]
         axes.fill_between(part["step"], part["low"], part["high"], color=colour, alpha=0.18, lw=0)
         dash = DASHES[number % len(DASHES)]
         axes.plot(part["step"], part["cosine"], color=colour, lw=1.6, ls=dash)
-        mean = formatting.with_interval(row.cosine, row.low, row.high, True)
+        mean = format_interval(row.cosine, row.low, row.high, sign=True)
         text = f"{row.experiment}: {mean}, below 0 at {100 * row.below:.0f} % of steps, n {row.runs}"
         handles.append(Line2D([], [], color=colour, ls=dash, label=text))
     axes.axhline(0, color="black", lw=0.8)
@@ -964,15 +849,13 @@ def conflict(histories: pd.DataFrame) -> Figure:
 
 def _opposed(whole: pd.DataFrame) -> str:
     parts = []
-    for row in formatting.each(whole):
+    for row in selection.iterate_rows(whole):
         share = f"below 0 at {100 * row.below:.0f} % of steps"
-        mean = f"mean cosine {formatting.with_interval(row.cosine, row.low, row.high, True)}"
-        if row.high < 0:
-            verdict = "they oppose each other"
-        elif row.low > 0:
-            verdict = "they pull together"
+        mean = f"mean cosine {format_interval(row.cosine, row.low, row.high, sign=True)}"
+        if side := find_side(row.low, row.high):
+            verdict = "they pull together" if side > 0 else "they oppose each other"
         else:
-            verdict = "neither could be told" if np.isfinite(row.low) else "one run tells nothing of others"
+            verdict = "the interval holds 0" if np.isfinite(row.low) else "one run tells nothing of others"
         parts.append(f"{row.experiment}: {verdict} ({mean}, {share})")
     return f"Gradients of SupCR and the cell term: {'; '.join(parts[:3])}{'; …' if len(parts) > 3 else ''}"
 
@@ -1017,7 +900,7 @@ def algebra(table: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     left.set_title("one point per slide, marked as right")
     left.set_xlabel("cosine with z_I of other slides (mean)")
     left.set_ylabel("cosine with z_I of its own slide")
-    for place, (row, colour) in enumerate(zip(formatting.each(summary), colours, strict=True)):
+    for place, (row, colour) in enumerate(zip(selection.iterate_rows(summary), colours, strict=True)):
         right.plot(
             [row.reciprocal_rank_chance] * 2, [place - 0.35, place + 0.35], color=palette.BASELINE, lw=2
         )
@@ -1027,7 +910,8 @@ def algebra(table: pd.DataFrame, summary: pd.DataFrame) -> Figure:
         _value(right, *whole, False, **style)
         _value(right, *alone, False, **style, mfc="white")
     right.set_yticks(
-        range(len(experiments)), [f"{row.experiment} (n {row.slides})" for row in formatting.each(summary)]
+        range(len(experiments)),
+        [f"{row.experiment} (n {row.slides})" for row in selection.iterate_rows(summary)],
     )
     right.set_ylim(len(experiments) - 0.4, -0.6)
     right.set_xlim(0, 1.03)
@@ -1052,20 +936,15 @@ def algebra(table: pd.DataFrame, summary: pd.DataFrame) -> Figure:
 
 def _predicts(summary: pd.DataFrame) -> str:
     parts = []
-    for row in formatting.each(summary):
-        rank = formatting.with_interval(
-            row.reciprocal_rank, row.reciprocal_rank_low, row.reciprocal_rank_high
-        )
-        verdict = "not told from chance"
-        if row.reciprocal_rank_low > row.reciprocal_rank_chance:
-            verdict = "beyond chance"
-        elif row.reciprocal_rank_high < row.reciprocal_rank_chance:
-            verdict = "worse than chance"
-        chance, alone = formatting.short(row.reciprocal_rank_chance), formatting.short(row.reciprocal_rank_p)
+    for row in selection.iterate_rows(summary):
+        rank = format_interval(row.reciprocal_rank, row.reciprocal_rank_low, row.reciprocal_rank_high)
+        side = find_side(row.reciprocal_rank_low, row.reciprocal_rank_high, row.reciprocal_rank_chance)
+        verdict = ("the interval holds chance", "beyond chance", "worse than chance")[side]
+        chance, alone = format_number(row.reciprocal_rank_chance), format_number(row.reciprocal_rank_p)
         numbers = f"reciprocal rank {rank}, chance {chance}, z_P alone {alone}"
         parts.append((verdict, f"{row.experiment} {verdict} ({numbers})"))
     # What differs from chance comes first.
-    parts.sort(key=lambda one: one[0] == "not told from chance")
+    parts.sort(key=lambda one: one[0] == "the interval holds chance")
     beyond = sum(verdict == "beyond chance" for verdict, _ in parts)
     text = f"z_W + z_P predicts z_I of its own slide beyond chance in {beyond or 'none'} of {len(parts)}"
     return f"{text}: {'; '.join(said for _, said in parts[:2])}{'; …' if len(parts) > 2 else ''}"

@@ -15,7 +15,12 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from myostage import palette
-from myostage.evaluation import formatting, summaries
+from myostage.evaluation import cost as costs
+from myostage.evaluation import selection, summaries
+from myostage.evaluation.comparisons import Verdict, judge, state_rule
+from myostage.evaluation.metrics.registry import METRICS
+from myostage.evaluation.numbers import format_amount, format_number, format_p, format_setting
+from myostage.evaluation.resampling import Measured
 from myostage.figures.plots import FAINT, bare, new_figure, page, set_headline, stage_name, styled
 
 BLUE, ORANGE = palette.series_colours(2)
@@ -27,8 +32,12 @@ LOG_RANGE = 20
 Groups = Sequence[tuple[str, Sequence[str]]]
 
 
-def _better(metric: str) -> str:
-    return "higher is better" if formatting.METRICS[metric][2] else "lower is better"
+VERDICT_COLOURS: dict[Verdict, str] = {"better": BLUE, "worse": ORANGE}
+
+
+def judge_row(row: Any, metric: str, alpha: float) -> Verdict:
+    """The verdict on a row of COMPARISONS."""
+    return judge(metric, row.low, row.high, row.p_holm, alpha)
 
 
 @styled
@@ -44,23 +53,23 @@ def forest(
     Parameters
     ----------
     rows : DataFrame
-        Rows of :func:`myostage.evaluation.formatting.differences`.
+        Rows of :func:`myostage.evaluation.selection.find_differences`.
     groups : sequence of (heading, experiments)
         From top to bottom.
     metric : str
     alpha : float
-        A difference is coloured where its Holm-corrected p is below.
+        Level of the tests.
     failed : mapping of experiment to text, optional
         What stands in place of an experiment without a comparison.
     """
-    at = {row.experiment: row for row in formatting.each(rows) if np.isfinite(row.difference)}
+    at = {row.experiment: row for row in selection.iterate_rows(rows) if np.isfinite(row.difference)}
     lines = [
         line
         for heading, names in groups
         if names
         for line in ((heading, None), *((heading, n) for n in names))
     ]
-    name = formatting.METRICS[metric][0]
+    name = METRICS[metric].title
     if not any(one in at for _, one in lines):
         return page("No differences", f"No experiment of this figure was compared with another by {name}.")
     references = {at[one].reference for _, one in lines if one in at}
@@ -91,15 +100,14 @@ def forest(
                 color="#e8e8e8",
                 lw=0,
             )
-        found = row.p_holm < alpha
-        colour = _verdict_colour(row.difference, metric) if found else FAINT
+        colour = VERDICT_COLOURS.get(judge_row(row, metric, alpha), FAINT)
         if np.isfinite(row.low) and np.isfinite(row.high):
             axes.hlines(place, row.low, row.high, color=colour, lw=1.8)
-        axes.plot(row.difference, place, "o", color=colour, ms=6, mfc=colour if found else "white")
-        text = formatting.with_interval(row.difference, row.low, row.high, sign=True)
+        axes.plot(row.difference, place, "o", color=colour, ms=6, mfc=colour if colour != FAINT else "white")
+        text = METRICS[metric].format_interval(row.difference, row.low, row.high, sign=True)
         right.text(0, place, text, va="center", fontsize=8)
         right.text(0.62, place, f"{row.pairs:.0f}", va="center", ha="right", fontsize=8)
-        right.text(1, place, formatting.probability(row.p_holm), va="center", ha="right", fontsize=8)
+        right.text(1, place, format_p(row.p_holm), va="center", ha="right", fontsize=8)
     for x, align, title in (
         (0, "left", "difference [95 %]"),
         (0.62, "right", "pairs"),
@@ -115,17 +123,15 @@ def forest(
     axes.set_ylim(len(lines) - 0.4, -1.5)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel(
-        f"{formatting.label(metric)}: experiment minus {single or 'its reference'} ({_better(metric)})"
+        f"{METRICS[metric].label}: experiment minus {single or 'its reference'} ({METRICS[metric].direction})"
     )
     axes.xaxis.set_major_locator(MaxNLocator(7))
     figure.legend(
         handles=[
             Line2D([], [], color=BLUE, marker="o", label="better"),
             Line2D([], [], color=ORANGE, marker="o", label="worse"),
-            Line2D(
-                [], [], color=FAINT, marker="o", mfc="white", label=f"p (Holm) ≥ {formatting.short(alpha)}"
-            ),
-            Patch(color="#e8e8e8", label="below the minimum detectable difference"),
+            Line2D([], [], color=FAINT, marker="o", mfc="white", label="not significant, or not tested"),
+            Patch(color="#e8e8e8", label="below the minimum detectable effect, uncorrected"),
         ],
         loc="outside lower left",
         ncols=4,
@@ -135,29 +141,28 @@ def forest(
     set_headline(
         figure,
         _changes(shown, metric, single, alpha),
-        "Point and line: difference and 95 % interval (paired bootstrap over slides).",
+        f"Point and line: difference and 95 % interval (paired bootstrap over slides). {state_rule(alpha)}",
     )
     return figure
 
 
-def _verdict_colour(difference: float, metric: str) -> str:
-    return BLUE if (difference > 0) == formatting.METRICS[metric][2] else ORANGE
-
-
 def _changes(rows: Sequence[Any], metric: str, reference: str | None, alpha: float) -> str:
-    """Which of the compared experiments differ, and how small a difference could have been found."""
-    found = sorted((row for row in rows if row.p_holm < alpha), key=lambda row: -abs(row.difference))
-    name = formatting.METRICS[metric][0]
+    """Which of the compared experiments differ significantly, and the minimum detectable effect."""
+    found = sorted(
+        (row for row in rows if judge_row(row, metric, alpha) in VERDICT_COLOURS),
+        key=lambda row: -abs(row.difference),
+    )
+    record = METRICS[metric]
     count = len(rows)
-    text = f"{'None' if not found else len(found)} of {count} differ{'' if count > 1 else 's'} from "
-    text += f"{reference or 'what they are compared with'} in {name} (Holm p < {formatting.short(alpha)})"
+    text = f"{'None' if not found else len(found)} of {count} differ{'' if count > 1 else 's'} significantly "
+    text += f"from {reference or 'what they are compared with'} in {record.title}"
     if found:
-        text += ": " + ", ".join(f"{row.experiment} {formatting.signed(row.difference)}" for row in found[:3])
-        text += ", …" if len(found) > 3 else ""
+        parts = [f"{row.experiment} {record.format(row.difference, sign=True)}" for row in found[:3]]
+        text += f": {', '.join(parts)}{', …' if len(found) > 3 else ''}"
     detectable = np.array([row.minimum_detectable for row in rows], dtype=float)
     if np.isfinite(detectable).any():
-        smallest = formatting.short(float(np.nanmedian(detectable)))
-        text += f"; minimum detectable difference {smallest} (median)"
+        smallest = record.format(float(np.nanmedian(detectable)))
+        text += f"; minimum detectable effect, uncorrected, {smallest} (median)"
     return text
 
 
@@ -170,23 +175,29 @@ def grid(
     Parameters
     ----------
     points : DataFrame
-        Rows of :func:`grid_points`.
+        Rows of :func:`myostage.evaluation.selection.tabulate_grid`.
     metric : str
     marked : sequence of (sigma, bins, name)
         Points that are outlined and named in the legend.
     alpha : float
-        A dot marks a difference whose Holm-corrected p is below.
+        Level of the tests; a dot marks a significant difference.
     """
+    points = points.assign(
+        verdict=[
+            judge(metric, row.difference_low, row.difference_high, row.p_holm, alpha)
+            for row in selection.iterate_rows(points)
+        ]
+    )
     known = points[points["value"].notna()]
     if known.empty:
         return page("No grid", "No point of the grid of sigma and bins was measured.")
     sigmas, bins = sorted(set(points["sigma"])), sorted(set(points["bins"]))
     compared = points["difference"].notna().any()
-    name = formatting.METRICS[metric][0]
+    record = METRICS[metric]
     panels = 2 if compared else 1
     figure = new_figure(max(7.0, panels * (1.5 + 0.62 * len(bins))), 2.0 + 0.47 * len(sigmas))
     drawn = figure.subplots(1, panels, squeeze=False)[0]
-    more = formatting.METRICS[metric][2]
+    more = record.higher_is_better
     ramp = LinearSegmentedColormap.from_list("value", ["white", BLUE] if more else [BLUE, "white"])
     two = LinearSegmentedColormap.from_list(
         "difference", [ORANGE, "white", BLUE] if more else [BLUE, "white", ORANGE]
@@ -194,9 +205,9 @@ def grid(
     low, high = known["value"].min(), known["value"].max()
     largest = float(points["difference"].abs().max()) or 1.0
     pad = 0.5 if high == low else 0.0
-    shown = [(drawn[0], "value", ramp, (low - pad, high + pad), formatting.label(metric))]
+    shown = [(drawn[0], "value", ramp, (low - pad, high + pad), record.label)]
     if compared:
-        title = f"{formatting.label(metric)} minus {_only(points['reference'].dropna(), 'its reference')}"
+        title = f"{record.label} minus {_only(points['reference'].dropna(), 'its reference')}"
         shown.append((drawn[1], "difference", two, (-largest, largest), title))
     for axes, column, colours, (bottom, top), title in shown:
         square = points.pivot(index="sigma", columns="bins", values=column).reindex(
@@ -209,11 +220,11 @@ def grid(
         axes.set_xlabel("bins b of the similarity histogram")
         axes.tick_params(length=0)
         figure.colorbar(
-            image, ax=axes, shrink=0.85, format=FuncFormatter(lambda value, _: formatting.short(value))
+            image, ax=axes, shrink=0.85, format=FuncFormatter(lambda value, _: record.format(value))
         )
         for spine in axes.spines.values():
             spine.set_visible(False)
-        for row in formatting.each(points):
+        for row in selection.iterate_rows(points):
             place = (bins.index(row.bins), sigmas.index(row.sigma))
             value = getattr(row, column)
             if not np.isfinite(value):
@@ -225,11 +236,11 @@ def grid(
                 continue
             red, green, blue, _ = colours((value - bottom) / (top - bottom))
             ink = palette.ink("#" + "".join(f"{round(255 * part):02x}" for part in (red, green, blue)))
-            main = formatting.short(value) if column == "value" else formatting.signed(value)
+            main = record.format(value, sign=column == "difference")
             axes.text(place[0], place[1] - 0.1, main, ha="center", va="center", fontsize=8.5, color=ink)
-            small = "●" if column == "difference" and row.p_holm < alpha else ""
+            small = "●" if column == "difference" and row.verdict in VERDICT_COLOURS else ""
             if column == "value" and np.isfinite(row.high - row.low):
-                small = f"±{formatting.short((row.high - row.low) / 2)}"
+                small = f"±{record.format((row.high - row.low) / 2)}"
             axes.text(place[0], place[1] + 0.27, small, ha="center", va="center", fontsize=6.5, color=ink)
         for (sigma, number, _), dash in zip(
             _on_grid(marked, sigmas, bins), DASHES * len(marked), strict=False
@@ -244,61 +255,15 @@ def grid(
         )
     ]
     if compared:
-        handles.append(
-            Line2D(
-                [], [], ls="", marker="o", color="black", ms=4, label=f"p (Holm) < {formatting.short(alpha)}"
-            )
-        )
+        handles.append(Line2D([], [], ls="", marker="o", color="black", ms=4, label="significant"))
     if handles:
         figure.legend(handles=handles, loc="outside lower left", ncols=3, alignment="left")
     slides, cells = int(known["slides"].max()), int(known["cells"].max())
     note = f"± half the width of the 95 % interval (bootstrap over {slides:,} slides, {cells:,} cells)."
-    set_headline(figure, _spread(known, name, more, alpha), note)
+    if compared:
+        note += f" {state_rule(alpha)}"
+    set_headline(figure, _spread(known, metric), note)
     return figure
-
-
-def grid_points(
-    metrics: pd.DataFrame,
-    points: Mapping[str, tuple[float, int]],
-    metric: str,
-    comparisons: pd.DataFrame | None = None,
-    failed: Mapping[str, str] | None = None,
-) -> pd.DataFrame:
-    """The points of a grid, one row each.
-
-    Parameters
-    ----------
-    metrics : DataFrame
-        The METRICS table.
-    points : mapping of experiment to (sigma, bins)
-    metric : str
-    comparisons : DataFrame, optional
-        The COMPARISONS table.
-    failed : mapping of experiment to text, optional
-        Of :func:`myostage.evaluation.formatting.failures`.
-
-    Returns
-    -------
-    DataFrame
-        ``experiment``, ``sigma``, ``bins``, ``value``, ``low``, ``high``, ``slides``, ``cells``, ``absent``
-        (what to say where there is no value), ``reference``, ``difference``, ``difference_low``,
-        ``difference_high``, ``p_holm``, ``pairs``; missing where not measured or not compared.
-    """
-    at = formatting.by_experiment(metrics, metric)
-    none = formatting.Measured(np.nan, np.nan, np.nan, 0, 0)
-    out = pd.DataFrame(
-        {"experiment": label, "sigma": float(sigma), "bins": int(bins), **vars(at.get(label, none))}
-        for label, (sigma, bins) in points.items()
-    )
-    if out.empty:
-        out = pd.DataFrame(columns=["experiment", "sigma", "bins", *vars(none)])
-    out["absent"] = ["failed" if label in (failed or {}) else "none" for label in out["experiment"]]
-    names = ["reference", "difference", "difference_low", "difference_high", "p_holm", "pairs"]
-    if comparisons is None:
-        return out.assign(**dict.fromkeys(names, np.nan))
-    rows = formatting.differences(comparisons, metric, out["experiment"])
-    rows = rows.rename(columns={"low": "difference_low", "high": "difference_high"})
-    return out.join(rows[names])
 
 
 def _only(values: pd.Series, otherwise: str) -> str:
@@ -313,23 +278,24 @@ def _on_grid(
     return [(sigma, number, name) for sigma, number, name in marked if sigma in sigmas and number in bins]
 
 
-def _spread(known: pd.DataFrame, name: str, more: bool, alpha: float) -> str:
+def _spread(known: pd.DataFrame, metric: str) -> str:
     """How far the grid spreads against the width of an interval, and where it is best."""
     low, high = known["value"].min(), known["value"].max()
-    best = next(formatting.each(known.sort_values("value", ascending=not more, kind="stable")))
+    record = METRICS[metric]
+    ordered = known.sort_values("value", ascending=not record.higher_is_better, kind="stable")
+    best = next(selection.iterate_rows(ordered))
     width = float((known["high"] - known["low"]).median())
-    text = f"Over {len(known)} points of sigma and b, {name} spreads by {formatting.short(high - low)}"
-    text += f" ({formatting.short(low)} to {formatting.short(high)})"
+    text = f"Over {len(known)} points of sigma and b, {record.title} spreads by "
+    text += f"{record.format(high - low)} ({record.format(low)} to {record.format(high)})"
     if np.isfinite(width):
         than = "less" if high - low < width else "more"
-        text += f", {than} than the typical width of an interval, {formatting.short(width)}"
-    text += f"; best at sigma {_plain(best.sigma)}, b {best.bins}"
+        text += f", {than} than the typical width of an interval, {record.format(width)}"
+    text += f"; best at sigma {format_setting(best.sigma)}, b {best.bins}"
     compared = known[known["p_holm"].notna()]
     if len(compared):
-        apart = int((compared["p_holm"] < alpha).sum())
+        apart = int(compared["verdict"].isin(list(VERDICT_COLOURS)).sum())
         reference = _only(compared["reference"], "their reference")
-        level = formatting.short(alpha)
-        text += f"; {apart or 'none'} of {len(compared)} differ from {reference} (Holm p < {level})"
+        text += f"; {apart or 'none'} of {len(compared)} differ significantly from {reference}"
     return text
 
 
@@ -446,7 +412,7 @@ def recovery(rows: pd.DataFrame) -> Figure:
     Parameters
     ----------
     rows : DataFrame
-        Rows of :func:`recovery_table`.
+        Rows of :func:`myostage.evaluation.recovery.tabulate_recovery`.
     """
     if rows.empty:
         return page("No recovery scores", "No experiment of this figure staged a slide with a group.")
@@ -507,11 +473,11 @@ def recovery(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def _scored(name: str, error: formatting.Measured | None) -> str:
+def _scored(name: str, error: Measured | None) -> str:
     return f"{name}: MAE {error}, n {error.slides}" if error and error.slides else name
 
 
-def _recovered(rows: pd.DataFrame, errors: Mapping[str, formatting.Measured]) -> str:
+def _recovered(rows: pd.DataFrame, errors: Mapping[str, Measured]) -> str:
     """How far the recovery score is off, or how it runs where no truth is known."""
     known = {name: error for name, error in errors.items() if error.slides}
     if not known:
@@ -519,8 +485,8 @@ def _recovered(rows: pd.DataFrame, errors: Mapping[str, formatting.Measured]) ->
         means = rows[rows["experiment"] == first].groupby("group", sort=False)["predicted"].mean()
         low, high = str(means.idxmin()), str(means.idxmax())
         return (
-            f"{first}: predicted recovery score from {formatting.short(means[low])} at {low} to "
-            f"{formatting.short(means[high])} at {high}; no cell is annotated, so there is no truth beside it"
+            f"{first}: predicted recovery score from {format_number(means[low])} at {low} to "
+            f"{format_number(means[high])} at {high}; no cell is annotated, so there is no truth beside it"
         )
     best = min(known, key=lambda name: known[name].value)
     error = known[best]
@@ -531,76 +497,24 @@ def _recovered(rows: pd.DataFrame, errors: Mapping[str, formatting.Measured]) ->
     )
     worst = str(gap.abs().idxmax())
     text = f"{best}: recovery score off by {error} (MAE, {error.slides} slides)"
-    text += f", most at {worst} ({formatting.signed(float(gap[worst]))})"
+    text += f", most at {worst} ({format_number(float(gap[worst]), sign=True)})"
     if len(known) > 1:
         last = max(known, key=lambda name: known[name].value)
         text = f"Best of {len(known)}, {text}; worst, {last}: {known[last]}"
     return text
 
 
-def robustness_table(
-    metrics: pd.DataFrame,
-    curves: Mapping[str, Mapping[float, str]],
-    metric: str,
-    comparisons: pd.DataFrame | None = None,
-) -> pd.DataFrame:
-    """A metric along the noise t of the proportions, and its difference to t = 0.
-
-    Parameters
-    ----------
-    metrics : DataFrame
-        The METRICS table.
-    curves : mapping of method to (mapping of t to experiment)
-        t as a number or as its text.
-    metric : str
-    comparisons : DataFrame, optional
-        The COMPARISONS table.
-
-    Returns
-    -------
-    DataFrame
-        ``method``, ``t``, ``experiment``, ``value``, ``low``, ``high``, ``slides``, ``cells``,
-        ``difference``, ``difference_low``, ``difference_high``, ``p_holm``, ``pairs``; t rises.
-    """
-    at = formatting.by_experiment(metrics, metric)
-    none = formatting.Measured(np.nan, np.nan, np.nan, 0, 0)
-    names = ["difference", "low", "high", "p_holm", "pairs"]
-    rows = []
-    for method, labels in curves.items():
-        steps = sorted((float(t), label) for t, label in labels.items())
-        start = next((label for t, label in steps if t == 0), "")
-        for t, label in steps:
-            found = pd.DataFrame(columns=names)
-            if comparisons is not None:
-                same = comparisons["metric"].eq(metric) & comparisons["experiment"].eq(label)
-                found = comparisons.loc[same & comparisons["reference"].eq(start)].sort_values("family")
-            to_start = found[names].iloc[0].tolist() if len(found) else [np.nan] * len(names)
-            rows.append([method, t, label, *vars(at.get(label, none)).values(), *to_start])
-    columns = ["method", "t", "experiment", *vars(none)]
-    return pd.DataFrame(
-        rows, columns=[*columns, "difference", "difference_low", "difference_high", "p_holm", "pairs"]
-    )
-
-
-def hurts_from(rows: pd.DataFrame, metric: str) -> pd.Series | None:
-    """The first row (smallest t) whose difference to t = 0 has an interval wholly on the worse side of 0."""
-    worse = _worse(rows, metric)
-    return rows[worse].iloc[0] if worse.any() else None
-
-
-def _worse(rows: pd.DataFrame, metric: str) -> pd.Series:
-    return rows["difference_high"] < 0 if formatting.METRICS[metric][2] else rows["difference_low"] > 0
-
-
 @styled
-def robustness(rows: pd.DataFrame, metric: str) -> Figure:
+def robustness(rows: pd.DataFrame, metric: str, alpha: float = 0.05) -> Figure:
     """A metric against how wrong the proportions are made, with intervals as bands.
 
     Parameters
     ----------
     rows : DataFrame
-        Rows of :func:`robustness_table`.
+        Rows of :func:`myostage.evaluation.selection.tabulate_noise`.
     metric : str
+    alpha : float
+        Level of the tests.
     """
     known = rows[rows["value"].notna()]
     if known.empty:
@@ -616,54 +530,60 @@ def robustness(rows: pd.DataFrame, metric: str) -> Figure:
         banded = part[part["low"].notna() & part["high"].notna()]
         axes.fill_between(banded["t"], banded["low"], banded["high"], color=colour, alpha=0.16, lw=0)
         axes.plot(part["t"], part["value"], marker=marker, color=colour, lw=1.6, ms=5)
-        first = hurts_from(part, metric)
+        first = selection.find_first_harm(part, metric, alpha)
         if first is not None:
             axes.plot(first["t"], first["value"], "o", ms=13, mfc="none", mec=colour, mew=1.6)
         handles.append(Line2D([], [], color=colour, marker=marker, label=method))
     absent = rows[rows["value"].isna()]
     if known["difference"].notna().any():
         handles.append(
-            Line2D([], [], ls="", marker="o", ms=11, mfc="none", mec="black", label="hurts from here")
+            Line2D(
+                [],
+                [],
+                ls="",
+                marker="o",
+                ms=11,
+                mfc="none",
+                mec="black",
+                label="significantly worse from here",
+            )
         )
     axes.set_xticks(sorted(set(rows["t"])))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda t, _: f"{t:g}"))
     axes.set_xlabel("share t of the proportions that is random: (1 − t) given + t drawn")
-    axes.set_ylabel(f"{formatting.label(metric)}, {_better(metric)}")
+    axes.set_ylabel(f"{METRICS[metric].label}, {METRICS[metric].direction}")
     axes.grid(axis="y", color="#eee", lw=0.7)
     axes.set_axisbelow(True)
     figure.legend(handles=handles, loc="outside lower left", ncols=3, alignment="left")
     slides, cells = int(known["slides"].max()), int(known["cells"].max())
     note = f"Band: 95 % interval (bootstrap over {slides:,} slides, {cells:,} cells)."
     if known["difference"].notna().any():
-        note += " Circle: first difference to t = 0 whose paired interval excludes 0."
+        note += f" Circle: first significant fall from t = 0. {state_rule(alpha)}"
     if len(absent):
         note += f" Without a value: {', '.join(absent['experiment'])}."
-    set_headline(figure, _wrong_proportions(known, metric), note)
+    set_headline(figure, _wrong_proportions(known, metric, alpha), note)
     return figure
 
 
-def _wrong_proportions(known: pd.DataFrame, metric: str) -> str:
+def _wrong_proportions(known: pd.DataFrame, metric: str, alpha: float) -> str:
     """From which t on each method is hurt."""
     parts = []
     for method, part in known.groupby("method", sort=False):
-        first = hurts_from(part, metric)
+        first = selection.find_first_harm(part, metric, alpha)
         if first is not None:
             later = part[part["t"] >= first["t"]]
-            lasting = _worse(later, metric).all()
-            gap = formatting.with_interval(
-                first["difference"], first["difference_low"], first["difference_high"], True
+            lasting = bool(selection.find_harm(later, metric, alpha).all())
+            gap = METRICS[metric].format_interval(
+                first["difference"], first["difference_low"], first["difference_high"], sign=True
             )
-            where = f"{'from' if lasting else 'first at'} t = {_plain(first['t'])}{' on' if lasting else ''}"
+            t = f"t = {format_setting(first['t'])}"
+            where = f"from {t} on" if lasting else f"first at {t}"
             parts.append(f"{method} {where} ({gap})")
         elif part["difference"].notna().any():
-            parts.append(f"{method} not up to t = {_plain(part['t'].max())}")
+            parts.append(f"{method} not up to t = {format_setting(part['t'].max())}")
         else:
             parts.append(f"{method} is compared with nothing")
-    return f"Wrong proportions hurt {formatting.METRICS[metric][0]}: {'; '.join(parts)}"
-
-
-def _plain(value: float) -> str:
-    return f"{value:g}".removeprefix("0") or "0"
+    return f"Wrong proportions hurt {METRICS[metric].title}: {'; '.join(parts)}"
 
 
 @styled
@@ -677,16 +597,16 @@ def cost(runs: pd.DataFrame, experiments: Sequence[str]) -> Figure:
     experiments : sequence of str
         Rows from top to bottom.
     """
-    found = formatting.costs(runs, experiments)
-    panels = [name for name in formatting.COSTS if any(found[one][name].runs for one in experiments)]
+    found = costs.summarise_costs(runs, experiments)
+    panels = [name for name in costs.COSTS if any(found[one][name].runs for one in experiments)]
     if not panels:
         return page("No costs", "No run of these experiments ended well and told what it cost.")
-    failed = formatting.failures(runs)
+    failed = selection.describe_failures(runs)
     longest = max(len(name) for name in experiments)
     figure = new_figure(1.6 + 2.1 * len(panels) + 0.07 * longest, 1.5 + 0.28 * len(experiments))
     drawn = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, name in zip(drawn, panels, strict=True):
-        text, unit = formatting.COSTS[name]
+        text, unit = costs.COSTS[name]
         positive = [found[one][name].low for one in experiments if found[one][name].low > 0]
         top = max(found[one][name].high for one in experiments if found[one][name].runs)
         for place, one in enumerate(experiments):
@@ -723,25 +643,25 @@ def cost(runs: pd.DataFrame, experiments: Sequence[str]) -> Figure:
     return figure
 
 
-def _dearest(found: Mapping[str, Mapping[str, formatting.Spread]]) -> str:
+def _dearest(found: Mapping[str, Mapping[str, costs.Spread]]) -> str:
     """The quickest and the slowest experiment."""
     times = {name: spreads["seconds"] for name, spreads in found.items() if spreads["seconds"].runs}
     if not times:
         return "Cost of a run; its time is not known"
     low, high = (pick(times, key=lambda name: times[name].median) for pick in (min, max))
-    text = f"Wall time of a run: {formatting.amount(times[low].median)} s ({low}, n {times[low].runs})"
+    text = f"Wall time of a run: {format_amount(times[low].median)} s ({low}, n {times[low].runs})"
     if low == high:
         return text
-    text += f" to {formatting.amount(times[high].median)} s ({high}, n {times[high].runs})"
+    text += f" to {format_amount(times[high].median)} s ({high}, n {times[high].runs})"
     if times[low].median > 0:
-        text += f", {formatting.amount(times[high].median / times[low].median)} times as long"
+        text += f", {format_amount(times[high].median / times[low].median)} times as long"
     return text
 
 
 def _cost_note(runs: pd.DataFrame, experiments: Sequence[str], panels: Sequence[str]) -> str:
     part = runs[runs["experiment"].isin(list(experiments))]
     note = "Point and line: median and range over the n runs that ended well in one job."
-    later = int(formatting.resumed(part).sum())
+    later = int(costs.find_resumed(part).sum())
     if later:
         note += (
             f" Left out, as only its last job was measured: {later} resumed run{'s' if later > 1 else ''}."
@@ -753,18 +673,3 @@ def _cost_note(runs: pd.DataFrame, experiments: Sequence[str], panels: Sequence[
         counts = ", ".join(f"{device} ({count})" for device, count in devices.items())
         note += f" Runs on unlike devices: {counts}; their times do not compare."
     return note
-
-
-def cost_rows(runs: pd.DataFrame, experiments: Sequence[str]) -> pd.DataFrame:
-    """The numbers of :func:`cost`, one row per experiment and cost."""
-    rows = [
-        {
-            "experiment": name,
-            "cost": formatting.COSTS[column][0],
-            "unit": formatting.COSTS[column][1],
-            **vars(spread),
-        }
-        for name, spreads in formatting.costs(runs, experiments).items()
-        for column, spread in spreads.items()
-    ]
-    return pd.DataFrame(rows, columns=["experiment", "cost", "unit", *formatting.Spread.__annotations__])

@@ -12,17 +12,14 @@ import pandas as pd
 
 from myostage import palette, tables
 from myostage.evaluation import formatting
+from myostage.evaluation.comparisons import Verdict, state_rule
+from myostage.evaluation.metrics.registry import METRICS
+from myostage.evaluation.numbers import format_number, format_p, format_setting
 from myostage.report import findings, findings_neighbours
-from myostage.report.findings import Difference, Facts, Verdict
+from myostage.report.findings import Difference, Facts
 
 # shown beside a verdict, so that it does not hang on colour
-MARKS: dict[Verdict, str] = {"helps": "▲", "hurts": "▼", "not told": "○", "unknown": "–"}
-WORDS: dict[Verdict, str] = {
-    "helps": "better",
-    "hurts": "worse",
-    "not told": "not told",
-    "unknown": "unknown",
-}
+MARKS: dict[Verdict, str] = {"better": "▲", "worse": "▼", "not significant": "○", "not tested": "–"}
 STRIP_PX = 130
 
 _BETTER, _WORSE = palette.series_colours(2)
@@ -46,9 +43,9 @@ th, td {{ padding: .3em .5em; text-align: right; border-bottom: 1px solid #ddd; 
 th:first-child, td:first-child {{ text-align: left }}
 thead th {{ border-bottom: 2px solid #444; vertical-align: bottom; white-space: normal }}
 caption {{ caption-side: bottom; text-align: left; color: #666; padding-top: .6em }}
-.helps {{ color: {better}; font-weight: 600 }}
-.hurts {{ color: {worse}; font-weight: 600 }}
-.nottold, .unknown {{ color: #777 }}
+.better {{ color: {better}; font-weight: 600 }}
+.worse {{ color: {worse}; font-weight: 600 }}
+.notsignificant, .nottested {{ color: #777 }}
 svg {{ vertical-align: middle }}
 figure {{ margin: 1.5em 0 }}
 figure img {{ max-width: 100%; border: 1px solid #eee }}
@@ -97,7 +94,7 @@ def write(out: str | Path, facts: Facts) -> None:
     sections: list[tuple[str, str, list[str]]] = [("run", "What was run", [_points(run)])]
     if staged:
         sections += [
-            ("helps", "Does the ordinal term help, and by how much?", _helps(facts)),
+            ("better", "Does the ordinal term help, and by how much?", _helps(facts)),
             ("methods", "All methods, all metrics", _methods(facts)),
             ("where", "Where does it stop helping?", _where(facts)),
             ("design", "Which open choices matter?", _design(facts)),
@@ -130,21 +127,18 @@ def write(out: str | Path, facts: Facts) -> None:
 
 def rules(facts: Facts) -> str:
     """The rules by which verdicts are made, in words."""
-    better = "more" if formatting.METRICS[facts.metric][2] else "less"
+    better = "more" if METRICS[facts.metric].higher_is_better else "less"
     compare = facts.structure.compare
     return (
-        f"A difference is experiment minus reference in {formatting.label(facts.metric)}, of which "
+        f"A difference is experiment minus reference in {METRICS[facts.metric].label}, of which "
         f"{better} is better, on held-out slides, all folds and seeds together; in brackets the 95 % "
-        "interval by paired bootstrap over slides. Better (helps): the whole interval lies on the better "
-        "side of 0, and p of the corrected resampled t-test over pairs of fold and seed, after Holm's "
-        f"correction within its family and part of the study, is below {findings.plain(compare['alpha'])}. "
-        "Worse (hurts): the mirror of it. Everything else is no difference that this study could tell from "
-        "noise; beside it stands the smallest difference that this test, uncorrected, finds with power "
-        f"{findings.plain(compare['power'])}. "
-        "Nothing can be said where there are too few pairs to test. Effect size: mean over standard "
-        "deviation of the paired differences. At which sigma a difference is positive, and from which "
-        "strength on wrong proportions do harm, is judged by the interval alone; two intervals that do not "
-        "overlap count as apart."
+        f"confidence interval by paired bootstrap over slides. {state_rule(compare['alpha'])} p is that of "
+        "the corrected resampled t-test over pairs of fold and seed, after Holm's correction within its "
+        "family and part of the study. Beside a difference that is not significant stands the minimum "
+        "detectable "
+        f"effect: what this test, uncorrected, finds with power {format_setting(compare['power'])}. Not "
+        "tested: too few pairs. Effect size: mean over standard deviation of the paired differences. Two "
+        "intervals that do not overlap count as apart."
     )
 
 
@@ -190,14 +184,16 @@ def _design(facts: Facts) -> list[str]:
 
 def _methods(facts: Facts) -> list[str]:
     structure = facts.structure
-    rows = formatting.table(facts.metrics, structure.main, runs=facts.runs, metric=facts.metric)
+    rows = formatting.tabulate_experiments(
+        facts.metrics, structure.main, runs=facts.runs, metric=facts.metric
+    )
     marks = structure.ceilings, structure.fitted_afterwards
-    notes = formatting.footnotes(structure.main, *marks)
-    blocks = [_frame(formatting.marked(rows, *marks), f"{formatting.CAPTION} {notes}")]
+    notes = formatting.explain_marks(structure.main, *marks)
+    blocks = [_frame(formatting.mark_experiments(rows, *marks), f"{formatting.CAPTION} {notes}")]
     if structure.quoted:
         blocks += [
             "<h3>Published figures</h3>",
-            _frame(formatting.quoted_table(structure.quoted), formatting.QUOTED),
+            _frame(formatting.tabulate_quoted(structure.quoted), formatting.QUOTED),
         ]
     return blocks
 
@@ -206,7 +202,9 @@ def _cost(facts: Facts) -> list[str]:
     trained = set(findings.whole_runs(facts)["experiment"])
     labels = [label for label in facts.structure.main if label in trained]
     blocks = [_points(findings.cost(facts))]
-    return blocks + ([_frame(formatting.cost_table(facts.runs, labels), formatting.COST)] if labels else [])
+    return blocks + (
+        [_frame(formatting.tabulate_costs(facts.runs, labels), formatting.COST)] if labels else []
+    )
 
 
 def _frame(rows: pd.DataFrame, caption: str) -> str:
@@ -235,27 +233,27 @@ def _differences(facts: Facts, rows: Sequence[Difference]) -> str:
     head = ("experiment", "against", "difference", "", "verdict", "effect size", "p (Holm)")
     cells = []
     for row in rows:
-        verdict = row.verdict(facts.alpha)
+        verdict = row.judge(facts.alpha)
         cells.append(
             (
                 html.escape(f"{row.experiment} {marks.get(row.experiment, '')}".rstrip()),
                 html.escape(row.reference),
                 row.interval,
                 _strip(row, reach, verdict),
-                _marked(verdict, WORDS[verdict]),
-                formatting.short(row.effect_size),
-                html.escape(formatting.probability(row.p_holm)),
-                findings.unsigned(row.minimum_detectable),
+                _marked(verdict, verdict),
+                format_number(row.effect_size),
+                html.escape(format_p(row.p_holm)),
+                METRICS[row.metric].format(row.minimum_detectable),
                 f"{row.pairs:,}",
                 f"{row.slides:,}",
             )
         )
-    notes = formatting.footnotes(
+    notes = formatting.explain_marks(
         [row.experiment for row in rows], facts.structure.ceilings, facts.structure.fitted_afterwards
     )
-    drawn = f" Drawn up to {findings.unsigned(reach)} from 0; hollow: beyond." if reach else ""
-    caption = f"Difference in {formatting.label(rows[0].metric)} [95 % interval].{drawn} {notes}".rstrip()
-    return _table((*head, "could have found", "pairs", "slides"), cells, caption)
+    drawn = f" Drawn up to {METRICS[rows[0].metric].format(reach)} from 0; hollow: beyond." if reach else ""
+    caption = f"Difference in {METRICS[rows[0].metric].label} [95 % interval].{drawn} {notes}".rstrip()
+    return _table((*head, "minimum detectable", "pairs", "slides"), cells, caption)
 
 
 def _marked(verdict: Verdict, text: str) -> str:
@@ -278,7 +276,7 @@ def _strip(row: Difference, reach: float, verdict: Verdict) -> str:
         f"{middle + float(np.clip(value / reach, -1, 1)) * (middle - 6):.1f}"
         for value in (row.low, row.difference, row.high)
     )
-    colour = {"helps": _BETTER, "hurts": _WORSE}.get(verdict, palette.BASELINE)
+    colour = {"better": _BETTER, "worse": _WORSE}.get(verdict, palette.BASELINE)
     # a point beyond the edge is drawn hollow
     fill = colour if abs(row.difference) <= reach else "white"
     return (
@@ -300,16 +298,16 @@ def _grid(facts: Facts) -> str:
     def cell(key: tuple[float, float]) -> str:
         row = facts.to_plain(labels[key]) if key in labels else None
         text = row.interval.replace(" ", "<br>", 1) if row else ""
-        return _marked(row.verdict(facts.alpha) if row else "unknown", text)
+        return _marked(row.judge(facts.alpha) if row else "not tested", text)
 
-    lines = ([f"sigma {findings.plain(s)}", *(cell((s, b)) for b in bins)] for s in sigmas)
-    head = ["", *(f"{findings.plain(b)} bins" for b in bins)]
+    lines = ([f"sigma {format_setting(s)}", *(cell((s, b)) for b in bins)] for s in sigmas)
+    head = ["", *(f"{format_setting(b)} bins" for b in bins)]
     rows = [row for label in points if (row := facts.to_plain(label)) is not None]
     size = f" {findings.sizes(rows)}." if rows else ""
-    marks = "; ".join(f"{MARKS[verdict]} {word}" for verdict, word in WORDS.items())
+    marks = "; ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items())
     to = f" to {rows[0].reference}" if rows else ""
     return _table(
-        head, lines, f"Difference in {formatting.label(facts.metric)}{to} [95 % interval].{size} {marks}."
+        head, lines, f"Difference in {METRICS[facts.metric].label}{to} [95 % interval].{size} {marks}."
     )
 
 
