@@ -26,11 +26,11 @@ def main(study: str) -> None:
         parts = plan.structure
         table = tables.read(paths.study("metrics.parquet"), METRICS)
         table = table[table["experiment"].isin(parts["main"])]
-        print("\n".join(formatting.headline(table, parts["baselines"], parts["ceilings"])))
+        print("\n".join(formatting.state_results(table, parts["baselines"], parts["ceilings"])))
     if plan.slide_experiments:
         table = tables.read(paths.study("slides_metrics.parquet"), METRICS)
         references = plan.slide_structure["references"]
-        print("\n".join(formatting.slide_headline(table, references, settings.compare.slide_metric)))
+        print("\n".join(formatting.state_slide_results(table, references, settings.compare.slide_metric)))
     if not plan.runnable:
         print(f"{settings.study} has no experiments of its own: its slides are staged, nothing is measured.")
     for name, made in (("answers", "summary.html"), ("report", "report.zip"), ("figures", "figures")):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from myostage import tables
 from myostage.cells.tables import SEGMENTATION_QUALITY
-from myostage.evaluation import formatting
+from myostage.evaluation import selection
 from myostage.evaluation.tables import METRICS
 
 RESULTS = Path(__file__).parents[1] / "results/demo"
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def accuracy(experiment: str) -> tuple[float, float, float]:
-    metrics = formatting.pooled(tables.read(RESULTS / "metrics.parquet", METRICS))
+    metrics = selection.take_pooled(tables.read(RESULTS / "metrics.parquet", METRICS))
     row = metrics[(metrics["experiment"] == experiment) & (metrics["metric"] == "accuracy")].iloc[0]
     return row["value"], row["low"], row["high"]
 

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,7 @@ def test_every_package_says_what_enters_what_leaves_and_what_it_may_import() -> 
             assert word in text, f"{package.name}: its docstring has no line `{word}`"
 
 
+@cache
 def defined(path: Path) -> set[str]:
     """Names that a module defines itself, at its top level."""
     names: set[str] = set()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from myostage import tables
 from myostage.cells.tables import CELLS, SEGMENTATION_QUALITY
-from myostage.evaluation import formatting
+from myostage.evaluation import formatting, selection
 from myostage.evaluation.tables import METRICS
 from myostage.slides.tables import SLIDES, TILES
 from support.slide_files import REAL, unavailable
@@ -67,8 +67,8 @@ def test_fibres_of_an_unseen_field_are_found(fibres: Path) -> None:
 
 def test_stages_of_fibres_stand_beside_majority_and_ceiling(fibres: Path) -> None:
     metrics = tables.read(fibres / "metrics.parquet", METRICS)
-    print("\n" + "\n".join(formatting.headline(metrics)))
-    rows = formatting.pooled(metrics)
+    print("\n" + "\n".join(formatting.state_results(metrics)))
+    rows = selection.take_pooled(metrics)
     accuracy = rows[rows["metric"] == "accuracy"].set_index("experiment")
     assert {"prop", "combined", "supervised", "majority"} == set(accuracy.index)
     # Three fields are too few to say which method is better: what holds is that each has its interval.

@@ -1,7 +1,5 @@
 """The site file: what overrides what, and what is refused."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -117,12 +115,3 @@ def test_the_variable_must_name_a_file(root: Path, monkeypatch: pytest.MonkeyPat
 def test_a_site_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         Site().account = "other"
-
-
-def test_reading_it_imports_nothing_heavy() -> None:
-    heavy = "('torch', 'pandas', 'numpy')"
-    code = f"import sys, myostage.cluster.site; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT / "scripts", capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "[]\n"

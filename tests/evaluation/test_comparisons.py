@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from myostage.evaluation import results
-from myostage.evaluation.comparisons import holm, paired_differences, paired_seeds, paired_test
+from myostage.evaluation.comparisons import holm, judge, paired_differences, paired_seeds, paired_test
 
 Floats = NDArray[np.float64]
 
@@ -186,3 +186,13 @@ def test_interval_covers_the_true_difference_of_simulated_slides() -> None:
         apart.append(high[0] - low[0])
     assert 0.9 <= np.mean(covered) <= 0.99
     assert np.mean(widths) < 0.5 * np.mean(apart)
+
+
+def test_a_difference_is_significant_by_its_interval_and_its_p_alike() -> None:
+    assert judge("accuracy", 0.01, 0.05, 0.04, 0.05) == "better"
+    assert judge("rmse", 0.01, 0.05, 0.04, 0.05) == "worse"
+    assert judge("rmse", -0.05, -0.01, 0.04, 0.05) == "better"
+    assert judge("accuracy", 0.01, 0.05, 0.05, 0.05) == "not significant"
+    assert judge("accuracy", -0.01, 0.05, 0.04, 0.05) == "not significant"
+    assert judge("accuracy", 0.01, 0.05, float("nan"), 0.05) == "not tested"
+    assert judge("accuracy", float("nan"), 0.05, 0.01, 0.05) == "not tested"

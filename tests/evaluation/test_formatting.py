@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 
 from myostage import tables
-from myostage.evaluation import formatting
+from myostage.evaluation import cost, formatting, selection
 from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
+from myostage.figures.record import Table
+from myostage.report import pages
 from support import study_tables
 
 QUOTED = [
@@ -38,29 +40,13 @@ def runs(made: study_tables.Made) -> pd.DataFrame:
     return tables.read(made.study("runs"), RUNS)
 
 
-@pytest.mark.parametrize(
-    ("p", "text"), [(0.012, ".012"), (0.0004, "< .001"), (0.0006, ".001"), (1.0, "1.000"), (np.nan, "–")]
-)
-def test_p_in_words(p: float, text: str) -> None:
-    assert formatting.probability(p) == text
-
-
-def test_signed_numbers() -> None:
-    assert [formatting.signed(value) for value in (0.07, -0.031, 0.001, -0.001, np.nan)] == [
-        "+.07",
-        "-.03",
-        ".00",
-        ".00",
-        "–",
-    ]
-    assert formatting.with_interval(0.07, -0.02, 0.15, sign=True) == "+.07 [-.02, +.15]"
-
-
 def test_the_main_table_has_differences_and_names_failed_and_absent_experiments(
     metrics: pd.DataFrame, comparisons: pd.DataFrame, runs: pd.DataFrame
 ) -> None:
     order = [study_tables.REFERENCE, "combined", "majority", "broken", "absent"]
-    rows = formatting.table(metrics, order, comparisons, runs, left_out={"absent": "no package"})
+    rows = formatting.tabulate_experiments(
+        metrics, order, comparisons, runs, left_out={"absent": "no package"}
+    )
     assert list(rows.columns) == [
         "accuracy",
         "MAE (stages)",
@@ -74,7 +60,7 @@ def test_the_main_table_has_differences_and_names_failed_and_absent_experiments(
         "runs",
     ]
     difference = rows[f"accuracy minus {study_tables.REFERENCE}"]
-    assert difference.tolist() == ["reference", "+.07 [+.02, +.13]", "-.24 [-.29, -.18]", "–", "–"]
+    assert difference.tolist() == ["reference", "+.070 [+.020, +.130]", "-.240 [-.290, -.180]", "–", "–"]
     assert rows["p (Holm)"].tolist() == ["–", ".012", ".012", "–", "–"]
     assert rows.loc["broken", ["accuracy", "MAE (stages)"]].tolist() == ["failed (3 of 3 runs)", "–"]
     assert rows.loc["absent", "accuracy"] == "left out"
@@ -86,8 +72,8 @@ def test_an_experiment_with_some_failed_runs_keeps_its_value(
 ) -> None:
     runs = runs.copy()
     runs.loc[runs["run"] == "combined-f1", "status"] = "failed"
-    rows = formatting.table(metrics, ["combined"], runs=runs)
-    assert rows.loc["combined", ["accuracy", "runs"]].tolist() == [".68 [.59, .75]", "2 of 3"]
+    rows = formatting.tabulate_experiments(metrics, ["combined"], runs=runs)
+    assert rows.loc["combined", ["accuracy", "runs"]].tolist() == [".680 [.590, .750]", "2 of 3"]
 
 
 def test_a_row_is_compared_with_what_it_changes_something_of_else_with_the_reference(
@@ -99,13 +85,13 @@ def test_a_row_is_compared_with_what_it_changes_something_of_else_with_the_refer
     baseline = against.assign(family="baseline", difference=9.0)
     other = against.assign(metric="mae", difference=8.0)
     everything = pd.concat([comparisons, baseline, other, against])
-    rows = formatting.differences(everything, "accuracy", ["supervised", "combined", "nobody"])
+    rows = selection.find_differences(everything, "accuracy", ["supervised", "combined", "nobody"])
     assert rows["experiment"].tolist() == ["supervised", "combined", "nobody"]
     assert rows["reference"].tolist()[:2] == [study_tables.REFERENCE, "majority"]
     np.testing.assert_allclose(rows["difference"], [0.27, 0.31, np.nan])
-    text = formatting.difference_table(rows)
+    text = formatting.tabulate_differences(rows)
     assert text.loc["nobody"].eq("–").all()
-    both = formatting.to_references(everything, "accuracy", ["combined", "supervised"])
+    both = selection.find_to_references(everything, "accuracy", ["combined", "supervised"])
     assert both[["experiment", "family"]].to_numpy().tolist() == [
         ["combined", "reference"],
         ["supervised", "reference"],
@@ -116,23 +102,23 @@ def test_a_row_is_compared_with_what_it_changes_something_of_else_with_the_refer
 def test_quoted_figures_stand_in_a_block_of_their_own(
     metrics: pd.DataFrame, comparisons: pd.DataFrame, tmp_path: Path
 ) -> None:
-    rows = formatting.marked(
-        formatting.table(metrics, ["combined", "supervised"]), ["supervised"], ["combined"]
+    rows = formatting.mark_experiments(
+        formatting.tabulate_experiments(metrics, ["combined", "supervised"]), ["supervised"], ["combined"]
     )
-    notes = formatting.footnotes(["combined", "supervised"], ["supervised"], ["combined", "elsewhere"])
-    blocks = formatting.further_blocks(comparisons, "accuracy", ["combined"], QUOTED)
+    notes = formatting.explain_marks(["combined", "supervised"], ["supervised"], ["combined", "elsewhere"])
+    blocks = formatting.collect_blocks(comparisons, "accuracy", ["combined"], QUOTED)
     quoted = blocks[1][0]
     assert quoted.columns.tolist() == ["accuracy", "RMSE (stages)", "source"]
     assert quoted.loc["OSLSP"].tolist() == [".46005", "2.152", "A & B"]
     assert quoted.loc["DINO", "RMSE (stages)"] == "–"
     assert "OSLSP" not in rows.index
-    formatting.write_html(tmp_path / "m.html", "t", [], rows, notes, blocks)
+    pages.write_table(tmp_path / "m.html", Table("t", [], [(rows, notes), *blocks]))
     tables = (tmp_path / "m.html").read_text(encoding="utf-8").split("<table")[1:]
     assert len(tables) == 3
     assert "combined ‡" in tables[0] and "supervised †" in tables[0] and "OSLSP" not in tables[0]
     assert "fitted afterwards by L_prop" in tables[0] and "learns from cell labels" in tables[0]
     assert "A &amp; B" in tables[2] and "As published" in tables[2] and "combined" not in tables[2]
-    formatting.write_latex(tmp_path / "m.tex", rows, notes, blocks)
+    pages.write_latex(tmp_path / "m.tex", [(rows, notes), *blocks])
     parts = (tmp_path / "m.tex").read_text(encoding="utf-8").split(r"\begin{tabular}")[1:]
     assert len(parts) == 3
     assert r"combined \ddag{} & .68" in parts[0] and r"L\_prop" in parts[0] and "OSLSP" not in parts[0]
@@ -140,25 +126,27 @@ def test_quoted_figures_stand_in_a_block_of_their_own(
 
 
 def test_without_comparisons_and_quoted_figures_nothing_stands_below(comparisons: pd.DataFrame) -> None:
-    assert formatting.further_blocks(None, "accuracy", ["combined"]) == []
-    assert formatting.further_blocks(comparisons, "kl", ["combined"]) == []
+    assert formatting.collect_blocks(None, "accuracy", ["combined"]) == []
+    assert formatting.collect_blocks(comparisons, "kl", ["combined"]) == []
 
 
 def test_latex_takes_no_cell_for_a_command(tmp_path: Path) -> None:
     rows = pd.DataFrame({"a_b": ["50 % {x}"]}, index=pd.Index(["[1] \\x"], name="n#"))
-    formatting.write_latex(tmp_path / "m.tex", rows)
+    pages.write_latex(tmp_path / "m.tex", [(rows, "")])
     text = (tmp_path / "m.tex").read_text(encoding="utf-8")
     assert r"n\# & a\_b" in text and r"{}[1] \textbackslash{}x & 50 \% \{x\} \\" in text
 
 
 def test_the_headline_names_the_best_of_many_baselines(metrics: pd.DataFrame) -> None:
-    said = formatting.headline(metrics, ["majority", study_tables.REFERENCE, "absent"], ["supervised"])
+    said = formatting.state_results(metrics, ["majority", study_tables.REFERENCE, "absent"], ["supervised"])
     assert said == [
-        "combined: accuracy .68 [.59, .75] on 3,402 cells of 8 slides; prop[sigma=0.1,bins=6] .61 "
-        "[.52, .68], supervised .88 [.79, .95]."
+        "combined: accuracy .680 [.590, .750] on 3,402 cells of 8 slides; prop[sigma=0.1,bins=6] .610 "
+        "[.520, .680], supervised .880 [.790, .950]."
     ]
     # The lowest KL is the best.
-    kl = formatting.headline(metrics[metrics["metric"] == "kl"], ["majority", study_tables.REFERENCE], [])
+    kl = formatting.state_results(
+        metrics[metrics["metric"] == "kl"], ["majority", study_tables.REFERENCE], []
+    )
     assert f"; {study_tables.REFERENCE} " in kl[0] and "majority" not in kl[0]
 
 
@@ -166,11 +154,11 @@ def test_costs_leave_out_failed_and_resumed_runs(runs: pd.DataFrame) -> None:
     runs = runs.copy()
     # combined took 10, 11 and 12 s.
     runs.loc[runs["run"] == "combined-f0", ["steps", "seconds"]] = [50, 1.0]
-    found = formatting.costs(runs, ["combined", "broken", "nobody"])
-    assert found["combined"]["seconds"] == formatting.Spread(11.5, 11.0, 12.0, 2)
+    found = cost.summarise_costs(runs, ["combined", "broken", "nobody"])
+    assert found["combined"]["seconds"] == cost.Spread(11.5, 11.0, 12.0, 2)
     assert found["combined"]["joules"].runs == found["broken"]["seconds"].runs == 0
-    assert formatting.resumed(runs).sum() == 1
-    rows = formatting.cost_table(runs, ["combined", "broken", "nobody"])
+    assert cost.find_resumed(runs).sum() == 1
+    rows = formatting.tabulate_costs(runs, ["combined", "broken", "nobody"])
     assert rows["wall time (s)"].tolist() == ["12 (11 to 12), n 2", "–", "–"]
     assert rows["energy (J)"].eq("–").all()
     assert rows["status"].tolist() == ["ok", "failed (3 of 3 runs)", "–"]

@@ -16,8 +16,12 @@ from scipy import stats
 from myostage import tables
 from myostage.cells.tables import CELLS, LABELS
 from myostage.errors import UserError
-from myostage.evaluation import comparisons, metrics, results, tallies
+from myostage.evaluation import comparisons, results, tallies
+from myostage.evaluation.metrics import cells as of_cells
+from myostage.evaluation.metrics import composition, expected_stage
+from myostage.evaluation.metrics.expected_stage import find_tail
 from myostage.evaluation.tables import COMPARISONS, CONFUSION, METRICS, RUNS, SCORES
+from myostage.evaluation.weighted import spearman, wasserstein
 from myostage.export import staging
 from myostage.learning.tables import OUTCOME, SPLITS, predictions_table
 from myostage.study.run import RunSpec
@@ -196,12 +200,12 @@ def value(frame: pd.DataFrame, metric: str, run: str = "") -> pd.Series:
 def by_hand(study: StudyFiles, slides: list[str], seed: int) -> dict[str, float]:
     truth = np.concatenate([study.truth[s] for s in slides])
     p = np.concatenate([study.held_out(seed, s) for s in slides])
-    return metrics.metrics(truth[truth >= 0], p[truth >= 0], K)
+    return of_cells.measure_cells(truth[truth >= 0], p[truth >= 0], K)
 
 
 def test_experiment_is_the_mean_over_seeds_of_pooled_held_out_cells(study: StudyFiles) -> None:
     found = study.evaluate()["metrics"]
-    for name in metrics.NAMES:
+    for name in of_cells.NAMES:
         row = value(found, name)
         seeds = [by_hand(study, ["s1", "s2", "s3", "s4"], seed)[name] for seed in SEEDS]
         assert row["value"] == pytest.approx(np.mean(seeds), rel=1e-9)
@@ -398,7 +402,7 @@ def test_runs_say_how_they_ended_and_what_they_cost(study: StudyFiles) -> None:
 def test_a_failed_run_is_missing_and_its_seed_left_out(study: StudyFiles) -> None:
     study.runs[2][1].unlink()  # nothing is read of a run that failed
     found = study.evaluate(failed=((1, 0),))
-    for name in (*metrics.NAMES, *metrics.COMPOSITION_NAMES):
+    for name in (*of_cells.NAMES, *composition.NAMES):
         row = value(found["metrics"], name, spec(1, 0).id)
         assert row[["value", "low", "high"]].isna().all() and (row["slides"], row["cells"]) == (0, 0)
     row = value(found["metrics"], "rmse")
@@ -421,7 +425,7 @@ def test_an_experiment_without_a_whole_seed_is_there_and_missing(study: StudyFil
         against={"gone too": "gone"},
     )
     pooled = found["metrics"].query("run == '' and experiment == 'gone'")
-    assert pooled["metric"].tolist() == [*metrics.NAMES, *metrics.COMPOSITION_NAMES]
+    assert pooled["metric"].tolist() == [*of_cells.NAMES, *composition.NAMES]
     assert pooled["value"].isna().all() and not pooled[["slides", "cells"]].to_numpy().any()
     assert found["confusion"].empty
     assert set(found["scores"]["slide"]) == set(FOLD)
@@ -456,11 +460,11 @@ def scipy_stage_metrics(predicted: NDArray[np.float64], true: NDArray[np.float64
 def test_expected_stages_of_slides_are_measured_when_asked_for_alone(study: StudyFiles) -> None:
     plain, found = study.evaluate(), study.evaluate(slide_level=True)
     for name in ("metrics", "comparisons"):
-        added = found[name]["metric"].isin(metrics.STAGE_NAMES)
+        added = found[name]["metric"].isin(expected_stage.NAMES)
         assert added.any() or name == "comparisons"
         pd.testing.assert_frame_equal(plain[name], found[name][~added].reset_index(drop=True))
     by_seed = [scipy_stage_metrics(*expected_stages(study, seed)) for seed in SEEDS]
-    for name, of_seeds in zip(metrics.STAGE_NAMES, zip(*by_seed, strict=True), strict=False):
+    for name, of_seeds in zip(expected_stage.NAMES, zip(*by_seed, strict=True), strict=False):
         row = value(found["metrics"], name)
         assert row["value"] == pytest.approx(np.mean(of_seeds), abs=1e-8)
         assert (row["slides"], row["cells"]) == (4, 30 + 7 + 50 + 5)
@@ -493,7 +497,7 @@ def test_intervals_of_slide_metrics_are_those_of_the_slides_drawn(study: StudyFi
         for row in times
     ]
     low, high = np.nanquantile(np.array(replicates), (0.025, 0.975), axis=0)
-    for name, wanted in zip(metrics.STAGE_NAMES, zip(low, high, strict=True), strict=False):
+    for name, wanted in zip(expected_stage.NAMES, zip(low, high, strict=True), strict=False):
         assert value(found, name)[["low", "high"]].tolist() == pytest.approx(list(wanted), abs=1e-8)
 
 
@@ -512,7 +516,7 @@ def test_slide_metrics_are_compared_and_missing_where_runs_failed(study: StudyFi
     experiments = {"both": study.runs, "better": other_runs(study, 2.0, 0.4)}
     table = study.evaluate(slide_level=True, experiments=experiments)
     whole = table["metrics"].query("run == ''").set_index(["experiment", "metric"])["value"]
-    for name in metrics.STAGE_NAMES:
+    for name in expected_stage.NAMES:
         row = compared(table["comparisons"], "reference", "better", name)
         assert row["difference"] == pytest.approx(whole["better", name] - whole["both", name])
     row = compared(table["comparisons"], "reference", "better", "stage_mae")
@@ -529,7 +533,7 @@ def test_weights_are_how_often_a_value_counts(seed: int, n: int, distinct: int) 
     rng = np.random.default_rng(seed)
     x, y = rng.integers(0, distinct, (2, n)) / 7
     times = np.concatenate([np.ones((1, n), int), rng.multinomial(n, np.full(n, 1 / n), size=3)])
-    rho, apart = metrics.spearman(x, y, times), metrics.wasserstein(x, y, times)
+    rho, apart = spearman(x, y, times), wasserstein(x, y, times)
     for row, found_rho, found_apart in zip(times, rho, apart, strict=True):
         a, b = np.repeat(x, row), np.repeat(y, row)
         constant = len(set(a)) == 1 or len(set(b)) == 1
@@ -539,10 +543,10 @@ def test_weights_are_how_often_a_value_counts(seed: int, n: int, distinct: int) 
 
 
 def test_the_tail_of_few_or_equal_values() -> None:
-    assert metrics.tail([]).tolist() == [] and not metrics.tail([1.0]).any()
-    assert not metrics.tail([2.0, 2.0, 2.0]).any()
-    assert metrics.tail([0.0, 0.1, 0.05, 3.0]).sum() == 2 and metrics.tail([0.0, 0.1, 0.05, 3.0])[3]
-    assert metrics.tail([0.0, 0.1, 3.0]).tolist() == [False, False, True]
+    assert find_tail([]).tolist() == [] and not find_tail([1.0]).any()
+    assert not find_tail([2.0, 2.0, 2.0]).any()
+    assert find_tail([0.0, 0.1, 0.05, 3.0]).sum() == 2 and find_tail([0.0, 0.1, 0.05, 3.0])[3]
+    assert find_tail([0.0, 0.1, 3.0]).tolist() == [False, False, True]
 
 
 def compared(frame: pd.DataFrame, family: str, experiment: str, metric: str) -> pd.Series:
@@ -559,7 +563,7 @@ def test_comparisons_are_paired_by_fold_and_seed(study: StudyFiles) -> None:
         compare=Compare(reference="both", alpha=0.1, power=0.9),
     )
     table = found["comparisons"]
-    assert set(table["metric"]) == {*metrics.NAMES, *metrics.COMPOSITION_NAMES}
+    assert set(table["metric"]) == {*of_cells.NAMES, *composition.NAMES}
     assert table[["experiment", "reference", "family"]].drop_duplicates().to_numpy().tolist() == [
         ["better", "both", "reference"]
     ]

@@ -16,9 +16,11 @@ from sklearn import metrics as reference
 from myostage import tables
 from myostage.cells.tables import LABELS
 from myostage.errors import UserError
-from myostage.evaluation import comparisons, formatting, metrics, slide_results
+from myostage.evaluation import comparisons, formatting, slide_results
+from myostage.evaluation.metrics.registry import METRICS as DECLARED
 from myostage.evaluation.slide_results import SlideRun, evaluate_slides
 from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
+from myostage.evaluation.weighted import auroc
 from myostage.learning.tables import ATTENTION, OUTCOME, SLIDE_PREDICTIONS, SPLITS
 from myostage.study.run import RunSpec
 from myostage.study.sections.compare import Compare
@@ -151,8 +153,8 @@ class Study:
         self, experiments: dict[str, Told], failed: tuple[str, ...] = (), **changes: Any
     ) -> dict[str, pd.DataFrame]:
         """The tables; runs with their id in ``failed`` have no rows."""
-        tables = {"metrics": METRICS, "comparisons": COMPARISONS, "runs": RUNS}
-        out = {name: self.folder / f"{name}.parquet" for name in tables}
+        made = {"metrics": METRICS, "comparisons": COMPARISONS, "runs": RUNS}
+        out = {name: self.folder / f"{name}.parquet" for name in made}
         outcomes = {}
         for run in (run for told in experiments.values() for run in told.runs):
             status = "failed" if run.spec.id in failed else "ok"
@@ -177,7 +179,7 @@ class Study:
             "repeats": 200,
         }
         evaluate_slides(**(arguments | changes))
-        return {name: tables.read(path, tables[name]) for name, path in out.items()}
+        return {name: tables.read(path, made[name]) for name, path in out.items()}
 
 
 @pytest.fixture
@@ -272,7 +274,7 @@ def test_weighted_auroc_is_that_of_the_values_written_out(seed: int, n: int, dis
     rng = np.random.default_rng(seed)
     scores, positive = rng.integers(0, distinct, n) / 7, rng.random(n) < 0.4
     times = np.concatenate([np.ones((1, n), int), rng.multinomial(n, np.full(n, 1 / n), size=3)])
-    for row, found in zip(times, metrics.auroc(scores, positive, times), strict=True):
+    for row, found in zip(times, auroc(scores, positive, times), strict=True):
         kind = np.repeat(positive, row)
         known = kind.any() and not kind.all()
         expected = reference.roc_auc_score(kind, np.repeat(scores, row)) if known else np.nan
@@ -512,15 +514,13 @@ def test_a_table_shows_the_metrics_it_is_asked_for(study: Study) -> None:
     told = {"a": study.experiment(), "b": study.experiment(DAYS)}
     found = study.evaluate(told, labels={})
     frame, chosen = found["metrics"], ["energy", "bag_mae", "instance_auroc", "bag_auroc"]
-    rows = formatting.table(frame, runs=found["runs"], metric="bag_auroc", columns=chosen)
-    texts = [formatting.label(name) for name in ("energy", "bag_mae", "bag_auroc")]
+    rows = formatting.tabulate_experiments(frame, runs=found["runs"], metric="bag_auroc", columns=chosen)
+    texts = [DECLARED[name].label for name in ("energy", "bag_mae", "bag_auroc")]
     assert list(rows.columns) == [*texts, "slides", "cells", "runs"]
     assert rows.loc["a", "slide MAE (classes)"] == "–" and rows.loc["b", "slide MAE (classes)"] != "–"
     assert rows["slides"].tolist() == [12, 12]
-    only = formatting.table(frame, columns=["bag_auroc"])
+    only = formatting.tabulate_experiments(frame, columns=["bag_auroc"])
     assert only["slides"].tolist() == [11, 11]  # what the metrics shown were measured on
-    assert set(formatting.METRICS) >= set(frame["metric"])
-    better = {name for name, (_, _, more) in formatting.METRICS.items() if more}
-    assert better == set(metrics.HIGHER_IS_BETTER)
+    assert set(DECLARED) >= set(frame["metric"])
     with pytest.raises(ValueError, match="bag_acc: no metric"):
-        formatting.table(frame, columns=["bag_acc"])
+        formatting.tabulate_experiments(frame, columns=["bag_acc"])

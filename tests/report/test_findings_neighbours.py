@@ -155,23 +155,23 @@ def test_smoothing_attention_is_counted_over_its_settings_and_its_ends_are_named
     rows = [*smaps([0.05, 0.004, -0.03]), difference("smtap", "abmil", np.nan, metric="bag_auroc", p=np.nan)]
     first, best, worst, *_ = findings_neighbours.smoothing(facts(rows)).sentences
     assert first == (
-        "Slide AUROC: smoothing attention helps at 1 of 4 settings, hurts at 1, makes no difference that "
-        "this study could tell from noise at 1 and cannot be judged at 1, against abmil (6 pairs, 9 slides "
-        "each; where not told, it could have found one of .027)."
+        "Slide AUROC: smoothing attention helps at 1 of 4 settings, hurts at 1, makes no "
+        "significant difference at 1 and is not tested at 1, against abmil (6 pairs, 9 slides each; minimum "
+        "detectable effect, uncorrected, .03)."
     )
     assert best == (
-        "The best setting is smap[alpha=0.1]: slide AUROC +.050 [+.040, +.060]; 6 pairs, 9 slides; effect "
-        "size 1.25; Holm-corrected p = .001."
+        "The best setting is smap[alpha=0.1]: slide AUROC +.05 [+.04, +.06]; 6 pairs, 9 slides; effect "
+        "size 1.25; Holm-adjusted p = .001."
     )
-    assert worst.startswith("The worst setting is smap[alpha=0.9]: slide AUROC -.030 [-.040, -.020]")
+    assert worst.startswith("The worst setting is smap[alpha=0.9]: slide AUROC -.03 [-.04, -.02]")
 
 
 def test_verdicts_on_smoothing_turn_with_the_numbers() -> None:
     first = findings_neighbours.smoothing(facts(smaps([-0.05, -0.04, -0.03]))).sentences[0]
-    assert "helps at none of 3 settings, hurts at 3 and makes no difference" in first
+    assert "helps at none of 3 settings, hurts at 3 and makes no significant difference" in first
     assert "it could have found" not in first
     first = findings_neighbours.smoothing(facts(smaps([0.05, 0.04, 0.03], p=0.2))).sentences[0]
-    assert "hurts at none and makes no difference that this study could tell from noise at 3," in first
+    assert "hurts at none and makes no significant difference at 3," in first
 
 
 def test_less_energy_is_told_as_smoother_and_not_as_help() -> None:
@@ -179,7 +179,7 @@ def test_less_energy_is_told_as_smoother_and_not_as_help() -> None:
     assert (
         "Dirichlet energy of the attention: smoothing attention lowers it at 2 of 3 settings, raises it at 1"
     ) in text
-    assert "The smoothest setting is smap[alpha=0.1]: Dirichlet energy of the attention -.300" in text
+    assert "The smoothest setting is smap[alpha=0.1]: Dirichlet energy of the attention -.30" in text
     assert "The roughest setting is smap[alpha=0.9]" in text
 
 
@@ -187,7 +187,7 @@ def test_each_label_of_slides_has_a_reference_of_its_own() -> None:
     rows = [*smaps([0.05] * 3), difference("smap_day", "abmil_day", -0.2, metric="bag_auroc")]
     text = said(findings_neighbours.smoothing(facts(rows)))
     assert "helps at 3 of 3 settings" in text
-    assert "smap_day is worse than abmil_day: slide AUROC -.200" in text
+    assert "smap_day is worse than abmil_day: slide AUROC -.20" in text
 
 
 def test_the_metric_that_the_study_names_for_slides_comes_first() -> None:
@@ -233,7 +233,7 @@ def test_without_a_comparison_nothing_is_claimed() -> None:
         assert "helps at" not in said(section) and section.differences == []
     rows = smaps([np.nan] * 3, p=np.nan, pairs=0, detectable=np.nan)
     text = said(findings_neighbours.smoothing(facts(rows)))
-    assert "at none and cannot be judged at 3, against abmil" in text
+    assert "at none and is not tested at 3, against abmil" in text
     assert "The best" not in text and "nan" not in text
 
 
@@ -273,7 +273,7 @@ def test_the_spectrum_is_told_before_and_after_with_its_relation_to_localisation
         in text
     )
     assert "a difference of +.40 [+.40, +.40] (7 slides)." in text
-    assert "over slides of abmil is 1.00 [1.00, 1.00] (7 slides), told from 0." in text
+    assert "over slides of abmil is 1.00 [1.00, 1.00] (7 slides), its interval excludes 0." in text
     assert "is -1.00 [-1.00, -1.00]" in said(
         findings_neighbours.smoothing(facts(spectrum=spectrum(0.3, 0.7, rising=False)))
     )
@@ -337,15 +337,15 @@ def controlled(value: float, metric: str = "bag_auroc", **changes: Any) -> dict[
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        (controlled(0.05), "uses where cells lie (6 pairs, 9 slides): srmil +.050 [+.040, +.060]."),
-        (controlled(-0.05), "worse with true coordinates (6 pairs, 9 slides): srmil -.050 [-.060, -.040]."),
+        (controlled(0.05), "uses where cells lie (6 pairs, 9 slides): srmil +.05 [+.04, +.06]."),
+        (controlled(-0.05), "worse with true coordinates (6 pairs, 9 slides): srmil -.05 [-.06, -.04]."),
         (
             controlled(0.005),
-            "no use of where cells lie that this study could tell from noise (6 pairs, 9 slides; where not "
-            "told, it could have found one of .027): srmil +.005 [-.005, +.015].",
+            "no significant use of where cells lie (6 pairs, 9 slides; minimum "
+            "detectable effect, uncorrected, .03): srmil",
         ),
-        (controlled(0.05, p=0.2), "no use of where cells lie that this study could tell from noise"),
-        (controlled(np.nan, p=np.nan), "nothing can be said"),
+        (controlled(0.05, p=0.2), "no significant use of where cells lie"),
+        (controlled(np.nan, p=np.nan), "not tested"),
     ],
 )
 def test_srmil_uses_where_cells_lie_only_if_it_beats_permuted_coordinates(
@@ -365,9 +365,9 @@ def test_spatial_regularisation_is_told_against_the_reference_and_against_its_ab
     ]
     section = findings_neighbours.spatial(facts(rows))
     text = said(section)
-    assert text.startswith("srmil is worse than abmil: slide AUROC -.050 [-.060, -.040]; 6 pairs, 9 slides")
-    assert "Without reconstruction plain is better than abmil: slide AUROC +.030" in text
-    assert "srmil is worse than plain: slide AUROC -.080 [-.090, -.070]" in text
+    assert text.startswith("srmil is worse than abmil: slide AUROC -.05 [-.06, -.04]; 6 pairs, 9 slides")
+    assert "Without reconstruction plain is better than abmil: slide AUROC +.03" in text
+    assert "srmil is worse than plain: slide AUROC -.08 [-.09, -.07]" in text
     assert section and [row.reference for row in section.differences] == ["abmil", f"srmil{PERMUTED}"]
 
 
@@ -407,7 +407,7 @@ def test_ordinal_regression_is_told_in_stages_of_which_less_is_better() -> None:
         "What each changes: mse_dist adds dist to mse; mse_cell adds cell to mse; both adds supcr to "
         "mse_cell; halves changes a setting of both."
     ) in text
-    assert "Of 4 choices, 1 matters for MAE of a slide's expected stage" in text
+    assert "Of 4 choices, 1 changes MAE of a slide's expected stage" in text
     assert "mse_dist is better than mse: MAE of a slide's expected stage -.200" in text
     assert section and len(section.differences) == 4
     assert "hurts at 4 and" in said(findings_neighbours.regression(facts(cells=terms(0.2))))
@@ -442,9 +442,12 @@ def histories(cosines: dict[str, list[float]], steps: int = 4) -> pd.DataFrame:
         ([0.2, 0.3], "+.25 [+.20, +.30], below 0 at 0 % of 4 measured steps (2 runs): they pull together."),
         (
             [-0.05, 0.05],
-            "below 0 at 50 % of 4 measured steps (2 runs): whether they oppose each other could not be told.",
+            "below 0 at 50 % of 4 measured steps (2 runs): the interval holds 0.",
         ),
-        ([-0.3], "-.30 without interval, below 0 at 100 % of 4 measured steps (1 run): whether they oppose"),
+        (
+            [-0.3],
+            "-.30 without interval, below 0 at 100 % of 4 measured steps (1 run): one run has no interval",
+        ),
     ],
 )
 def test_supcr_and_cell_oppose_each_other_where_the_interval_of_their_cosine_says_so(
@@ -489,8 +492,9 @@ def test_latent_algebra_that_turns_overlaps_or_is_missing() -> None:
         findings_neighbours.regression(facts(algebra=turned))
     )
     alike = algebra({"mse": [1, 2, 3, 4], "mse_cell": [1, 2, 3, 4]})
-    assert "(mse_cell against mse) makes no difference to the mean reciprocal rank that" in said(
-        findings_neighbours.regression(facts(algebra=alike))
+    assert (
+        "(mse_cell against mse) makes no difference to the mean reciprocal rank: the intervals overlap"
+        in said(findings_neighbours.regression(facts(algebra=alike)))
     )
     alone = said(findings_neighbours.regression(facts(algebra=algebra({"mse_cell": [1]}))))
     assert "which is the control: not measured." in alone and "beyond chance in none of 1" in alone
@@ -501,12 +505,12 @@ def test_latent_algebra_that_turns_overlaps_or_is_missing() -> None:
 def test_smoothing_stages_is_counted_and_told_by_verdict() -> None:
     rows = [difference("sm_logits", "prop", 0.05), difference("sm_embedding", "prop", 0.001)]
     assert findings_neighbours.stages(facts(cells=rows)).sentences == [
-        "Accuracy: smoothing stages helps at 1 of 2 settings, hurts at none and makes no difference that "
-        "this study could tell from noise at 1, against prop (6 pairs, 9 slides each; where not told, it "
-        "could have found one of .027).",
+        "Accuracy: smoothing stages helps at 1 of 2 settings, hurts at none and makes no "
+        "significant difference at 1, against prop (6 pairs, 9 slides each; minimum detectable effect, "
+        "uncorrected, .027).",
         "Better than prop (6 pairs, 9 slides): sm_logits +.050 [+.040, +.060].",
-        "No difference to prop that this study could tell from noise (6 pairs, 9 slides), beside each the "
-        "smallest it could have found: sm_embedding .027.",
+        "Not significantly different from prop (6 pairs, 9 slides), each with its minimum detectable effect, "
+        "uncorrected: sm_embedding .027.",
     ]
 
 
@@ -530,7 +534,7 @@ def test_the_page_has_the_sections_of_what_was_asked_and_answers_them_at_its_top
     top, body = page.split('<h2 id="run">')
     for section in findings_neighbours.sections(whole):
         assert f'<a href="#{section.name}">{section.title}</a>' in top and f'<h2 id="{section.name}">' in body
-        assert section.sentences[0].replace("'", "&#x27;") in top
+        assert section.sentences[0].replace("'", "&#39;") in top
     assert (
         "nan" not in page and "Difference in slide AUROC" in body and "Difference in MAE of a slide" in body
     )

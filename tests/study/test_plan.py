@@ -1,8 +1,6 @@
 """What the rules ask of a study: runs cut into jobs, what each job and run reads, which tables there are."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -279,11 +277,6 @@ def test_slides_that_are_drawn_are_injured_ones_of_each_kind_of_border(folder: P
     assert drawn("abe") == ["e"] and drawn("ab") == ["b"] and drawn("a") == []
     assert drawn("abcde", look={"slides": ["b", "a", "x"]}) == ["b", "a"]
     assert len(drawn("abcde", most=1, healthy=None)) == 1
-
-
-def test_the_plan_is_read_without_torch_or_pandas() -> None:
-    heavy = "import sys, myostage.study.plan; assert not {'torch', 'pandas'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", heavy], check=True, cwd=ROOT / "scripts")
 
 
 def test_runs_that_two_experiments_ask_for_are_made_once(folder: Path) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from myostage import tables
 from myostage.errors import UserError
-from myostage.evaluation.metrics import bootstrap
+from myostage.evaluation.resampling import bootstrap
 from myostage.evaluation.tables import ALGEBRA
 from myostage.evaluation.tallies import held_out, read_splits
 from myostage.learning.regression import NO_INJURY

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from myostage.evaluation.formatting import short
+from myostage.evaluation.numbers import format_number
 from myostage.evaluation.summaries import expected_stages, rhos
 
 AGREEMENT = 1e-4
@@ -72,7 +72,7 @@ def rises(given: Mapping[str, Sequence[float]]) -> Check:
     if len(steps) < 2:
         return Check(None, "there are fewer than two days after injury to compare")
     broken = [
-        f"from {names[at]} ({short(highest)}) to {names[at + 1]} ({short(lowest)})"
+        f"from {names[at]} ({format_number(highest)}) to {names[at + 1]} ({format_number(lowest)})"
         for at, (highest, lowest) in enumerate(zip(steps["max"], steps["min"].iloc[1:], strict=False))
         if not lowest > highest
     ]
@@ -102,11 +102,13 @@ def follows_similarity(correlations: pd.DataFrame, experiments: Sequence[str]) -
     rho = found[after]
     if not np.isfinite([rho.value, rho.low, rho.high]).all():
         return Check(None, f"{after} has too few labelled slides or stages for an interval of rho")
-    reason = f"the interval of rho after training ({after}), [{short(rho.low)}, {short(rho.high)}], "
+    interval = f"[{format_number(rho.low)}, {format_number(rho.high)}]"
+    reason = f"the interval of rho after training ({after}), {interval}, "
     reason += "lies above 0" if rho.low > 0 else "does not lie above 0"
     before = experiments[0]
     if before != after and before in found and np.isfinite(found[before].value):
         earlier = found[before].value
         higher = "higher" if rho.value > earlier else "not higher"
-        reason += f"; rho is {higher} than before ({short(rho.value)} against {short(earlier)} of {before})"
+        values = f"{format_number(rho.value)} against {format_number(earlier)} of {before}"
+        reason += f"; rho is {higher} than before ({values})"
     return Check(rho.low > 0, reason)

@@ -1,4 +1,4 @@
-"""Differences between two experiments: paired over folds and seeds, corrected for their number.
+"""Differences between two experiments: paired over folds and seeds, corrected for their number, judged.
 
 Runs of one experiment share most of their training slides, so their metrics are not independent and a plain
 paired t-test finds differences that are not there. The corrected resampled t-test (Nadeau and Bengio 2003,
@@ -7,14 +7,54 @@ Machine Learning 52:239) widens the standard error of the mean by the share of s
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as student
 
+from myostage.evaluation.metrics.registry import METRICS
+from myostage.evaluation.numbers import format_number
+
 Floats = NDArray[np.float64]
+Verdict = Literal["better", "worse", "not significant", "not tested"]
 Key = tuple[int, int]
 """Fold and seed."""
+
+
+def judge(metric: str, low: float, high: float, p_holm: float, alpha: float) -> Verdict:
+    """The verdict on a difference of two experiments, by the rule that :func:`state_rule` puts in words.
+
+    Parameters
+    ----------
+    metric
+        Its key; which way is better follows from it.
+    low, high
+        95 % confidence interval of experiment minus reference; nan where there is none.
+    p_holm
+        Holm-adjusted p; nan where there were too few pairs to test.
+    alpha
+        Level of the test.
+    """
+    if not np.isfinite([low, high, p_holm]).all():
+        return "not tested"
+    side = METRICS[metric].sign * find_side(low, high)
+    if side == 0 or p_holm >= alpha:
+        return "not significant"
+    return "better" if side > 0 else "worse"
+
+
+def state_rule(alpha: float) -> str:
+    """The rule of :func:`judge` as a sentence."""
+    return (
+        f"A difference is significant where its Holm-adjusted p is below {format_number(alpha)} and its 95 % "
+        "confidence interval lies on one side of 0."
+    )
+
+
+def find_side(low: float, high: float, of: float = 0.0) -> int:
+    """1 where an interval lies above a number, -1 where below it, 0 where it holds it or is missing."""
+    return int(low > of) - int(high < of)
 
 
 @dataclass(frozen=True)

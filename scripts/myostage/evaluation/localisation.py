@@ -23,8 +23,9 @@ from myostage import tables
 from myostage.cells.positions import positions
 from myostage.cells.tables import LABELS
 from myostage.errors import UserError
-from myostage.evaluation.metrics import auroc, bootstrap
+from myostage.evaluation.resampling import bootstrap
 from myostage.evaluation.tables import BORDERS, SPECTRUM
+from myostage.evaluation.weighted import auroc
 from myostage.learning.tables import ATTENTION
 from myostage.spatial.graph import CellGraph, cell_graph
 from myostage.spatial.roughness import band_shares, energy_per_edge, spectrum

@@ -17,20 +17,12 @@ from myostage import tables
 from myostage.cells.tables import CELLS, LABELS
 from myostage.errors import UserError
 from myostage.evaluation.comparisons import Key, holm, paired_differences, paired_seeds, paired_test
-from myostage.evaluation.metrics import (
-    COMPOSITION_NAMES,
-    HIGHER_IS_BETTER,
-    NAMES,
-    STAGE_NAMES,
-    composition_metrics,
-    resample,
-    spearman,
-    summarise,
-    tail,
-    wasserstein,
-)
+from myostage.evaluation.metrics import cells as of_cells
+from myostage.evaluation.metrics import composition, expected_stage, registry
+from myostage.evaluation.resampling import resample
 from myostage.evaluation.tables import COMPARISONS, CONFUSION, METRICS, RUNS, SCORES
 from myostage.evaluation.tallies import STAGED_ONLY, PerCell, Split, Tally, held_out, read_splits, tally_run
+from myostage.evaluation.weighted import mean_of
 from myostage.learning.tables import OUTCOME
 from myostage.study.run import RunSpec
 from myostage.study.sections.compare import Compare
@@ -175,8 +167,8 @@ def evaluate_runs(
     truth = PerCell(labels, LABELS, "stage", -1)
     area = None if areas is None else PerCell(areas, CELLS, "area_um2", np.nan)
     measured = any(slide in labels and row.fold != STAGED_ONLY for slide, row in split_of.items())
-    of_cells = (*NAMES, *STAGE_NAMES) if slide_level else NAMES
-    names = (*of_cells, *COMPOSITION_NAMES) if measured else COMPOSITION_NAMES
+    names = [*(of_cells.NAMES if measured else ())]
+    names += [*(expected_stage.NAMES if measured and slide_level else ()), *composition.NAMES]
     # A run that two experiments share is read once.
     paths = {spec.id: (spec, path) for runs in experiments.values() for spec, path in runs}
     outcome = {run: outcome_of(outcomes[run], run) for run in paths}
@@ -296,15 +288,17 @@ def _measures(
         # [slides, seeds, K * K + 1]: the confusion matrix, then the summed rps
         counts = [[np.append(seed[slide].confusion, seed[slide].rps) for seed in seeds] for slide in labelled]
         cells = sum(seeds[0][slide].labelled for slide in labelled)
-        measures.append(Measure(NAMES, additive(_cell_metrics), labelled, np.array(counts), cells))
+        measures.append(Measure(of_cells.NAMES, additive(_cell_metrics), labelled, np.array(counts), cells))
         if rare is not None:
             measures.append(stage_measure(seeds, labelled, rare))
     if slides:
-        # [slides, seeds, 3]: kl and l1 of a slide, then 1, so that a sum holds its number of terms
+        # [slides, seeds, metrics + 1]: those of a slide, then 1, so that a sum holds its number of terms
         shares = [
             [
                 [
-                    *composition_metrics(seed[slide].composition, proportions[splits[slide].group]).values(),
+                    *composition.measure_composition(
+                        seed[slide].composition, proportions[splits[slide].group]
+                    ),
                     1.0,
                 ]
                 for seed in seeds
@@ -312,50 +306,27 @@ def _measures(
             for slide in slides
         ]
         cells = sum(seeds[0][slide].cells for slide in slides)
-        measures.append(Measure(COMPOSITION_NAMES, additive(mean_of), slides, np.array(shares), cells))
+        measures.append(Measure(composition.NAMES, additive(mean_of), slides, np.array(shares), cells))
     return measures
 
 
 def _cell_metrics(counts: Floats) -> Floats:
-    """Metrics [..., 7] of summed counts [..., K * K + 1]."""
+    """Metrics of cells of summed counts [..., K * K + 1]."""
     stages = round((counts.shape[-1] - 1) ** 0.5)
-    return summarise(counts[..., :-1].reshape(*counts.shape[:-1], stages, stages), counts[..., -1])
-
-
-def mean_of(sums: Floats) -> Floats:
-    """Means [..., n - 1] of sums [..., n] whose last is their number of terms; nan where that is 0."""
-    return sums[..., :-1] / np.where(sums[..., -1:] > 0, sums[..., -1:], np.nan)
+    return of_cells.measure_counts(
+        counts[..., :-1].reshape(*counts.shape[:-1], stages, stages), counts[..., -1]
+    )
 
 
 def stage_measure(seeds: Seeds, slides: tuple[str, ...], rare: frozenset[str]) -> Measure:
-    """Predicted against true expected stage of slides, stages.
-
-    The true one is the mean annotated stage of a slide's labelled cells, the predicted one sum_k k p_k of its
-    predicted composition p. ``stage_mae``: mean absolute difference; ``stage_spearman``: their rank
-    correlation; ``stage_w1``: Wasserstein-1 distance of their distributions over slides, which tells whether
-    predictions spread as the truth does; ``stage_tail_mae``: ``stage_mae`` of the ``rare`` slides.
-    """
+    """Predicted against true expected stage of slides, of which some are ``rare``."""
     values = [
         [[_predicted_stage(seed[slide]), _true_stage(seed[slide]), float(slide in rare)] for seed in seeds]
         for slide in slides
     ]
     cells = sum(seeds[0][slide].labelled for slide in slides)
-    return Measure(STAGE_NAMES, per_seed(_stage_metrics), slides, np.array(values), cells)
-
-
-def _stage_metrics(weights: Floats, values: Floats) -> Floats:
-    """``STAGE_NAMES`` [..., 4] of predicted and true expected stage and whether it is rare, [slides, 3]."""
-    predicted, true, rare = values.T
-    error = np.abs(predicted - true)
-    return np.stack(
-        [
-            (weights @ error) / weights.sum(-1),
-            spearman(predicted, true, weights),
-            wasserstein(predicted, true, weights),
-            mean_of(np.stack([weights @ (error * rare), weights @ rare], axis=-1))[..., 0],
-        ],
-        axis=-1,
-    )
+    statistic = per_seed(expected_stage.measure_stages)
+    return Measure(expected_stage.NAMES, statistic, slides, np.array(values), cells)
 
 
 def _predicted_stage(tally: Tally) -> float:
@@ -371,7 +342,7 @@ def _rare(held: Iterable[Mapping[str, Tally]]) -> frozenset[str]:
     """Held-out slides of the rarest true expected stages: of all runs, so that each has the same ones."""
     true = {slide: _true_stage(tally) for found in held for slide, tally in found.items() if tally.labelled}
     slides = sorted(true)
-    return frozenset(np.array(slides)[tail([true[slide] for slide in slides])].tolist())
+    return frozenset(np.array(slides)[expected_stage.find_tail([true[slide] for slide in slides])].tolist())
 
 
 def metric_rows(
@@ -438,7 +409,7 @@ def _best(evaluated: Mapping[str, Evaluated], metric: str) -> str | None:
     """The best experiment by a metric, or by ``kl`` where no cell is labelled; None: all failed."""
     pooled = {label: experiment.pooled for label, experiment in evaluated.items() if experiment.measures}
     shown = metric if any(metric in values for values in pooled.values()) else "kl"
-    sign = -1 if shown in HIGHER_IS_BETTER else 1
+    sign = -registry.METRICS[shown].sign
     ranked = {label: sign * values[shown] for label, values in pooled.items() if not np.isnan(values[shown])}
     return min(ranked, key=lambda label: ranked[label], default=None)
 

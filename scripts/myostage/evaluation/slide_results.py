@@ -18,7 +18,9 @@ from myostage import tables
 from myostage.cells.tables import LABELS
 from myostage.errors import UserError
 from myostage.evaluation.localisation import ROUNDING
-from myostage.evaluation.metrics import NAMES, auroc, summarise
+from myostage.evaluation.metrics.attention import ENERGY, INSTANCE_AUROC, INSTANCE_F1
+from myostage.evaluation.metrics.record import Metric
+from myostage.evaluation.metrics.slide_labels import RANKED, choose_classed, measure_classed, measure_ranked
 from myostage.evaluation.results import (
     Evaluated,
     Measure,
@@ -27,22 +29,18 @@ from myostage.evaluation.results import (
     evaluate,
     families,
     key,
-    mean_of,
     outcome_of,
     per_seed,
 )
 from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
 from myostage.evaluation.tallies import STAGED_ONLY, PerCell, Split, held_out, read_splits
+from myostage.evaluation.weighted import auroc
 from myostage.learning.tables import ATTENTION, SLIDE_PREDICTIONS
 from myostage.study.run import RunSpec
 from myostage.study.sections.compare import Compare
 from myostage.study.sections.slide_label import LabelKind
 
 Floats = NDArray[np.float64]
-
-BAG_NAMES = ("bag_auroc", "bag_accuracy", "bag_f1", "bag_kappa")
-INSTANCE_NAMES = ("instance_auroc", "instance_f1")
-ENERGY = "energy"
 
 # Probabilities of a slide and attention of its cells, float32, sum to 1 within this.
 SUM_TOLERANCE = 1e-3
@@ -98,13 +96,10 @@ def evaluate_slides(
     seed of which a run failed is left out. Its interval resamples slides, the same ones for every seed and
     experiment. Slides without cells are left out, and slides without a label where the class is measured.
 
-    ``bag_auroc``: of the probability of the second class; of more than two classes the mean of each against
-    the rest, over the classes that have both sides. ``bag_f1``: of the second class, or macro-F1.
-    ``bag_kappa``: quadratic weights. ``bag_mae``: of ordinal classes, in classes. ``instance_auroc``: of the
-    attention logit for injured cells, mean over the slides with labelled cells of both kinds.
-    ``instance_f1``: over all labelled cells, one told injured where its attention exceeds 1/n on its slide of
-    n cells. ``energy``: Dirichlet energy of the attention, mean over slides. What is undefined is missing, or
-    has no row where no slide can show it.
+    The metrics are those of :mod:`myostage.evaluation.metrics.slide_labels` and of
+    :mod:`myostage.evaluation.metrics.attention`. ``instance_auroc`` is the mean over the slides with labelled
+    cells of both kinds; for ``instance_f1`` a cell is predicted to be injured where its attention exceeds 1/n
+    on its slide of n cells. What is undefined is missing, or has no row where no slide can show it.
 
     Parameters
     ----------
@@ -154,8 +149,8 @@ def evaluate_slides(
         if outcome[name]["status"] == "ok"
     }
     measured = any(slide in labels and row.fold != STAGED_ONLY for slide, row in split_of.items())
-    of_cells = (*(INSTANCE_NAMES if measured else ()), ENERGY)
-    names = {name: (*_bag_names(kinds[name]), *of_cells) for name in experiments}
+    of_cells = _keys([*([INSTANCE_AUROC, INSTANCE_F1] if measured else []), ENERGY])
+    names = {name: (*_keys([*RANKED, *choose_classed(kinds[name])]), *of_cells) for name in experiments}
     evaluated: dict[str, Evaluated] = {}
     rows: list[dict[str, Any]] = []
     for name, listed in experiments.items():
@@ -283,15 +278,15 @@ def _attention(path: Path) -> Iterator[tuple[str, tuple[NDArray[np.int64], Float
         yield slide, (cell[rows].astype(np.int64), logit[rows], weight[rows])
 
 
-def _bag_names(kind: LabelKind) -> tuple[str, ...]:
-    return (*BAG_NAMES, "bag_mae") if kind == "ordinal" else BAG_NAMES
+def _keys(metrics: Sequence[Metric]) -> tuple[str, ...]:
+    return tuple(metric.key for metric in metrics)
 
 
 def _measures(seeds: Sequence[Mapping[str, SlideTally]], kind: LabelKind, classes: int) -> list[Measure]:
     """What the held-out slides, the same for each seed, can be measured by."""
 
     def measure(
-        names: tuple[str, ...],
+        metrics: Sequence[Metric],
         statistic: Callable[[Floats, Floats], Floats],
         which: Callable[[SlideTally], bool],
         values: Callable[[SlideTally], Sequence[float] | Floats],
@@ -302,69 +297,47 @@ def _measures(seeds: Sequence[Mapping[str, SlideTally]], kind: LabelKind, classe
         if not slides:
             return []
         found = np.array([[values(seed[slide]) for seed in seeds] for slide in slides], dtype=np.float64)
-        return [Measure(names, statistic, slides, found, sum(cells(seeds[0][slide]) for slide in slides))]
+        count = sum(cells(seeds[0][slide]) for slide in slides)
+        return [Measure(_keys(metrics), statistic, slides, found, count)]
+
+    def of_sums(metric: Metric) -> Callable[[Floats, Floats], Floats]:
+        return additive(lambda sums: metric.compute(sums)[..., None])
 
     confused = np.eye(classes**2)
     return [
         *measure(
-            BAG_NAMES[:1],
-            per_seed(partial(_bag_auroc, kind=kind)),
+            RANKED,
+            per_seed(partial(measure_ranked, kind=kind)),
             lambda tally: tally.label >= 0,
             lambda tally: [tally.label, *tally.probabilities],
             lambda tally: tally.cells,
         ),
         *measure(
-            _bag_names(kind)[1:],
-            additive(partial(_bag_metrics, kind=kind)),
+            choose_classed(kind),
+            additive(partial(measure_classed, kind=kind)),
             lambda tally: tally.label >= 0,
             lambda tally: confused[tally.label * classes + tally.predicted],
             lambda tally: tally.cells,
         ),
         *measure(
-            INSTANCE_NAMES[:1],
-            additive(mean_of),
+            [INSTANCE_AUROC],
+            of_sums(INSTANCE_AUROC),
             lambda tally: not np.isnan(tally.auroc),
             lambda tally: [tally.auroc, 1.0],
             lambda tally: tally.labelled,
         ),
         *measure(
-            INSTANCE_NAMES[1:],
-            additive(_f1),
+            [INSTANCE_F1],
+            of_sums(INSTANCE_F1),
             lambda tally: tally.labelled > 0,
             lambda tally: tally.told,
             lambda tally: tally.labelled,
         ),
         *measure(
-            (ENERGY,),
-            additive(mean_of),
+            [ENERGY],
+            of_sums(ENERGY),
             lambda tally: not np.isnan(tally.energy),
             lambda tally: [tally.energy, 1.0],
             lambda tally: tally.cells,
         ),
     ]
-
-
-def _bag_auroc(weights: Floats, values: Floats, kind: LabelKind) -> Floats:
-    """AUROC [..., 1] of label, then probabilities, [slides, 1 + C]."""
-    label, probabilities = values[:, 0], values[:, 1:]
-    sought = range(1, 2) if kind == "binary" else range(probabilities.shape[1])
-    each = np.stack([auroc(probabilities[:, one], label == one, weights) for one in sought], axis=-1)
-    defined = ~np.isnan(each)
-    return mean_of(np.stack([np.where(defined, each, 0.0).sum(-1), defined.sum(-1)], axis=-1))
-
-
-def _bag_metrics(sums: Floats, kind: LabelKind) -> Floats:
-    """Metrics but AUROC, [..., 3 or 4], of slides by their class and the one they are told, [..., C * C]."""
-    classes = round(sums.shape[-1] ** 0.5)
-    matrix = sums.reshape(*sums.shape[:-1], classes, classes)
-    found = dict(zip(NAMES, np.moveaxis(summarise(matrix, sums[..., 0]), -1, 0), strict=True))
-    if kind == "binary":
-        second = np.stack([matrix[..., 1, 1], matrix[..., 1].sum(-1), matrix[..., 1, :].sum(-1)], axis=-1)
-        found["macro_f1"] = _f1(second)[..., 0]
-    chosen = ("accuracy", "macro_f1", "kappa", *(("mae",) if kind == "ordinal" else ()))
-    return np.stack([found[name] for name in chosen], axis=-1)
-
-
-def _f1(sums: Floats) -> Floats:
-    """F1 [..., 1] of counts [..., 3]: right, told so, truly so; nan where nothing is told so nor truly so."""
-    return mean_of(np.stack([2 * sums[..., 0], sums[..., 1] + sums[..., 2]], axis=-1))

@@ -9,8 +9,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-from myostage.evaluation.formatting import Measured
-from myostage.evaluation.metrics import bootstrap, resample, spearman
+from myostage.evaluation.resampling import Measured, bootstrap, resample
+from myostage.evaluation.weighted import spearman
 from myostage.learning.stages import expected_stage
 
 Floats = NDArray[np.float64]
@@ -117,7 +117,7 @@ def recovery_error(rows: pd.DataFrame) -> Measured:
     """Mean absolute error of the recovery score with its 95 % interval, bootstrap over slides."""
     known = rows[rows["error"].notna()]
     if known.empty:
-        return Measured(np.nan, np.nan, np.nan, 0, 0)
+        return Measured()
     # Per slide its error, then 1, so that a sum holds its number of terms.
     counts = np.stack([known["error"].abs(), np.ones(len(known))], axis=1)
     value, low, high = bootstrap(counts, lambda sums: sums[..., 0] / sums[..., 1])
@@ -222,7 +222,7 @@ def correlation(x: ArrayLike, y: ArrayLike) -> Measured:
     both = both[:, np.isfinite(both).all(axis=0)]
     count = both.shape[1]
     if count < LEAST_SLIDES:
-        return Measured(np.nan, np.nan, np.nan, count, 0)
+        return Measured(slides=count)
     value, low, high = resample(count, lambda weights: spearman(both[0], both[1], weights))
     return Measured(float(value), float(low), float(high), count, 0)
 

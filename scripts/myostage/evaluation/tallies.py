@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from myostage import tables
 from myostage.errors import UserError
-from myostage.evaluation.metrics import confusion, rps
+from myostage.evaluation.metrics.cells import confusion, rps
 from myostage.learning.stages import stage_levels
 from myostage.learning.tables import SPLITS, predictions_table
 from myostage.study.run import RunSpec

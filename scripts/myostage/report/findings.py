@@ -8,17 +8,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from myostage.evaluation import formatting
+from myostage.evaluation import cost as costs
+from myostage.evaluation import selection
+from myostage.evaluation.comparisons import Verdict, judge
+from myostage.evaluation.metrics.registry import METRICS
+from myostage.evaluation.numbers import (
+    format_count,
+    format_interval,
+    format_number,
+    format_p,
+    format_setting,
+    join_words,
+)
+from myostage.evaluation.resampling import Measured
 from myostage.study.structure import SlideStructure, Structure
 
-Verdict = Literal["helps", "hurts", "not told", "unknown"]
-
 # OSLSP, arXiv 2505.04150: sigma; bins of its released code
+DETECTABLE = "minimum detectable effect, uncorrected,"
+
 PAPER = {"sigma": 0.1, "bins": 6}
 
 
@@ -54,55 +66,41 @@ class Difference:
     @property
     def gain(self) -> tuple[float, float, float]:
         """Difference, low, high, signed so that more is better."""
-        if formatting.METRICS[self.metric][2]:
+        if METRICS[self.metric].higher_is_better:
             return self.difference, self.low, self.high
         return -self.difference, -self.high, -self.low
 
-    @property
-    def side(self) -> int:
-        """1 where the whole interval is better than no difference, -1 where it is worse, else 0."""
-        _, low, high = self.gain
-        return int(low > 0) - int(high < 0)
-
-    def verdict(self, alpha: float) -> Verdict:
-        """``helps`` (``hurts``): interval on the better (worse) side of 0, and p_holm below alpha."""
-        if not np.isfinite([self.difference, self.low, self.high, self.p_holm]).all():
-            return "unknown"
-        if self.side == 0 or self.p_holm >= alpha:
-            return "not told"
-        return "helps" if self.side > 0 else "hurts"
+    def judge(self, alpha: float) -> Verdict:
+        return judge(self.metric, self.low, self.high, self.p_holm, alpha)
 
     @property
     def interval(self) -> str:
         """``+.031 [+.012, +.050]``."""
-        if not np.isfinite([self.low, self.high]).all():
-            return f"{signed(self.difference)} without interval"
-        return f"{signed(self.difference)} [{signed(self.low)}, {signed(self.high)}]"
+        text = METRICS[self.metric].format_interval(self.difference, self.low, self.high, sign=True)
+        return text if np.isfinite([self.low, self.high]).all() else f"{text} without interval"
 
     @property
     def size(self) -> str:
         """``15 pairs, 31 slides``."""
-        return f"{many(self.pairs, 'pair')}, {many(self.slides, 'slide')}"
+        return f"{format_count(self.pairs, 'pair')}, {format_count(self.slides, 'slide')}"
 
     @property
     def evidence(self) -> str:
         """Everything known of it, in one phrase."""
-        parts = [f"{formatting.METRICS[self.metric][0]} {self.interval}", self.size]
+        parts = [f"{METRICS[self.metric].title} {self.interval}", self.size]
         if np.isfinite(self.effect_size):
-            parts.append(f"effect size {formatting.short(self.effect_size)}")
+            parts.append(f"effect size {format_number(self.effect_size)}")
         parts.append(
-            f"Holm-corrected p {_equal(formatting.probability(self.p_holm))}"
-            if np.isfinite(self.p_holm)
-            else "no test possible"
+            f"Holm-adjusted p {_equal(format_p(self.p_holm))}" if np.isfinite(self.p_holm) else "not tested"
         )
         return "; ".join(parts)
 
     @property
     def detectable(self) -> str:
-        """``it could have found one of .027``, or nothing where that is unknown."""
+        """``minimum detectable effect, uncorrected, .027``, or nothing where that is unknown."""
         if not np.isfinite(self.minimum_detectable):
             return ""
-        return f"it could have found one of {unsigned(self.minimum_detectable)}"
+        return f"{DETECTABLE} {METRICS[self.metric].format(self.minimum_detectable)}"
 
 
 @dataclass(frozen=True)
@@ -154,12 +152,12 @@ class Facts:
     @cached_property
     def metric(self) -> str:
         """What is spoken of: ``compare.metric`` where it was measured, else the KL."""
-        return formatting.main_metric(self.metrics, self.structure.compare["metric"])
+        return selection.choose_metric(self.metrics, self.structure.compare["metric"])
 
     @property
     def named(self) -> str:
         """The metric in words."""
-        return formatting.METRICS[self.metric][0]
+        return METRICS[self.metric].title
 
     def name(self, label: str) -> str:
         """A label, with what must be known of it."""
@@ -174,9 +172,9 @@ class Facts:
         return float(self.structure.compare["alpha"])
 
     @cached_property
-    def measured(self) -> dict[str, formatting.Measured]:
+    def measured(self) -> dict[str, Measured]:
         """The metric of every experiment."""
-        return formatting.by_experiment(self.metrics, self.metric)
+        return selection.find_measured(self.metrics, self.metric)
 
     @cached_property
     def _found(self) -> dict[str, dict[str, Difference]]:
@@ -209,37 +207,8 @@ class Facts:
         return found or self.family("reference").get(label)
 
 
-def many(number: int, thing: str) -> str:
-    """``1 run``, ``4,573 cells``."""
-    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
-
-
-def unsigned(value: float) -> str:
-    """Three decimals without the leading zero: .031."""
-    return "–" if not np.isfinite(value) else f"{abs(value):.3f}".removeprefix("0")
-
-
-def signed(value: float) -> str:
-    """As :func:`unsigned`, with its sign: +.031, -.004."""
-    if not np.isfinite(value):
-        return "–"
-    return f"{'-' if round(value, 3) < 0 else '+'}{unsigned(value)}"
-
-
 def _equal(text: str) -> str:
     return text if text.startswith("<") else f"= {text}"
-
-
-def plain(value: float) -> str:
-    """A parameter without the leading zero: .1, 31."""
-    text = f"{value:g}"
-    return text.removeprefix("0") if text.startswith("0.") else text
-
-
-def listed(parts: Iterable[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
-    found = list(parts)
-    return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} and {found[-1]}"
 
 
 def sentence(text: str) -> str:
@@ -250,17 +219,14 @@ def sentence(text: str) -> str:
 def compared(difference: Difference, alpha: float) -> str:
     """One difference as a sentence, by its verdict."""
     verb: dict[Verdict, str] = {
-        "helps": "is better than",
-        "hurts": "is worse than",
-        "not told": "makes no difference to",
-        "unknown": "cannot be compared with",
+        "better": "is better than",
+        "worse": "is worse than",
+        "not significant": "does not differ significantly from",
+        "not tested": "is not tested against",
     }
-    verdict = difference.verdict(alpha)
-    text = f"{difference.experiment} {verb[verdict]} {difference.reference}"
-    if verdict == "not told":
-        text += " that this study could tell from noise"
-    text += f": {difference.evidence}"
-    if verdict == "not told" and difference.detectable:
+    verdict = difference.judge(alpha)
+    text = f"{difference.experiment} {verb[verdict]} {difference.reference}: {difference.evidence}"
+    if verdict == "not significant" and difference.detectable:
         text += f"; {difference.detectable}"
     return f"{text}."
 
@@ -269,23 +235,26 @@ def grouped(facts: Facts, differences: Sequence[Difference]) -> list[str]:
     """Differences to one reference, a sentence per verdict, largest first."""
     sentences = []
     start: dict[Verdict, str] = {
-        "helps": "Better than {}",
-        "hurts": "Worse than {}",
-        "not told": "No difference to {} that this study could tell from noise",
-        "unknown": "Nothing can be said against {}",
+        "better": "Better than {}",
+        "worse": "Worse than {}",
+        "not significant": "Not significantly different from {}",
+        "not tested": "Not tested against {}",
     }
     for verdict, words in start.items():
-        rows = [row for row in by_size(differences) if row.verdict(facts.alpha) == verdict]
+        rows = [row for row in by_size(differences) if row.judge(facts.alpha) == verdict]
         if rows:
             sentences.append(_group(facts, words.format(rows[0].reference), rows))
     return sentences
 
 
 def _group(facts: Facts, words: str, rows: Sequence[Difference]) -> str:
-    """Rows of one verdict. Of those that cannot be told from noise, what could have been found."""
-    if rows[0].verdict(facts.alpha) == "not told":
-        parts = [f"{facts.name(row.experiment)} {unsigned(row.minimum_detectable)}" for row in rows]
-        words += f" ({sizes(rows)}), beside each the smallest it could have found"
+    """Rows of one verdict; those that are not significant by their minimum detectable effect."""
+    if rows[0].judge(facts.alpha) == "not significant":
+        parts = [
+            f"{facts.name(row.experiment)} {METRICS[row.metric].format(row.minimum_detectable)}"
+            for row in rows
+        ]
+        words += f" ({sizes(rows)}), each with its {DETECTABLE.rstrip(',')}"
     else:
         parts = [f"{facts.name(row.experiment)} {row.interval}" for row in rows]
         words += f" ({sizes(rows)})"
@@ -303,19 +272,19 @@ def ran(facts: Facts) -> list[str]:
     learnt = facts.splits[facts.splits["fold"] >= 0]
     folds = learnt["fold"].nunique()
     size = (
-        f"{many(len(learnt), 'slide')} of {many(learnt['animal'].nunique(), 'animal')}, "
-        f"{many(int(learnt['cells'].sum()), 'cell')}, {many(folds, 'fold')}"
+        f"{format_count(len(learnt), 'slide')} of {format_count(learnt['animal'].nunique(), 'animal')}, "
+        f"{format_count(int(learnt['cells'].sum()), 'cell')}, {format_count(folds, 'fold')}"
     )
     sentences = [f"Study {structure.study}: {size}; stages {' < '.join(structure.stages)}."]
     rest = len(facts.splits) - len(learnt)
     if rest:
         sentences.append(
-            f"{many(rest, 'more slide')} {'is' if rest == 1 else 'are'} staged and not learnt from."
+            f"{format_count(rest, 'more slide')} {'is' if rest == 1 else 'are'} staged and not learnt from."
         )
     sentences += ended(runs, folds) if len(runs) else ["Nothing was run."]
     sentences += [f"Left out: {label}: {_ended(reason)}" for label, reason in structure.left_out.items()]
     if facts.metric != structure.compare["metric"]:
-        wanted = formatting.METRICS[structure.compare["metric"]][0]
+        wanted = METRICS[structure.compare["metric"]].title
         sentences.append(f"No {wanted} could be measured, so this page speaks of {facts.named} instead.")
     return sentences
 
@@ -326,12 +295,13 @@ def ended(runs: pd.DataFrame, folds: int, on: str = "") -> list[str]:
     failed = single[single["status"] == "failed"]
     seeds = int(runs.groupby("experiment")["seed"].nunique().max())
     sentences = [
-        f"{many(runs['experiment'].nunique(), 'experiment')}{on} over {many(folds, 'fold')} and up to "
-        f"{many(seeds, 'seed')} took {many(len(single), 'run')}, shared ones counted once; "
-        f"{f'{len(failed)} failed' if len(failed) else 'all ended well'}."
+        f"{format_count(runs['experiment'].nunique(), 'experiment')}{on} over "
+        f"{format_count(folds, 'fold')} and up to {format_count(seeds, 'seed')} took "
+        f"{format_count(len(single), 'run')}, shared "
+        f"ones counted once; {f'{len(failed)} failed' if len(failed) else 'all ended well'}."
     ]
     for run, reason in zip(failed["run"], failed["reason"], strict=True):
-        of = listed(runs.loc[runs["run"] == run, "experiment"].astype(str))
+        of = join_words(runs.loc[runs["run"] == run, "experiment"].astype(str))
         sentences.append(f"Failed: {run} of {of}: {_ended(reason)}")
     if len(failed):
         sentences.append("A seed of which a run failed is left out of the numbers of its experiment.")
@@ -361,8 +331,8 @@ def helps(facts: Facts) -> list[str]:
         if len(sides) == 2:
             whole = facts.measured[pair["with"]]
             sentences.append(
-                f"{sentence(facts.named)} is {' and '.join(sides)}, on {many(whole.cells, 'cell')} of "
-                f"{many(whole.slides, 'slide')}."
+                f"{sentence(facts.named)} is {' and '.join(sides)}, on "
+                f"{format_count(whole.cells, 'cell')} of {format_count(whole.slides, 'slide')}."
             )
     others = [
         row
@@ -378,13 +348,13 @@ def _ordinal(facts: Facts, row: Difference | None) -> str:
     of = f"The ordinal term ({pair['with']} against {pair['without']})"
     if row is None:
         return f"{of} was not compared: one of the two has no run that ended well."
-    verdict = row.verdict(facts.alpha)
-    if verdict == "unknown":
-        return f"{of}: nothing can be said: {row.evidence}."
-    if verdict == "not told":
+    verdict = row.judge(facts.alpha)
+    if verdict == "not tested":
+        return f"{of} is not tested: {row.evidence}."
+    if verdict == "not significant":
         more = f"; {row.detectable}" if row.detectable else ""
-        return f"{of} makes no difference that this study could tell from noise: {row.evidence}{more}."
-    return f"{of} {verdict}: {row.evidence}."
+        return f"{of} makes no significant difference: {row.evidence}{more}."
+    return f"{of} {'helps' if verdict == 'better' else 'hurts'}: {row.evidence}."
 
 
 def baselines(facts: Facts) -> list[str]:
@@ -401,7 +371,7 @@ def baselines(facts: Facts) -> list[str]:
     found = facts.measured.get(best)
     sentences = []
     if found is not None:
-        size = f"{many(found.cells, 'cell')} of {many(found.slides, 'slide')}"
+        size = f"{format_count(found.cells, 'cell')} of {format_count(found.slides, 'slide')}"
         sentences.append(f"The best baseline is {best}, with {facts.named} {found} on {size}.")
     return sentences + grouped(facts, rows)
 
@@ -413,26 +383,32 @@ def grid(facts: Facts) -> list[str]:
         return ["No grid of sigma and bins was run."]
     rows = {label: row for label in points if (row := facts.to_plain(label)) is not None}
     if not rows:
-        return [f"Of {many(len(points), 'point')} of the grid none could be compared."]
+        return [f"Of {format_count(len(points), 'point')} of the grid none could be compared."]
     to = next(iter(rows.values())).reference
     sigmas, bins = (sorted({point[key] for point in points.values()}) for key in ("sigma", "bins"))
     size = sizes(rows.values())
     sentences = [
-        f"At {many(len(points), 'point')} of sigma ({_range(sigmas)}) and bins ({_range(bins)}), against "
-        f"{to}: {_tally(facts, points, rows)} ({size})."
+        f"At {format_count(len(points), 'point')} of sigma ({_range(sigmas)}) and bins ({_range(bins)}), "
+        f"against {to}: {_tally(facts, points, rows)} ({size})."
     ]
     above = {
         sigma: [
-            sum(row.side > 0 for label, row in rows.items() if points[label]["sigma"] == sigma),
+            sum(
+                row.judge(facts.alpha) == "better"
+                for label, row in rows.items()
+                if points[label]["sigma"] == sigma
+            ),
             sum(point["sigma"] == sigma for point in points.values()),
         ]
         for sigma in sigmas
     }
-    some = [f"{plain(sigma)} ({good} of {all_} bins)" for sigma, (good, all_) in above.items() if good]
+    some = [
+        f"{format_setting(sigma)} ({good} of {all_} bins)" for sigma, (good, all_) in above.items() if good
+    ]
     sentences.append(
-        f"The interval of the difference lies on the better side of 0 at sigma {listed(some)}."
+        f"The difference is significantly better at sigma {join_words(some)}."
         if some
-        else "At no sigma does the interval of the difference lie on the better side of 0."
+        else "At no sigma is the difference significantly better."
     )
     finite = sorted(
         (row for row in rows.values() if np.isfinite(row.difference)), key=lambda row: row.gain[0]
@@ -449,11 +425,15 @@ def grid(facts: Facts) -> list[str]:
 
 
 def _at(point: Mapping[str, float]) -> str:
-    return f"sigma {plain(point['sigma'])}, {many(int(point['bins']), 'bin')}"
+    return f"sigma {format_setting(point['sigma'])}, {format_count(int(point['bins']), 'bin')}"
 
 
 def _range(values: Sequence[float]) -> str:
-    return plain(values[0]) if len(values) == 1 else f"{plain(values[0])} to {plain(values[-1])}"
+    return (
+        format_setting(values[0])
+        if len(values) == 1
+        else f"{format_setting(values[0])} to {format_setting(values[-1])}"
+    )
 
 
 def sizes(rows: Iterable[Difference]) -> str:
@@ -468,17 +448,17 @@ def sizes(rows: Iterable[Difference]) -> str:
 def _tally(facts: Facts, labels: Iterable[str], rows: Mapping[str, Difference]) -> str:
     """How many of the labels the ordinal term helps at; those without a row cannot be judged."""
     verdicts: list[Verdict] = [
-        rows[label].verdict(facts.alpha) if label in rows else "unknown" for label in labels
+        rows[label].judge(facts.alpha) if label in rows else "not tested" for label in labels
     ]
     words: dict[Verdict, str] = {
-        "helps": "the ordinal term helps at {}",
-        "hurts": "hurts at {}",
-        "not told": "no difference could be told at {}",
+        "better": "the ordinal term helps at {}",
+        "worse": "hurts at {}",
+        "not significant": "makes no significant difference at {}",
     }
     parts = [text.format(verdicts.count(verdict) or "none") for verdict, text in words.items()]
-    if "unknown" in verdicts:
-        parts.append(f"nothing can be said at {verdicts.count('unknown')}")
-    return listed(parts)
+    if "not tested" in verdicts:
+        parts.append(f"is not tested at {verdicts.count('not tested')}")
+    return join_words(parts)
 
 
 def weights(facts: Facts) -> list[str]:
@@ -488,19 +468,20 @@ def weights(facts: Facts) -> list[str]:
         return ["The weight of L_SimProp was not varied."]
     rows = {label: row for label in swept.values() if (row := facts.to_plain(label)) is not None}
     if not rows:
-        return [f"Of {many(len(swept), 'weight')} of L_SimProp none could be compared."]
+        return [f"Of {format_count(len(swept), 'weight')} of L_SimProp none could be compared."]
     to = next(iter(rows.values())).reference
     weights = sorted(swept)
     sentences = [
-        f"At {many(len(weights), 'weight')} of L_SimProp ({_range(weights)}), against {to}: "
+        f"At {format_count(len(weights), 'weight')} of L_SimProp ({_range(weights)}), against {to}: "
         f"{_tally(facts, swept.values(), rows)} ({sizes(rows.values())})."
     ]
-    for verdict in ("helps", "hurts"):
+    for verdict in ("better", "worse"):
         found = [weight for weight in weights if swept[weight] in rows]
-        found = [weight for weight in found if rows[swept[weight]].verdict(facts.alpha) == verdict]
+        found = [weight for weight in found if rows[swept[weight]].judge(facts.alpha) == verdict]
         if found:
-            parts = [f"{plain(weight)} ({rows[swept[weight]].interval})" for weight in found]
-            sentences.append(f"It {verdict} at weight {listed(parts)}.")
+            parts = [f"{format_setting(weight)} ({rows[swept[weight]].interval})" for weight in found]
+            verb = "helps" if verdict == "better" else "hurts"
+            sentences.append(f"It {verb} at weight {join_words(parts)}.")
     return sentences
 
 
@@ -528,11 +509,11 @@ def falls(facts: Facts, points: Mapping[float, str]) -> dict[float, Difference]:
     return {t: row for t, row in sorted(rows.items()) if row is not None and np.isfinite(row.difference)}
 
 
-def harmed_from(rows: Mapping[float, Difference]) -> float | None:
-    """The least t from which on every interval is worse than no difference."""
+def harmed_from(facts: Facts, rows: Mapping[float, Difference]) -> float | None:
+    """The least t from which on every difference is significantly worse."""
     start = None
     for t in sorted(rows, reverse=True):
-        if rows[t].side >= 0:
+        if rows[t].judge(facts.alpha) != "worse":
             break
         start = t
     return start
@@ -541,21 +522,21 @@ def harmed_from(rows: Mapping[float, Difference]) -> float | None:
 def _curve(facts: Facts, name: str, points: Mapping[float, str]) -> str:
     rows = falls(facts, points)
     if not rows:
-        return f"{name}: nothing can be said, as it was not compared with right proportions."
-    start, last = harmed_from(rows), max(rows)
+        return f"{name}: not compared with right proportions."
+    start, last = harmed_from(facts, rows), max(rows)
     shown = rows[last if start is None else start]
     if start is None:
-        single = [plain(t) for t, row in rows.items() if row.side < 0]
-        but = f" at every t from one on (only at {listed(single)})" if single else ""
+        single = [format_setting(t) for t, row in rows.items() if row.judge(facts.alpha) == "worse"]
+        but = f" at every t from one on (only at {join_words(single)})" if single else ""
         return (
-            f"{name}: no fall that its interval tells from 0{but} up to t = {plain(last)}, "
+            f"{name}: no significant fall{but} up to t = {format_setting(last)}, "
             f"where it is {shown.interval} ({shown.size})."
         )
     before = [t for t in rows if t < start]
-    upto = f"; up to t = {plain(max(before))} no fall could be told" if before else ""
-    end = f", at t = {plain(last)} {rows[last].interval}" if last > start else ""
+    upto = f"; up to t = {format_setting(max(before))} no significant fall" if before else ""
+    end = f", at t = {format_setting(last)} {rows[last].interval}" if last > start else ""
     return (
-        f"{name}: {facts.named} gets worse from t = {plain(start)} on: {shown.interval} there{end} "
+        f"{name}: {facts.named} gets worse from t = {format_setting(start)} on: {shown.interval} there{end} "
         f"({sizes(rows.values())}){upto}."
     )
 
@@ -569,7 +550,7 @@ def _withstands(facts: Facts, ordinal: str, without: str) -> str:
     t = max(common)
     a, b = one[t], other[t]
     numbers = (
-        f"at t = {plain(t)} the difference to right proportions is {a.interval} ({a.size}) and "
+        f"at t = {format_setting(t)} the difference to right proportions is {a.interval} ({a.size}) and "
         f"{b.interval} ({b.size})"
     )
     if not np.isfinite([a.low, a.high, b.low, b.high]).all():
@@ -601,22 +582,23 @@ def design(facts: Facts) -> list[str]:
     if not labels:
         return ["No open design choice was varied."]
     rows = designs(facts)
-    matter = [row for row in rows if row.verdict(facts.alpha) in ("helps", "hurts")]
+    matter = [row for row in rows if row.judge(facts.alpha) in ("better", "worse")]
     sentences = [
-        f"Of {many(len(labels), 'choice')}, {len(matter) or 'none'} "
-        f"{'matters' if len(matter) <= 1 else 'matter'} for {facts.named} as far as this study can tell."
+        f"Of {format_count(len(labels), 'choice')}, {len(matter) or 'none'} "
+        f"{'changes' if len(matter) <= 1 else 'change'} {facts.named} significantly."
     ]
     sentences += [compared(row, facts.alpha) for row in matter]
     quiet, unknown = (
-        [row for row in rows if row.verdict(facts.alpha) == verdict] for verdict in ("not told", "unknown")
+        [row for row in rows if row.judge(facts.alpha) == verdict]
+        for verdict in ("not significant", "not tested")
     )
     if quiet:
-        sentences.append(_group(facts, "No difference that this study could tell from noise", quiet))
+        sentences.append(_group(facts, "Not significant", quiet))
     if unknown:
-        sentences.append(_group(facts, "Nothing can be said", unknown))
+        sentences.append(_group(facts, "Not tested", unknown))
     missing = [label for label in labels if label not in {row.experiment for row in rows}]
     if missing:
-        sentences.append(f"Not compared: {listed(missing)}.")
+        sentences.append(f"Not compared: {join_words(missing)}.")
     return sentences
 
 
@@ -644,22 +626,22 @@ def geometry(facts: Facts) -> list[str]:
         higher = "higher" if after["rho"] > before["rho"] else "lower"
         sentences.append(
             f"{after['experiment']} has a {higher} rho than {before['experiment']}, and the intervals "
-            f"{'lie apart' if apart else 'overlap: no difference that this study could tell from noise'}."
+            f"{'lie apart' if apart else 'overlap'}."
         )
     return sentences or ["Similarity between stages was measured for no main experiment."]
 
 
 def _rho(row: Mapping[Any, Any]) -> str:
-    shown = formatting.with_interval(row["rho"], row["low"], row["high"])
+    shown = format_interval(row["rho"], row["low"], row["high"])
     alone = "" if np.isfinite([row["low"], row["high"]]).all() else " without interval"
-    size = f"{many(int(row['cells']), 'cell')} of {many(int(row['slides']), 'slide')}"
+    size = f"{format_count(int(row['cells']), 'cell')} of {format_count(int(row['slides']), 'slide')}"
     return f"{shown}{alone} in {row['experiment']} ({size})"
 
 
 def whole_runs(facts: Facts) -> pd.DataFrame:
     """Runs that trained and ended well in one job, so that their cost is whole."""
     runs = facts.runs
-    return runs[(runs["status"] == "ok") & (runs["steps"] > 0) & ~formatting.resumed(runs)]
+    return runs[(runs["status"] == "ok") & (runs["steps"] > 0) & ~costs.find_resumed(runs)]
 
 
 def cost(facts: Facts) -> list[str]:
@@ -672,17 +654,19 @@ def cost(facts: Facts) -> list[str]:
     one, other = (
         runs[runs["experiment"] == pair.get(side)].set_index(["fold", "seed"]) for side in ("with", "without")
     )
-    for column, (words, _) in formatting.COSTS.items():
+    for column, (words, _) in costs.COSTS.items():
         ratio = (one[column] / other[column]).replace([np.inf, -np.inf], np.nan).dropna()
         if len(ratio):
             sentences.append(
                 f"A run of {pair['with']} takes {ratio.median():.2f} times the {words} of one of "
-                f"{pair['without']} (median of {many(len(ratio), 'pair')}, {ratio.min():.2f} to "
+                f"{pair['without']} (median of {format_count(len(ratio), 'pair')}, {ratio.min():.2f} to "
                 f"{ratio.max():.2f})."
             )
     if runs["joules"].isna().all():
         sentences.append("Energy is unknown: the machine does not tell it.")
-    resumed = int(formatting.resumed(facts.runs).sum())
+    resumed = int(costs.find_resumed(facts.runs).sum())
     if resumed:
-        sentences.append(f"{many(resumed, 'resumed run')} left out here: only the last part was timed.")
+        sentences.append(
+            f"{format_count(resumed, 'resumed run')} left out here: only the last part was timed."
+        )
     return sentences

@@ -12,9 +12,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from myostage.evaluation import algebra, formatting
-from myostage.evaluation.metrics import STAGE_NAMES
-from myostage.evaluation.slide_results import ENERGY
+from myostage.evaluation import algebra, selection
+from myostage.evaluation.comparisons import Verdict, find_side
+from myostage.evaluation.metrics import expected_stage
+from myostage.evaluation.metrics.attention import ENERGY
+from myostage.evaluation.metrics.registry import METRICS
+from myostage.evaluation.numbers import (
+    format_count,
+    format_interval,
+    format_number,
+    format_setting,
+    join_words,
+)
 from myostage.evaluation.summaries import (
     LOW_FREQUENCY,
     conflicts,
@@ -23,19 +32,15 @@ from myostage.evaluation.summaries import (
     spectrum_slides,
 )
 from myostage.report.findings import (
+    DETECTABLE,
     Difference,
     Facts,
-    Verdict,
     compared,
     design,
     ended,
     grouped,
-    listed,
-    many,
-    plain,
     sentence,
     sizes,
-    unsigned,
 )
 from myostage.study.config import control_of
 
@@ -50,17 +55,17 @@ WORDS = ("helps", "hurts", "best", "worst")
 ENERGY_WORDS = ("lowers it", "raises it", "smoothest", "roughest")
 # of true minus permuted coordinates
 SPACE: dict[Verdict, str] = {
-    "helps": "uses where cells lie",
-    "hurts": "worse with true coordinates",
-    "not told": "no use of where cells lie that this study could tell from noise",
-    "unknown": "nothing can be said",
+    "better": "uses where cells lie",
+    "worse": "worse with true coordinates",
+    "not significant": "no significant use of where cells lie",
+    "not tested": "not tested",
 }
 RULES = (
     "What uses neighbours, and ordinal regression, is judged by this rule too, in each metric that is named; "
     "less energy is smoother attention, which is no gain in itself. smtap and srmil differ from a reference "
     "without Sm by their layers too. An experiment uses where cells lie only "
-    "where it is better with true than with permuted coordinates. A rho, a cosine or a rank is told from 0, "
-    "or from chance, where its interval excludes it."
+    "where it is better with true than with permuted coordinates. A rho, a "
+    "cosine or a rank differs from 0, or from chance, where its interval excludes it."
 )
 
 
@@ -96,7 +101,7 @@ def smoothing(facts: Facts) -> Section | None:
     references = facts.slide_structure.references
     blind = {references[label] for label in labels} & set(labels)
     judged = [label for label in labels if references[label] not in blind]
-    wanted = (*SLIDE_METRICS, ENERGY)
+    wanted = (*SLIDE_METRICS, ENERGY.key)
     views = _views(facts, wanted)
     sentences = _by_metric("smoothing attention", judged, views, wanted) if judged else []
     sentences += [
@@ -155,8 +160,8 @@ def regression(facts: Facts) -> Section | None:
     if not labels:
         return None
     # without labelled cells a slide's stage is not known
-    views = _views(facts, STAGE_NAMES, slides=False) or [facts]
-    sentences = _by_metric("ordinal regression", labels, views, STAGE_NAMES)
+    views = _views(facts, expected_stage.NAMES, slides=False) or [facts]
+    sentences = _by_metric("ordinal regression", labels, views, expected_stage.NAMES)
     against = {label: other for label, other in facts.structure.against.items() if label in labels}
     if against:
         changes = (f"{label} {_changed(facts, label, other)}" for label, other in against.items())
@@ -222,8 +227,8 @@ def _by_metric(what: str, labels: Sequence[str], views: Sequence[Facts], wanted:
         sentences += _counted(view, what, rows)
         for own in _by_reference(rows):
             sentences += _ends(view, own)
-    if missing := [formatting.METRICS[name][0] for name in wanted if name not in told]:
-        sentences.append(f"Not measured, or compared with nothing: {listed(missing)}.")
+    if missing := [METRICS[name].title for name in wanted if name not in told]:
+        sentences.append(f"Not measured, or compared with nothing: {join_words(missing)}.")
     return sentences
 
 
@@ -236,35 +241,35 @@ def _by_reference(rows: Iterable[Difference]) -> list[list[Difference]]:
 
 def _counted(facts: Facts, what: str, rows: Sequence[Difference]) -> list[str]:
     """At how many settings it is better or worse than each reference, in the metric of ``facts``."""
-    better, worse, *_ = ENERGY_WORDS if facts.metric == ENERGY else WORDS
+    better, worse, *_ = ENERGY_WORDS if facts.metric == ENERGY.key else WORDS
     sentences = []
     for own in _by_reference(rows):
         if len(own) == 1:
             sentences.append(compared(own[0], facts.alpha))
             continue
-        verdicts = [row.verdict(facts.alpha) for row in own]
-        known = [row for row, verdict in zip(own, verdicts, strict=True) if verdict != "unknown"]
+        verdicts = [row.judge(facts.alpha) for row in own]
+        known = [row for row, verdict in zip(own, verdicts, strict=True) if verdict != "not tested"]
         counts = Counter(verdicts)
         parts = [
-            f"{better} at {counts['helps'] or 'none'} of {many(len(own), 'setting')}",
-            f"{worse} at {counts['hurts'] or 'none'}",
-            f"makes no difference that this study could tell from noise at {counts['not told'] or 'none'}",
+            f"{better} at {counts['better'] or 'none'} of {format_count(len(own), 'setting')}",
+            f"{worse} at {counts['worse'] or 'none'}",
+            f"makes no significant difference at {counts['not significant'] or 'none'}",
         ]
-        if counts["unknown"]:
-            parts.append(f"cannot be judged at {counts['unknown']}")
+        if counts["not tested"]:
+            parts.append(f"is not tested at {counts['not tested']}")
         sentences.append(
-            f"{sentence(facts.named)}: {what} {listed(parts)}, against {own[0].reference} "
+            f"{sentence(facts.named)}: {what} {join_words(parts)}, against {own[0].reference} "
             f"({sizes(known or own)}{_detectable(facts, known)})."
         )
     return sentences
 
 
 def _detectable(facts: Facts, rows: Iterable[Difference]) -> str:
-    """Of differences that could not be told from noise, the smallest they could have found."""
-    told = (row.minimum_detectable for row in rows if row.verdict(facts.alpha) == "not told")
+    """The minimum detectable effects of differences that are not significant."""
+    told = (row.minimum_detectable for row in rows if row.judge(facts.alpha) == "not significant")
     found = [value for value in told if np.isfinite(value)]
-    ends = dict.fromkeys(unsigned(end(found)) for end in (min, max)) if found else {}
-    return f"; where not told, it could have found one of {' to '.join(ends)}" if ends else ""
+    ends = dict.fromkeys(METRICS[facts.metric].format(end(found)) for end in (min, max)) if found else {}
+    return f"; {DETECTABLE} {' to '.join(ends)}" if ends else ""
 
 
 def _ends(facts: Facts, rows: Iterable[Difference]) -> list[str]:
@@ -272,7 +277,7 @@ def _ends(facts: Facts, rows: Iterable[Difference]) -> list[str]:
     ordered = sorted((row for row in rows if np.isfinite(row.difference)), key=lambda row: row.gain[0])
     if len(ordered) < 2:
         return []
-    *_, best, worst = ENERGY_WORDS if facts.metric == ENERGY else WORDS
+    *_, best, worst = ENERGY_WORDS if facts.metric == ENERGY.key else WORDS
     return [
         f"The {word} setting is {row.experiment}: {row.evidence}."
         for word, row in ((best, ordered[-1]), (worst, ordered[0]))
@@ -285,12 +290,12 @@ def _space(facts: Facts, of: str, controls: Mapping[str, str]) -> list[str]:
     start = f"{of}, {facts.named}, true minus permuted coordinates"
     sentences = []
     for verdict, words in SPACE.items():
-        own = [row for row in rows if row.verdict(facts.alpha) == verdict]
+        own = [row for row in rows if row.judge(facts.alpha) == verdict]
         parts = [f"{row.experiment} {row.interval}" for row in own]
         if own:
             sentences.append(f"{start}: {words} ({sizes(own)}{_detectable(facts, own)}): {'; '.join(parts)}.")
     missing = [label for label in controls if label not in {row.experiment for row in rows}]
-    return sentences + ([f"{start}: {listed(missing)} could not be compared."] if missing else [])
+    return sentences + ([f"{start}: {join_words(missing)} could not be compared."] if missing else [])
 
 
 def _without_neighbours(facts: Facts) -> str | None:
@@ -310,8 +315,8 @@ def _changed(facts: Facts, label: str, other: str) -> str:
     added, left = ([term for term in a if term not in b] for a, b in ((own, theirs), (theirs, own)))
     if not (added or left):
         return f"changes a setting of {other}"
-    parts = [f"adds {listed(added)} to {other}"] if added else []
-    return " and ".join([*parts, *([f"leaves out {listed(left)} of {other}"] if left else [])])
+    parts = [f"adds {join_words(added)} to {other}"] if added else []
+    return " and ".join([*parts, *([f"leaves out {join_words(left)} of {other}"] if left else [])])
 
 
 def _spectrum(facts: Facts) -> list[str]:
@@ -329,26 +334,27 @@ def _spectrum(facts: Facts) -> list[str]:
             continue
         raw, smoothed = shares["raw"], shares["smoothed"]
         sentences.append(
-            f"Attention of {name}: the share of its power below eigenvalue {plain(LOW_FREQUENCY)} is "
-            f"{_mean(raw)} as the model gives it and {_mean(smoothed)} smoothed by Sm, a difference of "
-            f"{_mean(smoothed - raw, True)} ({many(len(shares), 'slide')})."
+            f"Attention of {name}: the share of its power below eigenvalue "
+            f"{format_setting(LOW_FREQUENCY)} is {_mean(raw)} as the model gives it and "
+            f"{_mean(smoothed)} smoothed by Sm, a difference of {_mean(smoothed - raw, True)} "
+            f"({format_count(len(shares), 'slide')})."
         )
         own = part[part["signal"] == "raw"]
         rho = correlation(own["low_share"], own["instance_auroc"])
-        auroc = formatting.METRICS["instance_auroc"][0]
+        auroc = METRICS["instance_auroc"].title
         of = f"Spearman's rho of that share and {auroc} over slides of {name}"
-        told = "told from 0" if rho.low > 0 or rho.high < 0 else "not told from 0"
+        told = "its interval excludes 0" if find_side(rho.low, rho.high) else "its interval holds 0"
         sentences.append(
-            f"{of} is {rho} ({many(rho.slides, 'slide')}), {told}."
+            f"{of} is {rho} ({format_count(rho.slides, 'slide')}), {told}."
             if np.isfinite(rho.value)
-            else f"{of} cannot be said ({many(rho.slides, 'slide')} with cells of both kinds)."
+            else f"{of} cannot be said ({format_count(rho.slides, 'slide')} with cells of both kinds)."
         )
     return sentences
 
 
 def _mean(values: pd.Series, sign: bool = False) -> str:
     mean, low, high = (float(one) for one in mean_interval(values))
-    return formatting.with_interval(mean, low, high, sign)
+    return format_interval(mean, low, high, sign=sign)
 
 
 def _borders(facts: Facts) -> list[str]:
@@ -375,9 +381,11 @@ def _borders(facts: Facts) -> list[str]:
             more = _bands(known[known["correct_low_with"] > known["correct_high"]])
             sentences.append(
                 f"At {kind} borders, by intervals that lie apart, {name} tells fewer cells rightly than "
-                f"{without} {fewer}, and more {more} ({len(known)} of {many(len(both), 'band')} of distance "
-                f"judged, {many(int(known['cells'].sum()), 'cell')} of up to "
-                f"{many(int(known['slides'].max()), 'slide')})."
+                f"{without} {fewer}, and more {more} ({len(known)} of "
+                f"{format_count(len(both), 'band')} of distance judged, "
+                ""
+                f"{format_count(int(known['cells'].sum()), 'cell')} of up to "
+                f"{format_count(int(known['slides'].max()), 'slide')})."
             )
     return sentences or ["At no border of the injured region could smoothing be compared with its absence."]
 
@@ -387,14 +395,14 @@ def _bands(rows: pd.DataFrame) -> str:
     if rows.empty:
         return "in none"
     parts = []
-    for row in formatting.each(rows):
+    for row in selection.iterate_rows(rows):
         where = f"{row.low_um:g} to {row.high_um:g} µm"
         where = f"beyond {row.low_um:g} µm outside" if np.isinf(row.high_um) else where
         where = f"beyond {abs(row.high_um):g} µm inside" if np.isinf(row.low_um) else where
-        own = formatting.with_interval(row.correct_with, row.correct_low_with, row.correct_high_with)
-        theirs = formatting.with_interval(row.correct, row.correct_low, row.correct_high)
+        own = format_interval(row.correct_with, row.correct_low_with, row.correct_high_with)
+        theirs = format_interval(row.correct, row.correct_low, row.correct_high)
         parts.append(f"{where}: {own} against {theirs}")
-    return f"in {many(len(rows), 'band')} ({'; '.join(parts)})"
+    return f"in {format_count(len(rows), 'band')} ({'; '.join(parts)})"
 
 
 def _conflict(facts: Facts) -> list[str]:
@@ -403,23 +411,22 @@ def _conflict(facts: Facts) -> list[str]:
         return []
     sentences = []
     table = conflicts(facts.histories)
-    for row in formatting.each(table):
-        verdict = "whether they oppose each other could not be told"
-        if row.high < 0:
-            verdict = "they oppose each other"
-        elif row.low > 0:
-            verdict = "they pull together"
-        alone = "" if np.isfinite([row.low, row.high]).all() else " without interval"
+    for row in selection.iterate_rows(table):
+        known = np.isfinite([row.low, row.high]).all()
+        verdict = "the interval holds 0" if known else "one run has no interval"
+        if side := find_side(row.low, row.high):
+            verdict = "they pull together" if side > 0 else "they oppose each other"
+        alone = "" if known else " without interval"
         sentences.append(
             f"Gradients of supcr and cell in {row.experiment}: mean cosine "
-            f"{formatting.with_interval(row.cosine, row.low, row.high, True)}{alone}, below 0 at "
-            f"{100 * row.below:.0f} % of {many(row.steps, 'measured step')} "
-            f"({many(row.runs, 'run')}): {verdict}."
+            f"{format_interval(row.cosine, row.low, row.high, sign=True)}{alone}, below 0 at "
+            f"{100 * row.below:.0f} % of {format_count(row.steps, 'measured step')} "
+            f"({format_count(row.runs, 'run')}): {verdict}."
         )
     both = [label for label, terms in facts.structure.losses.items() if terms.keys() >= OPPOSED]
     missing = [label for label in both if label not in set(table["experiment"])]
     if missing:
-        sentences.append(f"Gradients of supcr and cell were not measured in {listed(missing)}.")
+        sentences.append(f"Gradients of supcr and cell were not measured in {join_words(missing)}.")
     return sentences
 
 
@@ -427,7 +434,7 @@ def _algebra(facts: Facts) -> list[str]:
     """Whether z_W + z_P of a held-out slide ranks its own z_I first, with and without the cell term."""
     if facts.algebra is None:
         return []
-    found = {str(row.experiment): row for row in formatting.each(algebra.summary(facts.algebra))}
+    found = {str(row.experiment): row for row in selection.iterate_rows(algebra.summary(facts.algebra))}
     if not found:
         return ["Latent algebra: no run holds out a healthy slide and at least two injured ones."]
     losses = facts.structure.losses
@@ -443,13 +450,13 @@ def _algebra(facts: Facts) -> list[str]:
             continue
         beyond = sum(row.reciprocal_rank_low > row.reciprocal_rank_chance for row in rows)
         parts = [
-            f"{row.experiment} {_rank(row)} against {formatting.short(row.reciprocal_rank_chance)} by chance "
-            f"({many(row.slides, 'slide')})"
+            f"{row.experiment} {_rank(row)} against {format_number(row.reciprocal_rank_chance)} by chance "
+            f"({format_count(row.slides, 'slide')})"
             for row in rows
         ]
         sentences.append(
             f"{words}: z_W + z_P ranks z_I of its own slide beyond chance in {beyond or 'none'} of "
-            f"{many(len(rows), 'experiment')}; mean reciprocal rank: {'; '.join(parts)}."
+            f"{format_count(len(rows), 'experiment')}; mean reciprocal rank: {'; '.join(parts)}."
         )
     for name, other in facts.structure.against.items():
         terms = [losses.get(one, {}).keys() for one in (name, other)]
@@ -459,7 +466,7 @@ def _algebra(facts: Facts) -> list[str]:
 
 
 def _rank(row: Any) -> str:
-    return formatting.with_interval(row.reciprocal_rank, row.reciprocal_rank_low, row.reciprocal_rank_high)
+    return format_interval(row.reciprocal_rank, row.reciprocal_rank_low, row.reciprocal_rank_high)
 
 
 def _worth(own: Any, control: Any) -> str:
@@ -469,8 +476,8 @@ def _worth(own: Any, control: Any) -> str:
     elif own.reciprocal_rank_high < control.reciprocal_rank_low:
         verdict = "lowers the mean reciprocal rank: the intervals lie apart"
     else:
-        verdict = "makes no difference to the mean reciprocal rank that this study could tell from noise"
+        verdict = "makes no difference to the mean reciprocal rank: the intervals overlap"
     return (
         f"The cell term ({own.experiment} against {control.experiment}) {verdict} ({_rank(own)} and "
-        f"{_rank(control)}, {many(own.slides, 'slide')})."
+        f"{_rank(control)}, {format_count(own.slides, 'slide')})."
     )

@@ -18,6 +18,7 @@ from pydantic import Field
 from myostage.errors import UserError
 from myostage.learning.options import EXPECTED_STAGE
 from myostage.schema import MPP_RANGE, NAME_PATTERN, Section, UnsetVariable, expand_path, nearest
+from myostage.study.sections.compare import MAY_BE_QUOTED
 from myostage.study.sections.slide_label import SlideLabel
 from myostage.study.sections.study import Study
 
@@ -305,11 +306,11 @@ def read_quoted(study: Study) -> list[dict[str, str | float]]:
         return []
     lines = read_tsv(study.quoted, *_columns(QUOTED_COLUMNS))
     values = _Values()
-    metrics = ("accuracy", "rmse", "mae", "kappa", "macro_f1", "amae", "rps")
 
     def metric(text: str) -> str:
-        if text not in metrics:
-            raise ValueError(f"{text!r} is no metric ({', '.join(metrics)}){nearest(text, metrics)}")
+        if text not in MAY_BE_QUOTED:
+            listed = ", ".join(MAY_BE_QUOTED)
+            raise ValueError(f"{text!r} is no metric ({listed}){nearest(text, MAY_BE_QUOTED)}")
         return text
 
     quoted: list[dict[str, str | float]] = [
