@@ -15,7 +15,7 @@ HERE = --cores $(CORES) --resources gpu=$(GPUS)
 SNAKEMAKE = $(BIN)/snakemake $(if $(PROFILE),--workflow-profile $(PROFILE),$(HERE)) --configfile $(STUDY)
 TESTS ?= tests
 
-.PHONY: help install dev demo ablation neighbours study report cluster-check test test-slurm test-real test-all lint format lock docs clean
+.PHONY: help install dev demo ablation neighbours study report cluster-check test test-slurm test-real test-all lint format lock docs rulegraph clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -104,6 +104,9 @@ lock: install  ## resolve envs/requirements.in and envs/dev.in anew, and name th
 docs: install  ## config/README.md from the models of the study file, docs/architecture.svg from the floors
 	cd scripts && ../$(BIN)/python -m myostage.study.config > ../config/README.md
 	$(BIN)/python docs/draw_architecture.py > docs/architecture.svg
+
+rulegraph: install  ## docs/rulegraph.svg from the rules, by Snakemake and graphviz
+	$(BIN)/snakemake tables stages --rulegraph dot --cores 1 --configfile config/demo.yaml | dot -Tsvg > docs/rulegraph.svg
 
 clean:  ## delete the environment and every result
 	rm -rf .venv .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis

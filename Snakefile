@@ -73,14 +73,14 @@ rule ablations:
     """Comparisons, and the figures that show them."""
     input:
         PLAN.tables,
-        ABLATION_FIGURES,
+        figures_of("Ablations"),
 
 
 rule neighbours:
     """Smooth attention, spatial regularisation and ordinal regression: tables, figures, the page of answers."""
     input:
         lambda wildcards: required(
-            [*PLAN.neighbour_tables, *NEIGHBOUR_FIGURES],
+            [*PLAN.neighbour_tables, *figures_of("Labels of slides", "Ordinal regression")],
             "no experiment with labels of slides or ordinal regression; config/demo_neighbours.yaml has some",
         ),
         PLAN.summary,

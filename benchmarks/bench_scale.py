@@ -42,7 +42,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from myostage import palette  # noqa: E402
-from myostage.figures.plots import PNG_DPI, STYLE  # noqa: E402
+from myostage.figures.style import PNG_DPI, STYLE  # noqa: E402
 from myostage.study import config  # noqa: E402
 from myostage.study.plan import Plan  # noqa: E402
 

@@ -1,28 +1,67 @@
-"""Draw one figure by its notebook."""
+"""Draw the figures of a theme by its notebook."""
 
+import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import papermill
 
-from myostage.runtime import jobs, provenance
+from myostage import tables
+from myostage.errors import UserError
+from myostage.runtime import jobs, provenance, receipts
+
+# what shapes a figure, beside its input files
+SHAPING = ("key", "files", "parameters", "code")
 
 
 def work(smk: Any) -> None:
-    papermill.execute_notebook(
-        smk.input.notebook,
-        smk.log.notebook,
-        parameters={
-            "scripts": str(provenance.LIBRARY.parent),
-            "out": str(Path(smk.output.png).parent.resolve()),
-            "name": smk.params.name,
-            **smk.params.files,
-            **smk.params.more,
-        },
-        kernel_name="python3",
-        progress_bar=False,
-        log_output=False,
-    )
+    paths = jobs.paths(smk)
+    figures = smk.params.figures
+    statements = {name: paths.log("look", name).removesuffix(".log") + ".json" for name in figures}
+    recipes = {
+        name: provenance.recipe("look", {key: figure[key] for key in SHAPING}, figure["inputs"])
+        for name, figure in figures.items()
+    }
+    waiting = [name for name in figures if not receipts.there(statements[name], recipes[name])]
+    faults = draw(smk, {name: figures[name] for name in waiting}) if waiting else {}
+    for name, figure in figures.items():
+        with tables.atomic(paths.log("look", name).removesuffix(".log") + ".rst") as temporary:
+            temporary.write_text(figure["caption"] + "\n", encoding="utf-8")
+    for name in waiting:
+        if not faults.get(name, "the notebook ended before it was drawn"):
+            jobs.write_json(statements[name], provenance.statement(recipes[name], figures[name]["outputs"]))
+    failed = [f"{name} cannot be drawn: {fault}" for name, fault in faults.items() if fault]
+    if failed:
+        raise UserError(f"{'; '.join(failed)} (the others are there; see {smk.log.notebook})")
+    jobs.write_json(smk.output[0], receipts.receipt("look", statements.items()))
+
+
+def draw(smk: Any, figures: dict[str, Any]) -> dict[str, str]:
+    """Draw figures by the notebook; returns why each failed, nothing (empty text) of those that are drawn."""
+    # The kernel would compile every module that it imports once more.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes = Path(folder) / "outcomes.json"
+        papermill.execute_notebook(
+            smk.input.notebook,
+            smk.log.notebook,
+            parameters={
+                "scripts": str(provenance.LIBRARY.parent),
+                "out": str(Path(jobs.paths(smk).study("figures")).resolve()),
+                "figures": {
+                    name: {key: figure[key] for key in ("key", "files", "parameters")}
+                    for name, figure in figures.items()
+                },
+                "outcomes": str(outcomes),
+            },
+            kernel_name="python3",
+            progress_bar=False,
+            log_output=False,
+        )
+        found: dict[str, str] = json.loads(outcomes.read_text(encoding="utf-8"))
+    return found
 
 
 jobs.run(snakemake, work)

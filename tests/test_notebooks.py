@@ -1,5 +1,7 @@
-"""Every notebook runs on tables of a study and writes its figure and its numbers."""
+"""Every figure is drawn from tables of a study, and every notebook draws the figures of its theme."""
 
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,15 +14,16 @@ import pytest
 import yaml
 
 from myostage import tables
+from myostage.figures.record import THEMES, records
+from myostage.report import drawing
 from myostage.slides.tables import SLIDES
 from support import study_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SLIDE = "d7_a1"
-TABLED = ("metrics", "forest", "cost", "slide_metrics")
-# drawn by test_plots_embedding.py
-OF_EMBEDDINGS = ("gradients", "biology", "similarity", "embedding")
+# drawn by figures/test_embedding.py
+OF_EMBEDDINGS = {"gradients", "biology", "similarity", "embedding"}
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +33,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> study_tables.Made:
     return made
 
 
-def _code(notebook: str) -> list[str]:
-    """Sources of the code cells of a notebook, its parameters first."""
-    cells = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
-    return [cell.source for cell in cells if cell.cell_type == "code"]
-
-
-def _parameters(made: study_tables.Made, out: Path) -> dict[str, dict[str, Any]]:
-    """What every notebook is given."""
-    common = {"scripts": str(ROOT / "scripts"), "out": str(out)}
-    staged = common | {"stages": list(study_tables.STAGES)}
+def _arguments(made: study_tables.Made) -> dict[str, dict[str, Any]]:
+    """What every figure is made from."""
+    staged = {"stages": list(study_tables.STAGES)}
     of = {name: made.of(name) for name in ("cells", "crops", "labels", "stages")}
     runs = {
         name: [str(made.root / f"{name}-{run}.parquet") for run in range(3)]
@@ -47,12 +43,11 @@ def _parameters(made: study_tables.Made, out: Path) -> dict[str, dict[str, Any]]
     }
     of_slide = {"slide": SLIDE, "cells": of["cells"][SLIDE], "predictions": of["stages"][SLIDE]}
     compared = {"comparisons": made.study("slide_comparisons")}
-    measured = common | compared | {"metrics": made.study("slide_metrics")}
+    measured = compared | {"metrics": made.study("slide_metrics")}
     drawn = (SLIDE, "d3_a2")
     return {
-        "algebra": common | {"algebra": made.study("algebra")},
-        "attention_maps": common
-        | {
+        "algebra": {"algebra": made.study("algebra")},
+        "attention_maps": {
             "cells": {slide: of["cells"][slide] for slide in drawn},
             "labels": {slide: of["labels"][slide] for slide in drawn},
             "attention": {
@@ -62,15 +57,13 @@ def _parameters(made: study_tables.Made, out: Path) -> dict[str, dict[str, Any]]
             "healthy": [3, 4],
             "mpp": study_tables.MPP,
         },
-        "borders": common
-        | {
+        "borders": {
             "borders": made.study("borders"),
             "without": study_tables.SMOOTHED[0],
             "experiments": list(study_tables.SMOOTHED[1:]),
         },
-        "conflict": common | {"histories": {name: runs[name] for name in ("whole", "halves", "prop")}},
-        "control": common
-        | compared
+        "conflict": {"histories": {name: runs[name] for name in ("whole", "halves", "prop")}},
+        "control": compared
         | {
             "histories": {name: runs[name] for name in ("srmil", "srmil-permuted")},
             "pairs": {"srmil": "srmil-permuted"},
@@ -84,23 +77,21 @@ def _parameters(made: study_tables.Made, out: Path) -> dict[str, dict[str, Any]]
             "against": dict.fromkeys(study_tables.POINTS, "abmil"),
             "study": "demo",
         },
-        "spectrum": common | {"spectrum": made.study("spectrum")},
+        "spectrum": {"spectrum": made.study("spectrum")},
         "composition": staged
         | {"scores": made.study("scores"), "given": study_tables.GIVEN, "experiment": "combined"},
         "confusions": staged
         | {"confusion": made.study("confusion"), "experiments": ["combined", "majority"]},
-        "cost": common | {"runs": made.study("runs"), "experiments": ["combined", "broken"], "study": "demo"},
-        "counts": common | {"slides": made.study("slides"), "cells": of["cells"], "crops": of["crops"]},
-        "curves": common | {"histories": {name: runs[name] for name in ("combined", "prop")}},
-        "forest": common
-        | {
+        "cost": {"runs": made.study("runs"), "experiments": ["combined", "broken"], "study": "demo"},
+        "counts": {"slides": made.study("slides"), "cells": of["cells"], "crops": of["crops"]},
+        "curves": {"histories": {name: runs[name] for name in ("combined", "prop")}},
+        "forest": {
             "comparisons": made.study("comparisons"),
             "runs": made.study("runs"),
             "groups": [["Losses", ["combined", "broken"]], ["Ceiling", ["supervised"]]],
             "study": "demo",
         },
-        "grid": common
-        | {
+        "grid": {
             "metrics": made.study("metrics"),
             "comparisons": made.study("comparisons"),
             "runs": made.study("runs"),
@@ -114,8 +105,7 @@ def _parameters(made: study_tables.Made, out: Path) -> dict[str, dict[str, Any]]
             "labels": of["labels"],
             "experiment": "combined",
         },
-        "metrics": common
-        | {
+        "metrics": {
             "metrics": made.study("metrics"),
             "comparisons": made.study("comparisons"),
             "runs": made.study("runs"),
@@ -124,12 +114,12 @@ def _parameters(made: study_tables.Made, out: Path) -> dict[str, dict[str, Any]]
             "quoted": [{"method": "OSLSP", "metric": "rmse", "value": 2.152, "source": "arXiv 2505.04150"}],
             "study": "demo",
         },
-        "recovery": common | {"scores": made.study("scores"), "experiments": ["combined"]},
-        "robustness": common
-        | {
+        "recovery": {"scores": made.study("scores"), "experiments": ["combined"]},
+        "robustness": {
             "metrics": made.study("metrics"),
             "comparisons": made.study("comparisons"),
             "curves": {"prop": {"0.0": study_tables.REFERENCE, "0.3": "combined"}},
+            "metric": "accuracy",
         },
         "sizes": staged | {"cells": of["cells"], "predictions": of["stages"], "groups": made.groups},
         "stage_map": staged
@@ -154,59 +144,66 @@ def test_a_notebook_is_kept_without_outputs(path: Path) -> None:
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in NOTEBOOKS if path.stem not in OF_EMBEDDINGS], ids=lambda path: path.stem
-)
-def test_a_notebook_draws(path: Path, made: study_tables.Made, tmp_path: Path) -> None:
-    # In this process: a kernel of its own would cost seconds a notebook; one notebook gets one below.
-    given = _parameters(made, tmp_path)[path.stem]
-    first, *rest = _code(path.stem)
-    variables: dict[str, Any] = {}
-    exec(first, variables)
-    assert set(given) <= set(variables), "a parameter the notebook does not know"
-    variables |= given
-    for source in rest:
-        exec(source, variables)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_draws_figures_of_its_theme(path: Path) -> None:
+    cells = nbformat.read(path, as_version=4).cells
+    drawn = [key for cell in cells for key in re.findall(r'theme\.draw\("(\w+)"\)', cell.source)]
+    assert [records()[key].theme for key in drawn] == [path.stem] * len(drawn) and drawn
+    assert cells[-1].source == "theme.draw_others()"
+
+
+def test_every_figure_has_a_theme_and_is_tested(made: study_tables.Made) -> None:
+    assert [path.stem for path in NOTEBOOKS] == sorted(THEMES)
+    assert {record.theme for record in records().values()} == set(THEMES)
+    assert set(records()) == OF_EMBEDDINGS | _arguments(made).keys()
+
+
+@pytest.mark.parametrize("key", sorted(set(records()) - OF_EMBEDDINGS))
+def test_a_figure_is_written_with_its_numbers(key: str, made: study_tables.Made, tmp_path: Path) -> None:
+    drawing.write(drawing.make(key, _arguments(made)[key], {}), tmp_path / key)
     written = {file.name for file in tmp_path.iterdir() if file.stat().st_size > 0}
-    assert {f"{path.stem}.{suffix}" for suffix in ("png", "svg", "csv")} <= written
-    if path.stem in TABLED:
-        assert {f"{path.stem}.html", f"{path.stem}.tex"} <= written
+    assert {f"{key}{ending}" for ending in records()[key].endings} <= written
 
 
 def test_the_main_table_needs_nothing_but_metrics(made: study_tables.Made, tmp_path: Path) -> None:
-    given = {"scripts": str(ROOT / "scripts"), "out": str(tmp_path), "metrics": made.study("metrics")}
-    first, *rest = _code("metrics")
-    variables: dict[str, Any] = {}
-    exec(first, variables)
-    variables |= given
-    for source in rest:
-        exec(source, variables)
+    drawing.write(drawing.make("metrics", {"metrics": made.study("metrics")}, {}), tmp_path / "metrics")
     page = (tmp_path / "metrics.html").read_text(encoding="utf-8")
     assert page.count("<table") == 1 and "p (Holm)" not in page
 
 
-def test_papermill_runs_a_notebook(made: study_tables.Made, tmp_path: Path) -> None:
-    given = _parameters(made, tmp_path)["confusions"]
+def test_papermill_draws_a_theme_and_names_the_figure_that_fails(
+    made: study_tables.Made, tmp_path: Path
+) -> None:
+    figures = {
+        name: {"key": key, "files": _arguments(made)[key], "parameters": {}}
+        for name, key in (("confusions", "confusions"), ("forest", "forest"), ("other", "robustness"))
+    }
+    figures["forest"]["files"] = {**figures["forest"]["files"], "comparisons": "gone.parquet"}
     done = papermill.execute_notebook(
-        ROOT / "notebooks" / "confusions.ipynb", tmp_path / "done.ipynb", given, progress_bar=False
+        ROOT / "notebooks" / "metrics.ipynb",
+        tmp_path / "done.ipynb",
+        {
+            "scripts": str(ROOT / "scripts"),
+            "out": str(tmp_path),
+            "figures": figures,
+            "outcomes": str(tmp_path / "outcomes.json"),
+        },
+        progress_bar=False,
     )
-    assert (tmp_path / "confusions.svg").exists()
-    assert any(
-        "image/png" in output.get("data", {}) for cell in done.cells for output in cell.get("outputs", [])
-    )
+    faults = json.loads((tmp_path / "outcomes.json").read_text(encoding="utf-8"))
+    assert faults.pop("forest").startswith("gone.parquet") and faults == {"confusions": "", "other": ""}
+    assert (tmp_path / "confusions.svg").exists() and (tmp_path / "other.svg").exists()
+    shown = [output.get("data", {}) for cell in done.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in data for data in shown) == 2
 
 
 def test_the_map_of_a_skipped_slide_says_why_there_is_none(made: study_tables.Made, tmp_path: Path) -> None:
     slides = tables.read(made.study("slides"), SLIDES)
     slides.loc[slides["slide"] == SLIDE, ["status", "reason", "path"]] = ["skipped", "it is torn", "gone.tif"]
     tables.write(tmp_path / "slides.parquet", slides, SLIDES)
-    given = _parameters(made, tmp_path)["stage_map"] | {"slides": str(tmp_path / "slides.parquet")}
-    variables: dict[str, Any] = {}
-    for number, cell in enumerate(_code("stage_map")):
-        exec(cell, variables)
-        if number == 0:
-            variables |= given
-    assert "it is torn" in (tmp_path / "stage_map.svg").read_text(encoding="utf-8")
+    given = _arguments(made)["stage_map"] | {"slides": str(tmp_path / "slides.parquet")}
+    drawing.write(drawing.make("stage_map", given, {}), tmp_path / "map")
+    assert "it is torn" in (tmp_path / "map.svg").read_text(encoding="utf-8")
 
 
 def test_the_headline_is_printed_with_the_place_of_the_report(
@@ -226,5 +223,5 @@ def test_the_headline_is_printed_with_the_place_of_the_report(
     shutil.copy(made.study("metrics"), results / "metrics.parquet")
     (results / "report.zip").touch()
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert said[0].startswith("combined: accuracy .68 [.59, .75] on 3,402 cells of 8 slides; majority .37")
+    assert said[0].startswith("combined: accuracy .680 [.590, .750] on 3,402 cells of 8 slides; majority .37")
     assert said[-1] == f"report: {results / 'report.zip'}"

@@ -102,7 +102,7 @@ def test_words_run_nothing_again(project: Project) -> None:
 
 
 def test_figures_and_sentences_run_again_alone(project: Project) -> None:
-    files = ("figures/plots.py", "palette.py", "report/findings.py")
+    files = ("figures/style.py", "palette.py", "report/findings.py")
     plan = project.edited(code, *(f"scripts/myostage/{file}" for file in files))
     again = project.reruns(plan)
     assert {"look_metrics", "summary"} <= again
@@ -110,8 +110,10 @@ def test_figures_and_sentences_run_again_alone(project: Project) -> None:
     assert not plan.trained(project.before)
 
 
-def test_a_notebook_runs_again_its_figure_and_the_page(project: Project) -> None:
-    assert project.reruns(project.edited(cell, "notebooks/forest.ipynb")) == {"look_forest", "summary"}
+def test_a_notebook_or_a_figure_runs_again_its_theme_and_the_page(project: Project) -> None:
+    for edit, file in ((cell, "notebooks/metrics.ipynb"), (code, "scripts/myostage/figures/forest.py")):
+        again = {job for job in project.reruns(project.edited(edit, file)) if not job.startswith("figure_")}
+        assert again == {"look_metrics", "summary"}
 
 
 def test_metrics_and_exports_train_nothing(project: Project) -> None:

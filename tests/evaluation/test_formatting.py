@@ -9,6 +9,8 @@ import pytest
 from myostage import tables
 from myostage.evaluation import cost, formatting, selection
 from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
+from myostage.figures.record import Table
+from myostage.report import pages
 from support import study_tables
 
 QUOTED = [
@@ -110,13 +112,13 @@ def test_quoted_figures_stand_in_a_block_of_their_own(
     assert quoted.loc["OSLSP"].tolist() == [".46005", "2.152", "A & B"]
     assert quoted.loc["DINO", "RMSE (stages)"] == "–"
     assert "OSLSP" not in rows.index
-    formatting.write_html(tmp_path / "m.html", "t", [], rows, notes, blocks)
+    pages.write_table(tmp_path / "m.html", Table("t", [], [(rows, notes), *blocks]))
     tables = (tmp_path / "m.html").read_text(encoding="utf-8").split("<table")[1:]
     assert len(tables) == 3
     assert "combined ‡" in tables[0] and "supervised †" in tables[0] and "OSLSP" not in tables[0]
     assert "fitted afterwards by L_prop" in tables[0] and "learns from cell labels" in tables[0]
     assert "A &amp; B" in tables[2] and "As published" in tables[2] and "combined" not in tables[2]
-    formatting.write_latex(tmp_path / "m.tex", rows, notes, blocks)
+    pages.write_latex(tmp_path / "m.tex", [(rows, notes), *blocks])
     parts = (tmp_path / "m.tex").read_text(encoding="utf-8").split(r"\begin{tabular}")[1:]
     assert len(parts) == 3
     assert r"combined \ddag{} & .68" in parts[0] and r"L\_prop" in parts[0] and "OSLSP" not in parts[0]
@@ -130,7 +132,7 @@ def test_without_comparisons_and_quoted_figures_nothing_stands_below(comparisons
 
 def test_latex_takes_no_cell_for_a_command(tmp_path: Path) -> None:
     rows = pd.DataFrame({"a_b": ["50 % {x}"]}, index=pd.Index(["[1] \\x"], name="n#"))
-    formatting.write_latex(tmp_path / "m.tex", rows)
+    pages.write_latex(tmp_path / "m.tex", [(rows, "")])
     text = (tmp_path / "m.tex").read_text(encoding="utf-8")
     assert r"n\# & a\_b" in text and r"{}[1] \textbackslash{}x & 50 \% \{x\} \\" in text
 

@@ -534,7 +534,7 @@ def test_the_page_has_the_sections_of_what_was_asked_and_answers_them_at_its_top
     top, body = page.split('<h2 id="run">')
     for section in findings_neighbours.sections(whole):
         assert f'<a href="#{section.name}">{section.title}</a>' in top and f'<h2 id="{section.name}">' in body
-        assert section.sentences[0].replace("'", "&#x27;") in top
+        assert section.sentences[0].replace("'", "&#39;") in top
     assert (
         "nan" not in page and "Difference in slide AUROC" in body and "Difference in MAE of a slide" in body
     )

@@ -369,7 +369,7 @@ def test_the_page_stands_alone_and_shows_every_part(tmp_path: Path) -> None:
     assert ".46005" in page and formatting.QUOTED in page
     assert "simprop ‡" in page and "supervised †" in page
     for sentence in (*findings.helps(whole), *findings.wrong_proportions(whole), *summary.headline(whole)):
-        assert sentence.replace("<", "&lt;").replace("'", "&#x27;") in page
+        assert sentence.replace("<", "&lt;").replace("'", "&#39;") in page
     assert page.count("<svg") >= len(made.design)
 
 

@@ -2,16 +2,26 @@
 
 import hashlib
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
+from unittest.mock import patch
 from urllib.error import URLError
 
+import numba
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
+with suppress(RuntimeError), patch.object(numba, "njit", partial(numba.njit, cache=True)):
+    # Cellpose compiles its loops whenever it is imported, for seconds; here numba keeps what it has compiled,
+    # unless it finds no folder for it, which is the RuntimeError
+    import cellpose.dynamics  # noqa: F401
+
 from cellpose import models
 from cellpose.resnet_torch import CPnet
-from numpy.typing import NDArray
 
 from myostage.errors import UserError
 from myostage.study.sections.segmentation import Segmentation

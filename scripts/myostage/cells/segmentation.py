@@ -9,8 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import cellpose.metrics
-import cellpose.train
 import numpy as np
 import pyarrow as pa
 import torch
@@ -252,6 +250,9 @@ def train_cellpose(
     UserError
         The table or a file is unusable, or an image holds fewer than five cells.
     """
+    import cellpose.metrics  # here, since nothing else needs them
+    import cellpose.train
+
     examples = _examples(Path(training.images), mpp)
     # Cellpose seeds its crops by epoch alone: the order of the images is what a seed can change
     order = np.random.default_rng(training.seed).permutation(len(examples))

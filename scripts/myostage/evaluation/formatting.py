@@ -1,15 +1,11 @@
-"""Tables and headlines of a study as text, HTML and LaTeX: metrics with intervals, differences, costs."""
+"""Tables and headlines of a study as text: metrics with intervals, differences, costs."""
 
-import html
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from myostage import tables
 from myostage.evaluation import cost, selection
 from myostage.evaluation.metrics.registry import METRICS
 from myostage.evaluation.numbers import format_count, format_number, format_p, format_setting
@@ -286,22 +282,6 @@ COST = (
     "A dash: the machine did not tell."
 )
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2em; color: #222 }}
-h1, ul, caption {{ max-width: 80em }}
-div {{ overflow-x: auto; margin-bottom: 2em }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
-th, td {{ padding: .3em .9em; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }}
-th:first-child, td:first-child {{ text-align: left }}
-thead th {{ border-bottom: 2px solid #444; vertical-align: bottom; white-space: normal }}
-caption {{ caption-side: bottom; text-align: left; color: #666; padding-top: .6em }}
-</style></head><body><h1>{title}</h1>
-<ul>{sentences}</ul>
-{tables}
-</body></html>
-"""
-
 # A table and its caption.
 Block = tuple[pd.DataFrame, str]
 
@@ -327,62 +307,3 @@ def collect_blocks(
     if quoted:
         blocks.append((tabulate_quoted(quoted), QUOTED))
     return blocks
-
-
-def write_html(
-    out: str | Path,
-    title: str,
-    sentences: Sequence[str],
-    rows: pd.DataFrame,
-    caption: str = CAPTION,
-    further: Sequence[Block] = (),
-) -> None:
-    """Write sentences, a table and further tables below it as one page that needs nothing else."""
-    points = "\n".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
-    blocks = []
-    for block, text in ((rows, caption), *further):
-        markup = block.reset_index().to_html(index=False, border=0)
-        markup = markup.replace("<thead>", f"<caption>{html.escape(text)}</caption><thead>", 1)
-        blocks.append(f"<div>{markup}</div>")
-    page = _PAGE.format(title=html.escape(title), sentences=points, tables="\n".join(blocks))
-    with tables.atomic(out) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "–": "--",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    SEES_LABELS: r"\dag{}",
-    FITTED_AFTERWARDS: r"\ddag{}",
-    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
-}
-
-
-def _latex(cell: Any) -> str:
-    text = "".join(_LATEX.get(letter, letter) for letter in str(cell))
-    # At the start of a row LaTeX would take these for an argument of the line break before.
-    return re.sub(r"^(?=[\[*])", "{}", text)
-
-
-def write_latex(
-    out: str | Path, rows: pd.DataFrame, caption: str = CAPTION, further: Sequence[Block] = ()
-) -> None:
-    """Write tables with their captions below them for LaTeX (needs the package booktabs)."""
-    parts = []
-    for block, text in ((rows, caption), *further):
-        cells = block.reset_index().map(_latex)
-        cells.columns = [_latex(column) for column in cells.columns]
-        markup = cells.to_latex(index=False, escape=False, column_format="l" + "r" * (cells.shape[1] - 1))
-        parts.append(f"{markup}\\par\\smallskip\\noindent{{\\footnotesize {_latex(text)}\\par}}\n")
-    with tables.atomic(out) as temporary:
-        temporary.write_text("\n\\bigskip\n".join(parts), encoding="utf-8")
-
-
-def write_csv(out: str | Path, frame: pd.DataFrame, index: bool = False) -> None:
-    """Write the numbers behind a figure."""
-    with tables.atomic(out) as temporary:
-        frame.to_csv(temporary, index=index)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,8 @@ import pandas as pd
 from myostage import tables
 from myostage.cells.tables import CELLS, CROP_PX, CROPS, LABELS
 from myostage.errors import UserError
+from myostage.evaluation import formatting, selection
+from myostage.evaluation.metrics.registry import METRICS
 from myostage.evaluation.tables import CONFUSION
 from myostage.learning.predictions import read_stages
 from myostage.learning.tables import ATTENTION, HISTORY
@@ -284,3 +287,20 @@ def attended(
             parts.append(joined.assign(logit=joined["logit"].astype(np.float64), runs=runs_of))
     columns = ["slide", "experiment", "cell", "x_um", "y_um", "injured", "logit", "runs"]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def difference_columns(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Rows of :func:`selection.find_to_controls` as columns of a table, indexed by experiment."""
+    text = formatting.tabulate_differences(rows)[["reference", "difference", "p (Holm)", "pairs"]]
+    return text.rename(
+        columns={"reference": "control", "difference": f"{METRICS[metric].title} minus control"}
+    )
+
+
+def best_row(rows: pd.DataFrame, metric: str) -> Any:
+    """The first of the best values of a metric."""
+    return next(
+        selection.iterate_rows(
+            rows.sort_values("value", ascending=not METRICS[metric].higher_is_better, kind="stable")
+        )
+    )
