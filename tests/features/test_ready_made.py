@@ -316,7 +316,7 @@ def test_the_rule_names_every_bag_that_fails_and_makes_the_others(
             "patch_px": 512,
         },
         "encoder_json": ENCODER,
-        "encoder_id": "uni",
+        "encoder": "uni",
         "slides": ["bag_0", "bag_2", "bag_3"],
     }
     work: dict[str, Any] = {}
