@@ -19,6 +19,7 @@ from scipy.special import ndtr
 from torch import Tensor, nn
 
 from myostage.learning.losses import full_precision
+from myostage.learning.stages import NO_INJURY
 
 Floats = NDArray[np.float64]
 LabelsBy = Literal["kde", "quantiles"]
@@ -30,8 +31,6 @@ Parts = Literal["whole", "halves"]
 TEMPERATURES = {"l2": 2.0, "cosine": 0.1}
 # Differences of targets (stages) that are equal but for the rounding of float32 are ties.
 ROUNDING = 1e-5
-# Cells: the sum of their probabilities of not being healthy, below which a bag holds no injury.
-NO_INJURY = 1e-6
 
 
 def expected_score(logits: Tensor) -> Tensor:
