@@ -56,7 +56,7 @@ def draw(histories: pd.DataFrame) -> Figure:
             "No gradient conflict",
             "No run learns with both supcr and cell and measured the angle between their gradients.",
         )
-    figure = style.new_figure(7.4, 4.1)
+    figure = style.new_figure(7.4, 4.9)
     axes = figure.subplots()
     handles = []
     for number, (row, colour) in enumerate(
