@@ -86,6 +86,12 @@ class Plan:
         return batches(self.slides, self.study.jobs.slides_per_job, "slides")
 
     @cached_property
+    def token_batches(self) -> dict[str, list[str]]:
+        """Job of one encoder -> slides; the more encoders, the more, so that jobs grow no more in number."""
+        encoders = max(1, len(self.encoders))
+        return batches(self.slides, self.study.jobs.slides_per_job * encoders, "slides")
+
+    @cached_property
     def bags(self) -> list[tuple[str, int]]:
         """What bags of proportions are drawn from, and their cells; each pair once."""
         return bags(itertools.chain.from_iterable(self.experiments.values()))
