@@ -7,6 +7,7 @@ whose loss is no longer finite stops there.
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +24,12 @@ from myostage import tables
 from myostage.errors import UserError
 from myostage.learning.regression import conflict
 from myostage.learning.tables import HISTORY
-from myostage.learning.term import TERMS
+from myostage.learning.term import opposed
 from myostage.runtime.checkpoints import Checkpoints, Progress
 from myostage.study.run import NOT_IN_RUN_ID, RunSpec
 from myostage.study.sections.training import Training
+
+log = logging.getLogger(__name__)
 
 # Losses stay on the device until so many steps have gathered: reading one waits for the GPU.
 STEPS_PER_READOUT = 25
@@ -99,6 +102,18 @@ def fingerprint(spec: RunSpec, classes: Sequence[str], data: str) -> str:
     shared = [spec.model_dump(mode="json", exclude=NOT_IN_RUN_ID), list(classes), data]
     text = json.dumps(shared, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def resume(
+    checkpoints: Checkpoints, module: nn.Module, spec: RunSpec
+) -> tuple[dict[str, Any] | None, History]:
+    """The newest checkpoint that fits, if any, and the history up to it; ``module`` gets its state."""
+    resumed = checkpoints.load()
+    if resumed is None:
+        return None, []
+    module.load_state_dict(resumed["model"])
+    log.info("%s: resumed at step %d of phase %d", spec.id, resumed["step"], resumed["phase"])
+    return resumed, [tuple(row) for row in resumed["history"].tolist()]
 
 
 def fit(
@@ -182,9 +197,9 @@ def fit(
         loss = torch.stack([objective.weights[name] * term for name, term in terms.items()]).sum()
         missing = loss.new_tensor(math.nan)
         agreement = missing
-        opposed = [(TERMS[name].conflict, name) for name in terms if TERMS[name].conflict in terms]
-        if step % STEPS_PER_CONFLICT == 0 and opposed:
-            one, other = opposed[0]
+        pair = opposed(terms) if step % STEPS_PER_CONFLICT == 0 else None
+        if pair is not None:
+            one, other = pair
             agreement = conflict(terms[one], terms[other], parameters)
         norm = _update(loss, optimiser, scaler, parameters, training.clip)
         values = [loss, agreement, norm, *(terms.get(name, missing) for name in spec.terms)]

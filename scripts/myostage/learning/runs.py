@@ -47,7 +47,7 @@ from myostage.learning.train import (
     train,
 )
 from myostage.runtime.checkpoints import Checkpoints
-from myostage.runtime.cost import measure
+from myostage.runtime.cost import Cost, measure
 from myostage.spatial.graph import CellGraph, cell_graph
 from myostage.study.run import RunSpec
 from myostage.study.sections.encoder import NOT_IN_TOKENS, Encoder
@@ -170,35 +170,50 @@ def train_run(
             reason, steps = str(error), max(steps, error.steps)
             save_model(model_out, {}, spec, len(stages), made_by, failed=reason)
             write_predictions(predictions_out, iter(()), len(stages), spec, made_by, failed=reason)
-    outcome = outcome_of(spec, reason, steps, where) | asdict(cost)
-    tables.write(outcome_out, pd.DataFrame([outcome]), OUTCOME, {"made_by": made_by})
-    if checkpoints is not None and not reason:
-        checkpoints.clear()
+    finish(spec, outcome_out, checkpoints, cost, reason, steps, where, made_by)
 
 
-def outcome_of(spec: RunSpec, reason: str, steps: int, device: torch.device) -> dict[str, str | int]:
-    """A row of ``OUTCOME`` without what the run cost; ``reason``: why it failed, if it did."""
-    return {
+def finish(
+    spec: RunSpec,
+    outcome_out: Path,
+    checkpoints: Checkpoints | None,
+    cost: Cost,
+    reason: str,
+    steps: int,
+    device: torch.device,
+    made_by: str,
+) -> None:
+    """Write the row of ``OUTCOME``; the checkpoints go unless there is a ``reason`` why the run failed."""
+    row = {
         "run": spec.id,
         "status": "failed" if reason else "ok",
         "reason": reason,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "steps": steps,
     }
+    tables.write(outcome_out, pd.DataFrame([row | asdict(cost)]), OUTCOME, {"made_by": made_by})
+    if checkpoints is not None and not reason:
+        checkpoints.clear()
+
+
+def slides_with_cells(splits: Path, tokens: Mapping[str, Path]) -> pd.DataFrame:
+    """Rows of ``SPLITS`` with cells; UserError where one of their slides has no token file."""
+    table = tables.read(splits, SPLITS)
+    table = table[table["cells"] > 0]
+    missing = sorted(set(table["slide"]) - set(tokens))
+    if missing:
+        raise UserError(f"{splits}: no token file is given for slide {', '.join(missing)}; embed it first")
+    return table
 
 
 def _slides(splits: Path, fold: int, tokens: Mapping[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows of ``SPLITS`` that a fold learns from, and those it predicts."""
-    table = tables.read(splits, SPLITS)
-    table = table[table["cells"] > 0]
+    table = slides_with_cells(splits, tokens)
     learnt = table[(table["fold"] != fold) & (table["fold"] != STAGED_ONLY)]
     held_out = table[table["fold"] == fold]
     for rows, lacking in ((learnt, "train on"), (held_out, "hold out")):
         if rows.empty:
             raise UserError(f"{splits}: fold {fold} leaves no slide with cells to {lacking}; lower folds")
-    missing = sorted(set(table["slide"]) - set(tokens))
-    if missing:
-        raise UserError(f"{splits}: no token file is given for slide {', '.join(missing)}; embed it first")
     return learnt, table[(table["fold"] == fold) | (table["fold"] == STAGED_ONLY)]
 
 

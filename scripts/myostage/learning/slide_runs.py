@@ -7,7 +7,7 @@ that the run's fold holds out and for slides that are only staged (fold -1).
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,9 +22,9 @@ from myostage.cells.positions import positions
 from myostage.errors import UserError
 from myostage.learning import mil
 from myostage.learning.folds import STAGED_ONLY
-from myostage.learning.loop import Diverged, History, fingerprint, fit, write_history
-from myostage.learning.runs import compute_on, outcome_of, suffix_of, token_store
-from myostage.learning.tables import ATTENTION, OUTCOME, SLIDE_PREDICTIONS, SPLITS
+from myostage.learning.loop import Diverged, fingerprint, fit, resume, write_history
+from myostage.learning.runs import compute_on, finish, slides_with_cells, suffix_of, token_store
+from myostage.learning.tables import ATTENTION, SLIDE_PREDICTIONS
 from myostage.learning.train import save_model
 from myostage.runtime.checkpoints import Checkpoints, Progress
 from myostage.runtime.cost import measure
@@ -109,12 +109,7 @@ def train_slide_run(
         width = next(iter(bags.values())).features.shape[1]
         model = mil.build(spec.mil, width, spec.label.kind, len(names), mask_ratio=spec.training.mask_ratio)
         objective = _Objective(spec, model.to(where), where)
-        history: History = []
-        resumed = checkpoints.load()
-        if resumed is not None:
-            model.load_state_dict(resumed["model"])
-            history = [tuple(row) for row in resumed["history"].tolist()]
-            log.info("%s: resumed at step %d of phase %d", spec.id, resumed["step"], resumed["phase"])
+        resumed, history = resume(checkpoints, model, spec)
         begun, reason = len(history), ""
         try:
             fit(
@@ -143,21 +138,14 @@ def train_slide_run(
         ):
             empty = pd.DataFrame(columns=table.schema.names)
             tables.write(path, pd.concat(part, ignore_index=True) if part else empty, table, metadata)
-    outcome = outcome_of(spec, reason, len(history) - begun, where) | asdict(cost)
-    tables.write(outcome_out, pd.DataFrame([outcome]), OUTCOME, {"made_by": made_by})
-    if not reason:
-        checkpoints.clear()
+    finish(spec, outcome_out, checkpoints, cost, reason, len(history) - begun, where, made_by)
 
 
 def _slides(
     splits: Path, spec: RunSpec, classes: Mapping[str, int], tokens: Mapping[str, Path]
 ) -> tuple[list[str], list[str]]:
     """Slides that a run learns from, and those that it predicts; none without cells."""
-    table = tables.read(splits, SPLITS)
-    table = table[table["cells"] > 0].sort_values("slide")
-    missing = sorted(set(table["slide"]) - set(tokens))
-    if missing:
-        raise UserError(f"{splits}: no token file is given for slide {', '.join(missing)}; embed it first")
+    table = slides_with_cells(splits, tokens).sort_values("slide")
     fold = dict(zip(table["slide"].astype(str), table["fold"], strict=True))
     learnt = [slide for slide in fold if fold[slide] not in (spec.fold, STAGED_ONLY) and slide in classes]
     if len({classes[slide] for slide in learnt}) < 2:

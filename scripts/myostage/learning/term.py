@@ -116,6 +116,12 @@ def implied(method: str, model: str | None) -> dict[str, float]:
     return {}
 
 
+def opposed(terms: Collection[str]) -> tuple[str, str] | None:
+    """Two of these terms whose gradients are compared, if there are such."""
+    pairs = ((TERMS[name].conflict, name) for name in ordered(terms))
+    return next((pair for pair in pairs if pair[0] in terms), None)
+
+
 def option_keys(terms: Iterable[str]) -> set[str]:
     """The keys of `training` that are options of these terms."""
     return {key for name in terms for key in TERMS[name].options.model_fields}

@@ -22,7 +22,7 @@ from myostage import tables
 from myostage.errors import UserError
 from myostage.features.encoder import Suffix
 from myostage.learning import term
-from myostage.learning.loop import Diverged, History, autocast, fit, write_history
+from myostage.learning.loop import Diverged, autocast, fit, resume, write_history
 from myostage.learning.regression import Queue
 from myostage.learning.steps import BagPair, BagStep, CellStep, LabelledCells
 from myostage.runtime.checkpoints import Checkpoints, Progress
@@ -153,12 +153,7 @@ def train(
     torch.manual_seed(spec.seed)
     model = StageModel(suffix, spec.training.hidden, len(stages))
     module = nn.ModuleDict({"stages": model, **_helpers(spec, model.suffix.embedding)}).to(device)
-    history: History = []
-    resumed = checkpoints.load()
-    if resumed is not None:
-        module.load_state_dict(resumed["model"])
-        history = [tuple(row) for row in resumed["history"].tolist()]
-        log.info("%s: resumed at step %d of phase %d", spec.id, resumed["step"], resumed["phase"])
+    resumed, history = resume(checkpoints, module, spec)
     begun = len(history)
     progress = Progress(spec.id, len(plan) * spec.training.steps, begun)
     try:

@@ -31,6 +31,7 @@ from myostage.evaluation.summaries import (
     mean_interval,
     spectrum_slides,
 )
+from myostage.learning.term import opposed
 from myostage.report.findings import (
     DETECTABLE,
     Difference,
@@ -46,7 +47,6 @@ from myostage.study.config import control_of
 
 SMOOTHING = ("smap", "smtap")
 RECONSTRUCTION = "spatial_reconstruction"
-OPPOSED = {"supcr", "cell"}
 # what models of slide labels are told by, after the metric that the study names
 SLIDE_METRICS = ("bag_auroc", "instance_auroc", "instance_f1")
 BORDER_ENDS = ["correct_low", "correct_high", "correct_low_with", "correct_high_with"]
@@ -423,7 +423,7 @@ def _conflict(facts: Facts) -> list[str]:
             f"{100 * row.below:.0f} % of {format_count(row.steps, 'measured step')} "
             f"({format_count(row.runs, 'run')}): {verdict}."
         )
-    both = [label for label, terms in facts.structure.losses.items() if terms.keys() >= OPPOSED]
+    both = [label for label, terms in facts.structure.losses.items() if opposed(terms.keys())]
     missing = [label for label in both if label not in set(table["experiment"])]
     if missing:
         sentences.append(f"Gradients of supcr and cell were not measured in {join_words(missing)}.")

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from myostage.errors import UserError
+from myostage.learning.baseline import BASELINES
 from myostage.learning.options import EXPECTED_STAGE
-from myostage.learning.term import which
+from myostage.learning.term import opposed, which
 from myostage.paths import Paths
 from myostage.runtime import provenance
 from myostage.study import config
@@ -31,7 +32,7 @@ from myostage.study.sections.encoder import NOT_IN_TOKENS, Encoder
 from myostage.study.sections.study import Study
 from myostage.study.structure import slide_structure, structure
 
-BASELINES = "baselines"
+BASELINE_JOB = "baselines"
 # what a study starts from -> rule and what it makes of each slide of its batch
 MADE_BY = {
     "slides": (("tile", "tiles.parquet"), ("segment", "cells.parquet"), ("crop", "crops.parquet")),
@@ -207,11 +208,12 @@ class Plan:
 
     @cached_property
     def baselines(self) -> list[str]:
-        """The baselines that are compared: without labels of cells `group_majority` repeats what is given."""
+        """The baselines that are compared: without labels of cells not one that repeats what is given."""
+        repeating = [name for name in BASELINES.names() if BASELINES[name].repeats_given]
         return [
             label
             for label in self.structure["baselines"]
-            if self.labelled or self.experiments[label][0].method != "group_majority"
+            if self.labelled or self.experiments[label][0].method not in repeating
         ]
 
     @cached_property
@@ -240,7 +242,7 @@ class Plan:
     def conflicting(self) -> list[str]:
         """The experiments whose terms are watched for gradients that oppose each other."""
         losses = self.structure["losses"]
-        return [name for name, terms in losses.items() if {"supcr", "cell"} <= terms.keys()]
+        return [name for name, terms in losses.items() if opposed(terms)]
 
     @cached_property
     def added(self) -> list[str]:
@@ -463,7 +465,7 @@ class Plan:
         for slide, encoder in itertools.product(self.slides, self.encoders):
             found[paths.tokens(slide, encoder)] = paths.receipt("tokens", encoder)
         for batch, specs in self.run_batches.items():
-            receipt = paths.receipt(*((BASELINES, "all") if batch == BASELINES else ("train", batch)))
+            receipt = paths.receipt(*((BASELINE_JOB, "all") if batch == BASELINE_JOB else ("train", batch)))
             found |= {paths.run(spec.id, name): receipt for spec in specs for name in spec.files}
         return found
 
@@ -512,7 +514,7 @@ def run_batches(experiments: Mapping[str, Sequence[RunSpec]], size: int) -> Expe
     cut: Experiments = {}
     for name, runs in queues.items():
         listed = list(runs.values())
-        if name == BASELINES:
+        if name == BASELINE_JOB:
             cut[name] = listed
         elif size == 1:
             cut |= {_UNUSUAL.sub("_", run): [spec] for run, spec in runs.items()}
@@ -524,7 +526,7 @@ def run_batches(experiments: Mapping[str, Sequence[RunSpec]], size: int) -> Expe
 
 def _queue(spec: RunSpec) -> str:
     if not spec.trained:
-        return BASELINES
+        return BASELINE_JOB
     kind = "slides" if spec.method == "slide" else "runs"
     return f"{kind}-{spec.encoder.id}-" if spec.encoder.dino else kind
 
