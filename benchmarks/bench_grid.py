@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from myostage.features.encoder import Prefix, build, split  # noqa: E402
-from myostage.learning import losses  # noqa: E402
+from myostage.learning.terms import prop, simprop  # noqa: E402
 from myostage.learning.train import StageModel  # noqa: E402
 from myostage.study.sections.encoder import Architecture, Encoder  # noqa: E402
 from myostage.study.sections.training import Training  # noqa: E402
@@ -51,10 +51,10 @@ class Step:
         tokens = self.inputs if self.prefix is None else self.prefix(self.inputs)
         embedding, logits = self.model(tokens)
         n = len(logits) // 2
-        simprop = losses.simprop(embedding[:n], embedding[n:], P_A, P_B, sigma=0.1, bins=bins)
-        prop = (losses.prop(logits[:n], P_A) + losses.prop(logits[n:], P_B)) / 2
+        ordinal = simprop.simprop(embedding[:n], embedding[n:], P_A, P_B, sigma=0.1, bins=bins)
+        bag_level = (prop.prop(logits[:n], P_A) + prop.prop(logits[n:], P_B)) / 2
         self.optimiser.zero_grad(set_to_none=True)
-        (simprop + prop).backward()
+        (ordinal + bag_level).backward()
         nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimiser.step()
 

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from myostage.features.encoder import Prefix, Suffix, build  # noqa: E402
-from myostage.learning import losses  # noqa: E402
+from myostage.learning.terms import prop, simprop  # noqa: E402
 from myostage.learning.train import StageModel  # noqa: E402
 from myostage.study.sections.encoder import Encoder  # noqa: E402
 from myostage.study.sections.training import Training  # noqa: E402
@@ -73,10 +73,10 @@ def main() -> None:
         with autocast:
             embedding, logits = model(tokens)
         bags = embedding.split(arguments.bag_size), logits.split(arguments.bag_size)
-        simprop = losses.simprop(*bags[0], P_A, P_B, sigma=training.sigma, bins=training.bins)
-        prop = (losses.prop(bags[1][0], P_A) + losses.prop(bags[1][1], P_B)) / 2
+        ordinal = simprop.simprop(*bags[0], P_A, P_B, sigma=training.sigma, bins=training.bins)
+        bag_level = (prop.prop(bags[1][0], P_A) + prop.prop(bags[1][1], P_B)) / 2
         optimiser.zero_grad(set_to_none=True)
-        (simprop + prop).backward()
+        (ordinal + bag_level).backward()
         nn.utils.clip_grad_norm_(trained, training.clip)
         optimiser.step()
 
@@ -93,7 +93,7 @@ def main() -> None:
             return torch.cat(one_by_one)
 
         u, v = embed(crops[:half]), embed(crops[half:]).detach()
-        simprop = losses.simprop(
+        ordinal = simprop.simprop(
             u,
             v,
             P_A,
@@ -105,7 +105,7 @@ def main() -> None:
             divide="released",
         )
         whole.zero_grad(set_to_none=True)
-        (simprop + losses.prop(head(u.detach()), P_A, divide="released")).backward()
+        (ordinal + prop.prop(head(u.detach()), P_A, divide="released")).backward()
 
     seconds: dict[str, list[float]] = {"ours": [], "released": []}
     for repeat in range(arguments.repeats + 1):

@@ -15,8 +15,10 @@ LIBRARY = ROOT / "scripts" / "myostage"
 # declares.
 FLOORS = (
     {"errors", "palette", "papers"},
-    {"paths", "schema", "tables"},
+    {"paths", "registry", "schema", "tables"},
     {"runtime"},
+    # what terms and baselines declare; the files that declare them are found by name, and compute above
+    {"learning.term", "learning.options", "learning.baseline"},
     {"study"},
     {"slides", "phantom", "cluster"},
     {"cells"},

@@ -123,6 +123,13 @@ def test_metrics_and_exports_train_nothing(project: Project) -> None:
     assert not plan.trained(project.before)
 
 
+def test_a_loss_term_trains_again_exactly_the_runs_that_use_it(project: Project) -> None:
+    plan = project.edited(code, "scripts/myostage/learning/terms/simprop.py")
+    using = {run for run in plan.runs if "simprop" in run}
+    assert using != set(plan.runs)
+    assert plan.trained(project.before) == using != set()
+
+
 def test_the_tissue_mask_runs_again_everything_behind_it(project: Project) -> None:
     plan = project.edited(code, "scripts/myostage/slides/tissue.py")
     again = project.reruns(plan)

@@ -6,9 +6,9 @@ writing and on reading, so that a half-written or foreign file is never taken fo
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -30,15 +30,24 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """One documented table."""
+    """One documented table; ``further`` is the type of columns that may follow those named here."""
 
     name: str
     meaning: str
     columns: tuple[Column, ...]
+    further: pa.DataType | None = None
 
     @property
     def schema(self) -> pa.Schema:
         return pa.schema([(column.name, column.dtype) for column in self.columns])
+
+    def having(self, names: Iterable[str]) -> "Table":
+        """The table with those of ``names`` that are further columns, if it may have any."""
+        if self.further is None:
+            return self
+        known = set(self.schema.names)
+        own = tuple(Column(name, self.further, "", "") for name in names if name not in known)
+        return replace(self, columns=(*self.columns, *own), further=None)
 
 
 STRING, BOOL, INT32, INT64, FLOAT32, FLOAT64 = (
@@ -86,6 +95,7 @@ def open_table(path: str | Path, table: Table) -> Iterator[pq.ParquetFile]:
 
 def check(schema: pa.Schema, table: Table, path: str | Path) -> None:
     """Raise UserError unless ``schema`` has the columns of ``table``, in order."""
+    table = table.having(schema.names)
     if not schema.remove_metadata().equals(table.schema):
         found = ", ".join(f"{field.name} {field.type}" for field in schema)
         wanted = ", ".join(f"{field.name} {field.type}" for field in table.schema)
@@ -100,6 +110,7 @@ def write(
 ) -> None:
     """Write a table, validated and atomically; ``metadata`` goes into the file's schema."""
     if isinstance(frame, pd.DataFrame):
+        table = table.having(frame.columns)
         missing = [name for name in table.schema.names if name not in frame.columns]
         if missing:
             raise ValueError(f"{path}: no column {', '.join(missing)} for the {table.name} table")

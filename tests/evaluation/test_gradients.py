@@ -13,7 +13,7 @@ from myostage.errors import UserError
 from myostage.evaluation import gradients
 from myostage.evaluation.tables import GRADIENTS
 from myostage.features import tokens
-from myostage.learning import losses, train
+from myostage.learning import train
 from myostage.learning.runs import suffix_of
 from myostage.learning.tables import SPLITS
 from myostage.study.run import RunSpec
@@ -120,13 +120,13 @@ def test_a_detached_head_stops_l_prop_before_the_encoder(bench: Bench) -> None:
 
 
 def test_a_wrong_gradient_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = losses.simprop
+    right = gradients.simprop
 
     def doubled(*bags: Any, **options: Any) -> torch.Tensor:
         value = right(*bags, **options)
         return value + (value - value.detach())
 
-    monkeypatch.setattr(losses, "simprop", doubled)
+    monkeypatch.setattr(gradients, "simprop", doubled)
     table = bench.flow()
     simprop = table["loss"] == "simprop"
     assert _disagreement(table[simprop]) > 0.3

@@ -146,7 +146,7 @@ def test_few_cells_are_never_shown_twice_and_a_missing_crop_is_named(made: study
 
 def test_curves_run_on_through_the_phases(tmp_path: Path) -> None:
     history = pd.DataFrame({"phase": [0, 0, 0, 1, 1], "step": [0, 1, 2, 0, 1], "loss": [4.0, 2, 1, 9, 9]})
-    history = history.reindex(columns=HISTORY.schema.names)
+    history = history.reindex(columns=list(dict.fromkeys([*HISTORY.schema.names, *history])))
     history["simprop"], history["gradient_norm"] = history["loss"], 1.0
     tables.write(tmp_path / "h.parquet", history, HISTORY)
     table = views.histories({"e": [tmp_path / "h.parquet"]})

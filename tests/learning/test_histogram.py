@@ -143,7 +143,7 @@ def test_pairs_refuse_an_empty_bag() -> None:
 
 LARGE_BAGS = """
 import torch
-from myostage.learning.losses import simprop
+from myostage.learning.terms.simprop import simprop
 
 def peak_mb():
     with open("/proc/self/status") as status:

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from myostage.errors import UserError
+from myostage.papers import SRMIL_WEIGHTS
 from myostage.study import config, inputs, reference
 from myostage.study.inputs import check_bag_size, read_proportions, read_slides
 from myostage.study.sections.mil import MilModel
 from myostage.study.sections.phantom import Phantom
 from myostage.study.sections.study import Study
-from myostage.study.terms import SRMIL_LOSSES
 
 ROOT = Path(__file__).parents[2]
 STAGES = ["damaged", "recovered", "intact"]
@@ -358,13 +358,13 @@ def test_crops_make_virtual_slides(study: dict[str, Any], tmp_path: Path) -> Non
         ("experiments.0.vary", {"sigma": [0.1, "1e-1"]}, ["makes combined[sigma=0.1] twice"]),
         ("experiments.0.vary", {"sigma": []}, ["experiments[combined].vary.sigma", "at least 1"]),
         ("experiments.0.losses", {}, ["experiments[combined] learns from proportions and has no losses"]),
-        ("experiments.0.losses", {"cross_entropy": 1}, ["cross_entropy needs labels", "method: supervised"]),
+        ("experiments.0.losses", {"cross_entropy": 1}, ["cross_entropy, no loss", "set method: supervised"]),
         ("experiments.0.losses", {"prop": 1, "cell": 1}, ["[combined]: cell needs to know uninjured tissue"]),
         ("experiments.0.losses", {"spatial_reconstruction": 1}, ["teaches no stage", "add prop: 1 or"]),
-        ("experiments.0.losses", {"prop": 1, "slide": 1}, ["slide needs labels", "slide (of slides)"]),
+        ("experiments.0.losses", {"prop": 1, "slide": 1}, ["slide, no loss of method", "set method: slide"]),
         ("experiments.0.training", {"unfreeze": "none"}, ["simprop", "nothing to learn"]),
         ("experiments.0.method", "majority", ["learns nothing (majority) and takes no losses"]),
-        ("experiments.0.method", "supervised", ["only loss is cross_entropy", "simprop, prop"]),
+        ("experiments.0.method", "supervised", ["whose losses are cross_entropy", "simprop, prop"]),
         ("experiments", [], ["no experiments", "apply"]),
         ("experiments", [{"name": "a", "method": "majority"}] * 2, ["experiments name a 2 times"]),
         ("look.experiment", "combine", ["look.experiment is combine", "did you mean combined?"]),
@@ -432,8 +432,8 @@ PROP = {"name": "prop", "losses": {"prop": 1}}
         ("experiments.1.mil", {"alpha": 1}, ["experiments[smap].mil.alpha"]),
         ("experiments.1.mil", {"modle": "abmil"}, ["experiments[smap].mil.modle", "did you mean model?"]),
         ("experiments.1.losses", {"slide": 1, "slide_masked": 1}, ["slide_masked is a term of srmil alone"]),
-        ("experiments.1.losses", {"slide": 1, "prop": 1}, ["[smap] learns labels of slides from slide, p"]),
-        ("experiments.1.losses", {"slide_masked": 1}, ["[smap] learns labels of slides from slide_masked"]),
+        ("experiments.1.losses", {"slide": 1, "prop": 1}, ["[smap] has prop, no loss of method slide"]),
+        ("experiments.1.losses", {"slide_masked": 1}, ["[smap] learns labels of slides and has no"]),
         ("experiments.0.mil", {"model": "abmil"}, ["[combined].mil is of models of slide", "method: slide"]),
         ("experiments.0.graph", {"neighbours": 4}, ["experiments[combined].graph changes nothing"]),
         ("experiments.0.vary", {"graph.neighbours": [4]}, ["experiments[combined].graph changes nothing"]),
@@ -654,7 +654,7 @@ def test_what_is_rebuilt_from_neighbours_has_a_control_with_permuted_places(
             changed = {"graph": one.graph.model_copy(update={"coordinates": "permuted"})}
             assert control.model_dump() == one.model_copy(update=changed).model_dump()
             assert control.id != one.id
-    assert experiments["srmil[mask_ratio=0.7]"][0].losses == SRMIL_LOSSES
+    assert experiments["srmil[mask_ratio=0.7]"][0].losses == SRMIL_WEIGHTS
     ids = [[spec.id for spec in experiments[label]] for label in ("dealt", "both[coordinates=permuted]")]
     assert ids[0] == ids[1]
     neighbours["graph"] = {"coordinates": "permuted"}

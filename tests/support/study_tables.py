@@ -230,7 +230,7 @@ def _histories(rng: np.random.Generator, made: Made) -> None:
             frame["loss"] = prop + np.nan_to_num(simprop)
             frame["learning_rate"] = 1e-3 * (1 + np.cos(step / 64)) / 2
             frame["gradient_norm"] = 2 * prop
-            frame = frame.reindex(columns=HISTORY.schema.names)
+            frame = frame.reindex(columns=list(dict.fromkeys([*HISTORY.schema.names, *frame])))
             tables.write(made.root / f"{experiment}-{run}.parquet", frame, HISTORY)
 
 
@@ -270,7 +270,7 @@ def add_neighbours(made: Made) -> None:
             frame["spatial_reconstruction"] = loss + np.exp(-step / 40) + rng.normal(0, 0.02)
             angle = cosine + 0.1 * rng.normal() + 0.2 * rng.normal(size=len(step))
             frame["conflict"] = np.where(step % 5 == 0, angle, np.nan)
-            frame = frame.reindex(columns=HISTORY.schema.names)
+            frame = frame.reindex(columns=list(dict.fromkeys([*HISTORY.schema.names, *frame])))
             tables.write(made.root / f"{experiment}-{run}.parquet", frame, HISTORY)
 
 

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from myostage import tables
 from myostage.errors import UserError
 from myostage.evaluation.tables import GRADIENTS
-from myostage.learning import losses
 from myostage.learning.folds import STAGED_ONLY
 from myostage.learning.runs import compute_on, suffix_of, token_store
+from myostage.learning.steps import BagPair
 from myostage.learning.tables import SPLITS
-from myostage.learning.train import BagPair, StageModel, positions_of
+from myostage.learning.terms.prop import prop
+from myostage.learning.terms.simprop import positions_of, simprop
+from myostage.learning.train import StageModel
 from myostage.study.run import RunSpec
 
 Floats = NDArray[np.float64]
@@ -103,7 +105,7 @@ def gradient_flow(
     torch.manual_seed(spec.seed)  # as training does: the head starts as it does there
     suffix = suffix_of(spec.encoder, encoder_weights)
     model = StageModel(suffix, spec.training.hidden, len(stages)).to(device, torch.float64).eval()
-    positions = positions_of(spec.training, stages)
+    positions = positions_of(spec.training.order, stages)
     embedding = model.suffix(draw.inputs)
     start = _Start.of(model.head, embedding)
     parameters = dict(model.named_parameters())
@@ -189,7 +191,7 @@ def _values(
         seen = start.embedding if start else embedding.detach()
     if training.stop_gradient and start:
         bag_b = start.embedding[n:]
-    simprop = losses.simprop(
+    of_pairs = simprop(
         embedding[:n],
         bag_b,
         draw.p_a[positions],
@@ -202,11 +204,10 @@ def _values(
         divide=training.divide,
     )
     logits = start.classify(model.head, seen) if start else model.head(seen)
-    prop = [
-        losses.prop(bag, p, divide=training.divide)
-        for bag, p in ((logits[:n], draw.p_a), (logits[n:], draw.p_b))
+    of_bags = [
+        prop(bag, p, divide=training.divide) for bag, p in ((logits[:n], draw.p_a), (logits[n:], draw.p_b))
     ]
-    return torch.stack([simprop, torch.stack(prop).mean()])
+    return torch.stack([of_pairs, torch.stack(of_bags).mean()])
 
 
 @torch.no_grad()

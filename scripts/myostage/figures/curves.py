@@ -10,21 +10,10 @@ import numpy as np
 from myostage import palette
 from myostage.figures.lazy import mlines, mticker, pd, style, summaries, views
 from myostage.figures.record import Drawn, Record, Request, Scope
+from myostage.learning.term import TERMS, names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-# Terms of the losses that have a curve.
-TERM_TITLES = {
-    "simprop": "L_SimProp (nats)",
-    "prop": "L_prop (nats)",
-    "mse": "MSE of the score (stages²)",
-    "dist": "Dist (stages)",
-    "supcr": "SupCR (nats)",
-    "cell": "cell term",
-    "spatial_reconstruction": "reconstruction (1 - cosine)",
-    "cross_entropy": "cross-entropy, cell labels (nats)",
-}
 
 
 def requests(scope: Scope) -> dict[str, Request]:
@@ -54,9 +43,9 @@ def draw(histories: pd.DataFrame) -> Figure:
     histories : DataFrame
         Rows of :func:`myostage.figures.views.histories`.
     """
-    terms = [term for term in TERM_TITLES if histories[term].notna().any()]
+    terms = [name for name in names() if name in histories]
     panels = [*terms, "learning_rate", "gradient_norm"]
-    titles = TERM_TITLES | {
+    titles = {name: TERMS[name].label for name in terms} | {
         "learning_rate": "learning rate of the head",
         "gradient_norm": "gradient norm before clipping",
     }

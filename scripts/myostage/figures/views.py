@@ -204,7 +204,8 @@ def confusion(path: str | Path, experiment: str, stages: int) -> np.ndarray:
 
 
 def histories(paths: Mapping[str, Sequence[str | Path]]) -> pd.DataFrame:
-    """Training histories as one table: ``experiment``, ``run`` (number), then the columns of HISTORY.
+    """Training histories as one table: ``experiment``, ``run`` (number), then the columns of HISTORY and of
+    all terms, missing where a run does not have one.
 
     ``step`` runs on through the phases, so that the head fitted after L_SimProp follows its encoder.
     """
@@ -216,8 +217,9 @@ def histories(paths: Mapping[str, Sequence[str | Path]]) -> pd.DataFrame:
             offset = lengths.cumsum().shift(fill_value=0)
             history["step"] += history["phase"].map(offset)
             parts.append(history.assign(experiment=experiment, run=run))
-    columns = ["experiment", "run", *HISTORY.schema.names]
-    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+    if not parts:
+        return pd.DataFrame(columns=["experiment", "run", *HISTORY.schema.names])
+    return pd.concat(parts, ignore_index=True)
 
 
 def attention(paths: Sequence[str | Path], slides: Sequence[str]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -23,22 +23,19 @@ from myostage import tables
 from myostage.errors import UserError
 from myostage.learning.regression import conflict
 from myostage.learning.tables import HISTORY
+from myostage.learning.term import TERMS
 from myostage.runtime.checkpoints import Checkpoints, Progress
 from myostage.study.run import NOT_IN_RUN_ID, RunSpec
 from myostage.study.sections.training import Training
-from myostage.study.terms import Term
 
 # Losses stay on the device until so many steps have gathered: reading one waits for the GPU.
 STEPS_PER_READOUT = 25
 # Steps between two measurements of how far the gradients of two terms agree: each costs two backward passes.
 STEPS_PER_CONFLICT = 10
-CONFLICTING = ("supcr", "cell")
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-TERMS: tuple[str, ...] = get_args(Term)
-HISTORY_VALUES = ("loss", *TERMS, "conflict", "learning_rate", "gradient_norm")
 
 History = list[tuple[float, ...]]
-"""Rows of ``HISTORY``: phase, step, ``HISTORY_VALUES``."""
+"""Rows of ``HISTORY``: its columns and the run's terms."""
 
 
 class Diverged(UserError):
@@ -161,7 +158,7 @@ def fit(
         if not pending:
             return
         rows = torch.stack([values for _, _, values in pending]).double().cpu().tolist()
-        for (step, rate, _), (loss, *terms, norm) in zip(pending, rows, strict=True):
+        for (step, rate, _), (loss, agreement, norm, *terms) in zip(pending, rows, strict=True):
             # A GradScaler finds its scale by gradients that overflow and skips those steps by itself.
             if not (math.isfinite(loss) and (math.isfinite(norm) or scaler.is_enabled())):
                 raise Diverged(
@@ -169,7 +166,7 @@ def fit(
                     f"(loss {loss}, gradient norm {norm}; {checkpoints.last()}); lower "
                     "training.learning_rate and training.encoder_learning_rate, or raise training.sigma"
                 )
-            history.append((objective.phase, step, loss, *terms, rate, norm))
+            history.append((objective.phase, step, loss, agreement, rate, norm, *terms))
         progress.advance(len(pending), rows[-1][0])
         pending.clear()
 
@@ -185,11 +182,12 @@ def fit(
         loss = torch.stack([objective.weights[name] * term for name, term in terms.items()]).sum()
         missing = loss.new_tensor(math.nan)
         agreement = missing
-        if step % STEPS_PER_CONFLICT == 0 and all(name in terms for name in CONFLICTING):
-            one, other = (terms[name] for name in CONFLICTING)
-            agreement = conflict(one, other, parameters)
+        opposed = [(TERMS[name].conflict, name) for name in terms if TERMS[name].conflict in terms]
+        if step % STEPS_PER_CONFLICT == 0 and opposed:
+            one, other = opposed[0]
+            agreement = conflict(terms[one], terms[other], parameters)
         norm = _update(loss, optimiser, scaler, parameters, training.clip)
-        values = [loss, *(terms.get(name, missing) for name in TERMS), agreement, norm]
+        values = [loss, agreement, norm, *(terms.get(name, missing) for name in spec.terms)]
         pending.append((step, recorded * factor, torch.stack([value.detach().float() for value in values])))
         done = step + 1
         saving = done % training.checkpoint_every == 0 or done == training.steps
@@ -245,8 +243,8 @@ def _draws(
             yield step, drawn
 
 
-def write_history(path: Path, history: History, made_by: str) -> None:
-    """Write ``HISTORY``."""
-    frame = pd.DataFrame(history, columns=["phase", "step", *HISTORY_VALUES])
+def write_history(path: Path, history: History, spec: RunSpec, made_by: str) -> None:
+    """Write the table of a run's steps."""
+    frame = pd.DataFrame(history, columns=[*HISTORY.schema.names, *spec.terms])
     frame = frame.astype({"phase": "int32", "step": "int32"})
     tables.write(path, frame, HISTORY, {"made_by": made_by})

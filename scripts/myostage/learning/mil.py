@@ -7,7 +7,9 @@ is on, they are computed in float32 (in float64 where the features are).
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from myostage.learning import term
 from myostage.spatial.graph import CellGraph
 from myostage.spatial.smoothing import Smoother
 from myostage.study.sections.mil import ONE_LOGIT, Mil
@@ -115,7 +118,7 @@ class SlideModel(nn.Module, ABC):
             return self._score(_standardised(features, graph), graph)
 
     def terms(
-        self, features: Tensor, graph: CellGraph, target: int, wanted: Container[str]
+        self, features: Tensor, graph: CellGraph, target: int, wanted: Collection[str]
     ) -> dict[str, Tensor]:
         """Unweighted loss terms of a slide of class ``target``, of those ``wanted`` that the model has.
 
@@ -123,7 +126,8 @@ class SlideModel(nn.Module, ABC):
         Other arguments and errors as in :meth:`forward`.
         """
         with torch.autocast(features.device.type, enabled=False):
-            return self._terms(_standardised(features, graph), graph, target, wanted)
+            step = SlideStep(self, _standardised(features, graph), graph, target)
+            return term.values("slide", wanted, step, {})
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Probabilities of the classes, [C]."""
@@ -133,12 +137,28 @@ class SlideModel(nn.Module, ABC):
     def _score(self, x: Tensor, graph: CellGraph) -> tuple[Tensor, Tensor]:
         """:meth:`forward` on standardised features."""
 
-    def _terms(self, x: Tensor, graph: CellGraph, target: int, wanted: Container[str]) -> dict[str, Tensor]:
-        """:meth:`terms` on standardised features."""
-        return {"slide": self._slide_loss(x, graph, target)} if "slide" in wanted else {}
+    def hide(self, x: Tensor, graph: CellGraph) -> "Hidden | None":
+        """The slide with part of its cells hidden; None of a model that hides none."""
+        return None
 
-    def _slide_loss(self, x: Tensor, graph: CellGraph, target: int) -> Tensor:
+    def slide_loss(self, x: Tensor, graph: CellGraph, target: int) -> Tensor:
+        """Loss of the label ``target`` of a slide with standardised features."""
         return self.head.loss(self._score(x, graph)[0], target)
+
+
+@dataclass(frozen=True)
+class SlideStep:
+    """A slide of class ``target`` as the loss terms see it, with standardised ``features`` [n, E]."""
+
+    model: SlideModel
+    features: Tensor
+    graph: CellGraph
+    target: int
+
+    @cached_property
+    def masked(self) -> "Hidden | None":
+        """The slide with part of its cells hidden, the same for all terms of the step."""
+        return self.model.hide(self.features, self.graph)
 
 
 def build(mil: Mil, features: int, kind: LabelKind, classes: int, *, mask_ratio: float) -> SlideModel:
@@ -465,18 +485,29 @@ class _SpatiallyRegularised(SlideModel):
         nodes, logits = self.autoencoder.encode(x, graph)
         return self.classifier(nodes[-1]), logits[-len(x) :].mean(1)
 
-    def _terms(self, x: Tensor, graph: CellGraph, target: int, wanted: Container[str]) -> dict[str, Tensor]:
-        terms = super()._terms(x, graph, target, wanted)
-        if "slide_masked" not in wanted and "spatial_reconstruction" not in wanted:
-            return terms
+    def hide(self, x: Tensor, graph: CellGraph) -> "Hidden":
         hidden = hidden_cells(len(x), self.mask_ratio).to(x.device)
-        nodes, _ = self.autoencoder.encode(x, graph, hidden)
-        if "slide_masked" in wanted:
-            terms["slide_masked"] = self.head.loss(self.classifier(nodes[-1]), target)
-        if "spatial_reconstruction" in wanted:
-            found = self.autoencoder.decode(nodes, graph, hidden)
-            terms["spatial_reconstruction"] = cosine_error(found[hidden], x[hidden])
-        return terms
+        return Hidden(self, x, graph, hidden, self.autoencoder.encode(x, graph, hidden)[0])
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """A slide encoded without its ``hidden`` cells bool[n]; of the ``nodes`` the super-node is the last."""
+
+    model: _SpatiallyRegularised
+    features: Tensor
+    graph: CellGraph
+    hidden: Tensor
+    nodes: Tensor
+
+    def slide_loss(self, target: int) -> Tensor:
+        """Loss of the label."""
+        return self.model.head.loss(self.model.classifier(self.nodes[-1]), target)
+
+    def reconstruction(self) -> Tensor:
+        """Error of the hidden cells' features."""
+        found = self.model.autoencoder.decode(self.nodes, self.graph, self.hidden)
+        return cosine_error(found[self.hidden], self.features[self.hidden])
 
 
 class _Torchmil(SlideModel):
@@ -513,7 +544,7 @@ class _Torchmil(SlideModel):
         logits, attention = self.net(x[None], return_att=True)
         return logits, attention[0]
 
-    def _slide_loss(self, x: Tensor, graph: CellGraph, target: int) -> Tensor:
+    def slide_loss(self, x: Tensor, graph: CellGraph, target: int) -> Tensor:
         if self.model == "dsmil":
             slide, cells = self.net(x[None], return_inst_pred=True)
             return self.head.loss(slide, target) + self.head.loss(cells.amax(1), target)

@@ -32,12 +32,13 @@ from myostage.errors import UserError
 from myostage.features.encoder import Suffix, split
 from myostage.features.tokens import TokenStore
 from myostage.learning.bags import Bag, BagSampler, Floats, perturbed
+from myostage.learning.baseline import BASELINES
 from myostage.learning.folds import STAGED_ONLY
 from myostage.learning.loop import Diverged, fingerprint, write_history
+from myostage.learning.steps import BagPair, LabelledCells
 from myostage.learning.tables import OUTCOME, SPLITS, predictions_table
+from myostage.learning.term import which
 from myostage.learning.train import (
-    BagPair,
-    LabelledCells,
     StageModel,
     classify,
     embed_with,
@@ -92,9 +93,7 @@ def train_run(
     Parameters
     ----------
     spec
-        The run. ``majority`` and ``group_majority`` need no training and leave an empty history: the former
-        gives every cell the mean of its training groups' proportions, the latter those of its own group (of a
-        slide without a group: the same mean). No baseline sees a label.
+        The run. A baseline (:mod:`myostage.learning.baselines`) is not trained; its history is empty.
     stages
         Names of the K stages, in order.
     proportions
@@ -154,12 +153,15 @@ def train_run(
                 )
                 batches = _predict(model, _stores(spec, predicted, tokens), cells or {}, spec, where)
             else:
-                mean = np.mean([proportions[group] for group in sorted(set(learnt["group"]))], axis=0)
-                save_model(model_out, {"probabilities": torch.from_numpy(mean)}, spec, len(stages), made_by)
-                write_history(Path(history_out), [], made_by)
-                own = proportions if spec.method == "group_majority" else {}
+                baseline, trained = BASELINES[spec.method], set(learnt["group"])
+                share = torch.from_numpy(baseline.predict(proportions, trained, ""))
+                save_model(model_out, {"probabilities": share}, spec, len(stages), made_by)
+                write_history(Path(history_out), [], spec, made_by)
                 batches = iter(
-                    (str(slide), _constant(cell_numbers(tokens[slide]), own.get(group, mean)))
+                    (
+                        str(slide),
+                        _constant(cell_numbers(tokens[slide]), baseline.predict(proportions, trained, group)),
+                    )
                     for slide, group in zip(predicted["slide"], predicted["group"], strict=True)
                 )
             write_predictions(predictions_out, batches, len(stages), spec, made_by)
@@ -221,7 +223,7 @@ def _source(
     given = slide_proportions or {} if spec.training.proportions == "slide" else proportions
     shares = perturbed(given, spec.training.proportion_noise, spec.seed)
     # Where cells lie matters to the drawn bags only if something of training is spatial.
-    drawn_graph = "spatial_reconstruction" in spec.losses or smooths(spec.training, "training")
+    drawn_graph = bool(which(spec.losses, spatial=True)) or smooths(spec.training, "training")
     places = _places(stores, cells) if drawn_graph else None
     return BagSource(spec, stores, slides, shares, device, labelled, places, scores)
 

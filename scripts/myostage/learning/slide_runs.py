@@ -133,7 +133,7 @@ def train_slide_run(
             log.error("%s", error)
             reason, found = str(error), []
         save_model(model_out, {} if reason else model.state_dict(), spec, len(names), made_by, failed=reason)
-        write_history(history_out, history, made_by)
+        write_history(history_out, history, spec, made_by)
         metadata = {"spec": spec.model_dump_json(), "made_by": made_by} | (
             {"failed": reason} if reason else {}
         )

@@ -18,29 +18,17 @@ SPLITS = Table(
 
 HISTORY = Table(
     "history",
-    "one row per training step",
+    "one row per training step; after these, a column for each term of the run: unweighted, missing where it "
+    "was not computed",
     (
-        Column("phase", INT32, "", "0; 1 for the head fitted after L_SimProp alone"),
+        Column("phase", INT32, "", "0; 1 for the head fitted after a run whose terms teach none"),
         Column("step", INT32, "", "step within the phase, from 0"),
         Column("loss", FLOAT32, "", "weighted sum of the terms"),
-        Column("simprop", FLOAT32, "", "L_SimProp, unweighted; missing where it was not computed"),
-        Column("prop", FLOAT32, "", "L_prop, unweighted; missing where it was not computed"),
-        Column("vat", FLOAT32, "", "adversarial consistency, unweighted"),
-        Column("ot", FLOAT32, "", "cross-entropy with transport pseudo-labels, unweighted"),
-        Column("mse", FLOAT32, "stages2", "squared error of the bags' score"),
-        Column("dist", FLOAT32, "stages", "distance of sorted scores and sorted pseudo-labels"),
-        Column("supcr", FLOAT32, "", "ranked contrast of the bags' embeddings"),
-        Column("cell", FLOAT32, "", "squared error of z_W + z_P against z_I"),
-        Column("spatial_reconstruction", FLOAT32, "", "1 - cosine of hidden cells and their reconstruction"),
-        Column("slide", FLOAT32, "", "loss of the slide's label"),
-        Column("slide_masked", FLOAT32, "", "the same with hidden cells"),
-        Column("cross_entropy", FLOAT32, "", "cross-entropy with cell labels (supervised ceiling only)"),
-        Column(
-            "conflict", FLOAT32, "", "cosine of the gradients of supcr and cell; missing where not measured"
-        ),
+        Column("conflict", FLOAT32, "", "cosine of the gradients of two terms; missing where not measured"),
         Column("learning_rate", FLOAT32, "", "learning rate of the head"),
         Column("gradient_norm", FLOAT32, "", "before clipping"),
     ),
+    further=FLOAT32,
 )
 
 COST = (

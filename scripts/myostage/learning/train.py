@@ -8,9 +8,9 @@ cell's embedding is computed once and drawn in the place of its tokens.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,48 +21,18 @@ from torch import Tensor, nn
 from myostage import tables
 from myostage.errors import UserError
 from myostage.features.encoder import Suffix
-from myostage.learning import losses, regression
+from myostage.learning import term
 from myostage.learning.loop import Diverged, History, autocast, fit, write_history
-from myostage.learning.mil import Reconstruction
+from myostage.learning.regression import Queue
+from myostage.learning.steps import BagPair, BagStep, CellStep, LabelledCells
 from myostage.runtime.checkpoints import Checkpoints, Progress
+from myostage.schema import Section
 from myostage.spatial.graph import CellGraph
 from myostage.spatial.smoothing import sm
-from myostage.study.run import RunSpec
-from myostage.study.sections.mil import Mil
+from myostage.study.run import HEAD_TERM, RunSpec
 from myostage.study.sections.training import Training
-from myostage.study.terms import REGRESSION_TERMS
 
 log = logging.getLogger(__name__)
-
-# Logits [N, K] and proportions [K] of bags A and B.
-_Bags = tuple[tuple[Tensor, np.ndarray], tuple[Tensor, np.ndarray]]
-
-
-@dataclass(frozen=True)
-class BagPair:
-    """Two bags: the first ``cells_a`` rows of ``inputs`` are bag A, the rest bag B.
-
-    ``inputs`` are tokens float16[N+M, T, D] or, from an embedded source, embeddings float32[N+M, E];
-    ``p_a``, ``p_b`` are the proportions float64[K] of the bags' groups, or of their slides; ``scores`` what
-    they are to score, in stages, and ``healthy`` whether they are of uninjured groups; ``graph`` joins
-    neighbours among the drawn cells, where a run asks for it.
-    """
-
-    inputs: Tensor
-    cells_a: int
-    p_a: np.ndarray
-    p_b: np.ndarray
-    scores: tuple[float, float] = (0.0, 0.0)
-    healthy: tuple[bool, bool] = (False, False)
-    graph: CellGraph | None = None
-
-
-@dataclass(frozen=True)
-class LabelledCells:
-    """Cells with their annotated ``stages`` int64[N]; ``inputs`` as in :class:`BagPair`."""
-
-    inputs: Tensor
-    stages: Tensor
 
 
 class Source(Protocol):
@@ -132,7 +102,7 @@ def phases(spec: RunSpec) -> list[_Phase]:
             "nothing would learn; add the loss prop or set training.unfreeze to attention or block"
         )
     own = _Phase(0, weights, frozen)
-    return [own, _Phase(1, {"prop": 1.0}, frozen=True)] if spec.head_afterwards else [own]
+    return [own, _Phase(1, {HEAD_TERM: 1.0}, frozen=True)] if spec.head_afterwards else [own]
 
 
 def train(
@@ -217,10 +187,10 @@ def train(
             )
     except Diverged as error:
         error.steps = len(history) - begun
-        write_history(history_out, history, made_by)
+        write_history(history_out, history, spec, made_by)
         raise
     model.eval()
-    write_history(history_out, history, made_by)
+    write_history(history_out, history, spec, made_by)
     save_model(model_out, model.state_dict(), spec, len(stages), made_by)
     return model, len(history) - begun
 
@@ -273,25 +243,12 @@ def classify(
     return smooth(logits) if graph is not None and training.smooth == "logits" else logits
 
 
-# Every step asks for as many labels as the queue holds.
-@lru_cache(maxsize=256)
-def _pseudo_labels(scores: tuple[float, ...], count: int, by: Any, high: float) -> Tensor:
-    return torch.from_numpy(regression.pseudo_labels(np.array(scores), count, by, 0.0, high))
-
-
-def positions_of(training: Training, stages: Sequence[str]) -> list[int]:
-    """Stage at every place of the order that similarity is measured on."""
-    return [stages.index(name) for name in training.order or stages]
-
-
 def _helpers(spec: RunSpec, width: int) -> dict[str, nn.Module]:
     """What learns or remembers beside the model while it is trained, and is dropped afterwards."""
-    found: dict[str, nn.Module] = {}
-    if "spatial_reconstruction" in spec.losses:
-        sizes = Mil()
-        found["reconstruction"] = Reconstruction(width, sizes.width, sizes.heads, sizes.layers)
-    if spec.losses.keys() & REGRESSION_TERMS:
-        found["queue"] = regression.Queue(spec.training.queue, 2 * width if spec.healthy else width)
+    makers = {name: term.TERMS[name].helper for name in term.ordered(spec.losses)}
+    found: dict[str, nn.Module] = {name: make(width) for name, make in makers.items() if make}
+    if term.which(spec.losses, regression=True):
+        found["queue"] = Queue(spec.training.queue, 2 * width if spec.healthy else width)
     return found
 
 
@@ -307,6 +264,11 @@ class _Objective:
     stages: tuple[str, ...]
     source: Source
     device: torch.device
+
+    @cached_property
+    def options(self) -> dict[str, Section]:
+        """The options of every term."""
+        return {name: term.options_of(name, self.training) for name in self.weights}
 
     @property
     def model(self) -> StageModel:
@@ -324,11 +286,8 @@ class _Objective:
         model.head.requires_grad_(training.head == "trained")
         head = [parameter for parameter in model.head.parameters() if parameter.requires_grad]
         blocks = model.suffix.trainable("none" if self.frozen else training.unfreeze)
-        own = (
-            []
-            if self.frozen or "reconstruction" not in self.module
-            else [*self.module["reconstruction"].parameters()]
-        )
+        helpers = [] if self.frozen else [part for name, part in self.module.items() if name != "stages"]
+        own = [parameter for helper in helpers for parameter in helper.parameters()]
         return [
             (head, training.learning_rate),
             (blocks, training.encoder_learning_rate),
@@ -346,136 +305,28 @@ class _Objective:
             self.model, seen, training, self.device, graph if smooths(training, "training") else None
         )
         if isinstance(draw, LabelledCells):
-            return {"cross_entropy": losses.cross_entropy(logits, draw.stages.to(self.device))}
-        n, p_a, p_b = draw.cells_a, draw.p_a, draw.p_b
-        bags = ((logits[:n], p_a), (logits[n:], p_b))
-        compute: dict[str, Callable[[], Tensor]] = {
-            "simprop": lambda: self._simprop(embedding[:n], embedding[n:], p_a, p_b),
-            "prop": lambda: self._mixed(bags) if training.mix == "mixbag" else self._prop(bags),
-            "vat": lambda: self._vat(inputs, seen, logits),
-            "ot": lambda: _mean([losses.ot(bag, p, entropy=training.ot_entropy) for bag, p in bags]),
-            "spatial_reconstruction": lambda: self.module["reconstruction"](
-                embedding, graph, training.mask_ratio
-            ),
-        }
-        # In this order whatever the study file's, which is no part of a run's id.
-        terms = {name: term() for name, term in compute.items() if name in self.weights}
-        if self.weights.keys() & REGRESSION_TERMS:
-            terms |= self._regression(embedding, logits, draw)
+            cells = CellStep(logits, draw.stages.to(self.device))
+            return term.values("supervised", self.weights, cells, self.options)
+        step = BagStep(
+            self.spec,
+            self.stages,
+            draw,
+            self.model,
+            self.module,
+            self.frozen,
+            self.source,
+            inputs,
+            embedding,
+            seen,
+            logits,
+            ((logits[: draw.cells_a], draw.p_a), (logits[draw.cells_a :], draw.p_b)),
+            graph,
+        )
+        terms = term.values("proportions", self.weights, step, self.options)
+        if term.which(self.weights, regression=True):
+            step.ordinal.remember()
         return terms
-
-    def _regression(self, embedding: Tensor, logits: Tensor, draw: BagPair) -> dict[str, Tensor]:
-        """Terms of the general ordinal-regression loss, on the two bags and those in the queue.
-
-        L = MSE + Dist + SupCR(z_P) + SupCR(z_I) + MSE(z_I, z_W + z_P), each with its weight: z_I is the mean
-        embedding of a bag, z_W that of uninjured bags, z_P that of the bag's cells that are not healthy.
-        Where the study names nothing healthy there is no z_P, and z_I alone is ranked.
-        """
-        n = draw.cells_a
-        queue = self.module["queue"]
-        assert isinstance(queue, regression.Queue)
-        bags = (slice(None, n), slice(n, None))
-        scores = torch.stack([regression.expected_score(logits[bag]) for bag in bags])
-        targets = scores.new_tensor(draw.scores)
-        healthy = torch.tensor(draw.healthy, device=self.device)
-        z = torch.stack(
-            [embedding[bag].mean(0) for bag in bags]
-        )  # z_I, with z_P beside it where there is one
-        if self.spec.healthy:
-            z = torch.cat([z, self._perturbed(embedding, logits, bags)], 1)
-        compute: dict[str, Callable[[], Tensor | None]] = {
-            "mse": lambda: regression.mse(scores, targets),
-            "dist": lambda: self._dist(torch.cat([scores, queue.scores]), len(scores)),
-            "supcr": lambda: self._supcr(z, targets, queue),
-            "cell": lambda: self._cell(z, regression.reference(z, healthy, queue)),
-        }
-        terms = {name: term() for name, term in compute.items() if name in self.weights}
-        queue.push(z.detach(), scores.detach(), targets, healthy)
-        # Before the first bag of uninjured tissue there is no z_W to compare with.
-        return {name: term for name, term in terms.items() if term is not None}
-
-    def _perturbed(self, embedding: Tensor, logits: Tensor, bags: tuple[slice, slice]) -> Tensor:
-        """z_P of both bags, [2, E]."""
-        assert self.spec.healthy is not None
-        numbers = [self.stages.index(stage) for stage in self.spec.healthy.stages]
-        how = self.training.perturbed
-        return torch.stack(
-            [regression.perturbed_embedding(embedding[bag], logits[bag], numbers, how) for bag in bags]
-        )
-
-    def _dist(self, scores: Tensor, current: int) -> Tensor:
-        training = self.training
-        labels = _pseudo_labels(
-            tuple(self.source.scores), len(scores), training.dist_labels, len(self.stages) - 1
-        )
-        return regression.dist(scores, labels.to(scores), anchors=current)
-
-    def _supcr(self, z: Tensor, targets: Tensor, queue: regression.Queue) -> Tensor:
-        """Of z_I, and of z_P where there is one."""
-        training = self.training
-        every, known = torch.cat([z, queue.embeddings]), torch.cat([targets, queue.targets])
-        ranked = [
-            regression.supcr(
-                regression.halves(part, training.embedding_parts)[0],
-                known,
-                similarity=training.supcr_similarity,
-                temperature=training.supcr_temperature,
-                anchors=len(z),
-            )
-            for part in every.split(self.model.suffix.embedding, dim=1)
-        ]
-        return torch.stack(ranked).sum()
-
-    def _cell(self, z: Tensor, reference: Tensor | None) -> Tensor | None:
-        """MSE(z_I, z_W + z_P); none where no uninjured bag has been seen."""
-        if reference is None:
-            return None
-        width = self.model.suffix.embedding
-        z_i, z_p = z.split(width, dim=1)
-        parts = (
-            regression.halves(part, self.training.embedding_parts)[1]
-            for part in (z_i, reference[:width], z_p)
-        )
-        return regression.cell(*parts)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         with autocast(self.device, self.training.precision):
             return self.model.suffix(tokens).float()
-
-    def _simprop(self, u: Tensor, v: Tensor, p_a: np.ndarray, p_b: np.ndarray) -> Tensor:
-        training = self.training
-        positions = positions_of(training, self.stages)
-        return losses.simprop(
-            u,
-            v,
-            p_a[positions],
-            p_b[positions],
-            sigma=training.sigma,
-            bins=training.bins,
-            pairs=training.pairs,
-            target=training.target,
-            stop_gradient=training.stop_gradient,
-            divide=training.divide,
-        )
-
-    def _prop(self, bags: _Bags) -> Tensor:
-        return _mean([losses.prop(logits, p, divide=self.training.divide) for logits, p in bags])
-
-    def _mixed(self, bags: _Bags) -> Tensor:
-        """L_prop of a mixture; its first cells are any, though those of a bag lie in their slide's order."""
-        (a, p_a), (b, p_b) = (
-            (logits[torch.randperm(len(logits)).to(logits.device)], p) for logits, p in bags
-        )
-        return losses.mixbag(a, b, p_a, p_b, divide=self.training.divide)
-
-    def _vat(self, inputs: Tensor, seen: Tensor, logits: Tensor) -> Tensor:
-        """Perturbs the tokens, or the embedding where the head's terms go no further back."""
-        radius = self.training.vat_radius
-        if self.frozen or self.training.head_gradient == "detached":
-            return losses.vat(self.model.head, seen, logits, radius=radius)
-        # The model's own forward knows no autocast, whose rounding would drown so small a difference.
-        return losses.vat(lambda tokens: self.model(tokens)[1], inputs, logits, radius=radius)
-
-
-def _mean(terms: list[Tensor]) -> Tensor:
-    return torch.stack(terms).mean()

@@ -13,7 +13,7 @@ import re
 import types
 import typing
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,8 @@ import yaml
 from pydantic import ValidationError
 
 from myostage.errors import UserError
+from myostage.learning.options import EXPECTED_STAGE
+from myostage.learning.term import TERMS, implied, names, which
 from myostage.schema import Section, nearest
 from myostage.study import reference
 from myostage.study.inputs import (
@@ -36,6 +38,7 @@ from myostage.study.inputs import (
     slide_classes,
     slide_scores,
 )
+from myostage.study.methods import LEARNING
 from myostage.study.run import RunSpec
 from myostage.study.sections.encoder import Encoder
 from myostage.study.sections.experiment import PRESETS, Experiment
@@ -43,8 +46,7 @@ from myostage.study.sections.graph import Graph
 from myostage.study.sections.mil import ONE_LOGIT, Mil
 from myostage.study.sections.slide_label import SlideLabel
 from myostage.study.sections.study import Study
-from myostage.study.sections.training import EXPECTED_STAGE, Training
-from myostage.study.terms import LEARNING, REGRESSION_TERMS, SLIDE_TERMS, SRMIL_LOSSES, Method, Term
+from myostage.study.sections.training import Training
 
 
 def load_study(
@@ -334,7 +336,7 @@ def _check_slide_level(
 ) -> None:
     """Scores that runs learn from are numbers, and labels of slides tell at least two classes."""
     specs = [listed[0] for listed in experiments.values()]
-    for name in dict.fromkeys(spec.training.score for spec in specs if REGRESSION_TERMS & spec.losses.keys()):
+    for name in dict.fromkeys(spec.training.score for spec in specs if which(spec.losses, regression=True)):
         if name != EXPECTED_STAGE:
             slide_scores(study, name, rows)
     for label in dict.fromkeys(spec.label.model_dump_json() for spec in specs if spec.label):
@@ -576,7 +578,9 @@ def _points(study: Study, experiment: Experiment) -> dict[str, list[RunSpec]]:
         if experiment.method == "slide":
             mil = _override(Mil, study.mil.model_dump(), {**experiment.mil, **of["mil"]}, f"{where}.mil")
             mil = mil.model_copy(update={"label": _label(study, mil, where)})
-        weights = experiment.losses or preset["losses"] or _implied(experiment.method, mil)
+        weights = (
+            experiment.losses or preset["losses"] or implied(experiment.method, mil.model if mil else None)
+        )
         losses = _override(
             Experiment, experiment.model_dump(), {"losses": {**weights, **of["losses"]}}, where
         ).losses
@@ -593,7 +597,7 @@ def _points(study: Study, experiment: Experiment) -> dict[str, list[RunSpec]]:
         shown = [
             f"{name.removeprefix('mil.').removeprefix('graph.')}={_short(validated[name])}" for name in names
         ]
-        spatial = mil is not None or training.smooth != "none" or "spatial_reconstruction" in losses
+        spatial = mil is not None or _spatial(losses, training)
         for control, wanted in _controls(graph, losses, {*experiment.graph, *of["graph"]}).items():
             points = [*shown, *([control] if control else [])]
             label = f"{experiment.name}[{','.join(points)}]" if points else experiment.name
@@ -608,7 +612,7 @@ def _points(study: Study, experiment: Experiment) -> dict[str, list[RunSpec]]:
                     mil=mil,
                     label=study.slide_labels[str(mil.label)] if mil else None,
                     graph=wanted if spatial else None,
-                    healthy=study.healthy if losses.keys() & {"supcr", "cell"} else None,
+                    healthy=study.healthy if any(TERMS[name].healthy for name in losses) else None,
                     folds=study.folds,
                     fold=fold,
                     seed=seed,
@@ -622,9 +626,9 @@ def _points(study: Study, experiment: Experiment) -> dict[str, list[RunSpec]]:
 PERMUTED = "coordinates=permuted"
 
 
-def _controls(graph: Graph, losses: Mapping[Term, float], named: Collection[str]) -> dict[str, Graph]:
+def _controls(graph: Graph, losses: Mapping[str, float], named: Collection[str]) -> dict[str, Graph]:
     """The graph as it is; where cells are reconstructed from neighbours, the permuting control too."""
-    if "spatial_reconstruction" not in losses or "coordinates" in named or graph.coordinates == "permuted":
+    if not which(losses, spatial=True) or "coordinates" in named or graph.coordinates == "permuted":
         return {"": graph}
     return {"": graph, PERMUTED: graph.model_copy(update={"coordinates": "permuted"})}
 
@@ -634,13 +638,9 @@ def control_of(label: str) -> str:
     return f"{label[:-1]},{PERMUTED}]" if label.endswith("]") else f"{label}[{PERMUTED}]"
 
 
-def _implied(method: Method, mil: Mil | None) -> Mapping[Term, float]:
-    """The losses of an experiment that names none."""
-    if method == "supervised":
-        return {"cross_entropy": 1.0}
-    if mil is None:
-        return {}
-    return SRMIL_LOSSES if mil.model == "srmil" else {"slide": 1.0}
+def _spatial(losses: Iterable[str], training: Training) -> bool:
+    """Whether a loss or Sm needs to know where cells lie."""
+    return training.smooth != "none" or bool(which(losses, spatial=True))
 
 
 def _label(study: Study, mil: Mil, where: str) -> str:
@@ -667,23 +667,22 @@ def ready_made(study: Study) -> Encoder | None:
 def _check_spatial(
     study: Study,
     experiment: Experiment,
-    losses: Mapping[Term, float],
+    losses: Mapping[str, float],
     training: Training,
     mil: Mil | None,
     where: str,
 ) -> None:
     """What needs coordinates, uninjured tissue or several logits has them."""
     problems = []
-    if study.input == "crops" and (mil or training.smooth != "none" or "spatial_reconstruction" in losses):
+    if study.input == "crops" and (mil or _spatial(losses, training)):
         problems.append(
             f"{where} needs to know where cells lie, which ready-made crops do not say; remove it"
         )
-    if "supcr" in losses and training.queue == 0:
-        problems.append(
-            f"{where}: supcr ranks three bags or more, and a step has two; set training.queue above 0"
-        )
-    if "cell" in losses and study.healthy is None:
-        problems.append(f"{where}: cell needs to know uninjured tissue; add `healthy` to the study")
+    if study.healthy is None:
+        problems += [
+            f"{where}: {name} needs to know uninjured tissue; add `healthy` to the study"
+            for name in which(losses, healthy="needed")
+        ]
     if experiment.method == "supervised" and training.smooth != "none" and training.smooth_at != "prediction":
         problems.append(
             f"{where} draws labelled cells of any slide, which are no neighbours; set smooth_at: prediction"
@@ -701,8 +700,8 @@ def _check_spatial(
         extra = sorted(losses.keys() - {"slide"})
         if extra and mil.model != "srmil":
             problems.append(f"{where}: {', '.join(extra)} is a term of srmil alone; remove it")
-    elif (experiment.graph or any(name.startswith("graph.") for name in experiment.vary)) and not (
-        training.smooth != "none" or "spatial_reconstruction" in losses
+    elif (experiment.graph or any(name.startswith("graph.") for name in experiment.vary)) and not _spatial(
+        losses, training
     ):
         problems.append(f"{where}.graph changes nothing, as nothing in it is spatial; remove it")
     if problems:
@@ -711,7 +710,7 @@ def _check_spatial(
 
 def _check_vary(experiment: Experiment, where: str) -> None:
     """Every key of the grid is one of `training` or a loss weight, and is not set beside the grid too."""
-    terms = [f"losses.{term}" for term in typing.get_args(Term)]
+    terms = [f"losses.{name}" for name in names()]
     valid = [*Training.model_fields, *terms, *(f"graph.{name}" for name in Graph.model_fields)]
     valid += [f"mil.{name}" for name in Mil.model_fields] if experiment.method == "slide" else []
     problems = [
@@ -748,46 +747,37 @@ def _override(section: type[S], base: Mapping[str, Any], override: Mapping[str, 
         raise _Misfit(found) from None
 
 
-def _check_losses(method: str, losses: Mapping[Term, float], training: Training, where: str) -> None:
+def _check_losses(method: str, losses: Mapping[str, float], training: Training, where: str) -> None:
+    """Every loss is of the method, has something to teach and what it needs for that."""
+    own = names(method)
+    foreign = [name for name in losses if name not in own]
     problems = []
-    if method == "supervised":
-        if set(losses) != {"cross_entropy"}:
-            problems.append(
-                f"{where} is supervised, whose only loss is cross_entropy, and has {', '.join(losses)}; "
-                "remove losses"
-            )
-    elif method == "slide":
-        if "slide" not in losses or losses.keys() - SLIDE_TERMS:
-            problems.append(
-                f"{where} learns labels of slides from {', '.join(losses)}; its losses are slide, and with "
-                "srmil "
-                "slide_masked and spatial_reconstruction"
-            )
-    elif not losses:
+    if not losses:
         problems.append(
             f"{where} learns from proportions and has no losses; add losses: {{simprop: 1, prop: 1}}"
         )
-    elif losses.keys() & {"cross_entropy", "slide", "slide_masked"}:
-        found = ", ".join(sorted(losses.keys() & {"cross_entropy", "slide", "slide_masked"}))
+    elif foreign:
+        others = dict.fromkeys(other for name in foreign for other in TERMS[name].compute)
         problems.append(
-            f"{where} learns from proportions and {found} needs labels; remove {found}, or set method: "
-            "supervised "
-            "(labels of cells) or slide (of slides)"
+            f"{where} has {', '.join(foreign)}, no loss of method {method}, whose losses are "
+            f"{', '.join(own)}; "
+            f"remove {', '.join(foreign)}, or set method: {' or '.join(others)}"
         )
-    else:
-        frozen = sorted(losses.keys() & {"simprop", "supcr", "cell", "spatial_reconstruction"})
+    elif not which(losses, teaches="head") and not which(losses, teaches="embedding"):
+        problems.append(f"{where}: {', '.join(losses)} teaches no stage; add prop: 1 or mse: 1")
+    elif method == "slide" and "slide" not in losses:
+        problems.append(f"{where} learns labels of slides and has no loss slide; add slide: 1")
+    if method == "proportions":
+        frozen = which(losses, encoder_only=True)
         if training.unfreeze == "none" and frozen:
             problems.append(
                 f"{where}: {', '.join(frozen)} trains the encoder, of which `unfreeze: none` leaves nothing "
-                "to learn; "
-                f"remove {', '.join(frozen)}, or unfreeze attention or block"
+                f"to learn; remove {', '.join(frozen)}, or unfreeze attention or block"
             )
-        if not losses.keys() - {"cell", "spatial_reconstruction", "vat"}:
-            problems.append(f"{where}: {', '.join(losses)} teaches no stage; add prop: 1 or mse: 1")
-        if training.mix != "none" and "prop" not in losses:
-            problems.append(f"{where}: mix: {training.mix} mixes bags for prop; add prop: 1")
         if training.proportions == "slide" and training.bags == "group":
             problems.append(f"{where}: proportions of slides need bags: slide; a bag of a group has several")
+    for name in own:
+        problems += [f"{where}: {fault}" for fault in TERMS[name].faults(training, name in losses)]
     if problems:
         raise _Misfit(problems)
 

@@ -16,11 +16,11 @@ import numpy as np
 from pydantic import Field
 
 from myostage.errors import UserError
+from myostage.learning.options import EXPECTED_STAGE
 from myostage.schema import MPP_RANGE, NAME_PATTERN, Section, UnsetVariable, expand_path, nearest
 from myostage.study.sections.compare import MAY_BE_QUOTED
 from myostage.study.sections.slide_label import SlideLabel
 from myostage.study.sections.study import Study
-from myostage.study.sections.training import EXPECTED_STAGE
 
 SUM_TOLERANCE = 1e-3
 

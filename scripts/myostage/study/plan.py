@@ -8,10 +8,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from myostage.errors import UserError
+from myostage.learning.options import EXPECTED_STAGE
+from myostage.learning.term import which
 from myostage.paths import Paths
+from myostage.runtime import provenance
 from myostage.study import config
 from myostage.study.inputs import (
     SlideRow,
@@ -25,9 +29,7 @@ from myostage.study.inputs import (
 from myostage.study.run import RunSpec
 from myostage.study.sections.encoder import NOT_IN_TOKENS, Encoder
 from myostage.study.sections.study import Study
-from myostage.study.sections.training import EXPECTED_STAGE
 from myostage.study.structure import slide_structure, structure
-from myostage.study.terms import REGRESSION_TERMS
 
 BASELINES = "baselines"
 # what a study starts from -> rule and what it makes of each slide of its batch
@@ -408,9 +410,20 @@ class Plan:
                 ),
                 "scores": self._scores(spec),
                 "classes": self._classes(spec),
+                "code": "+".join(self._code_of(file) for file in spec.code),
             }
             for spec in self.run_batches[batch]
         ]
+
+    @cached_property
+    def _digests(self) -> dict[Path, str]:
+        return {}
+
+    def _code_of(self, file: Path) -> str:
+        """Digest of a file that declares a term or a baseline, which no script imports by name."""
+        if file not in self._digests:
+            self._digests[file] = provenance.code_digest(provenance.LIBRARY / file)
+        return self._digests[file]
 
     def runs(self, labels: Iterable[str]) -> dict[str, list[str]]:
         """Experiment -> ids of its runs."""
@@ -427,7 +440,7 @@ class Plan:
 
     def _scores(self, spec: RunSpec) -> dict[str, float]:
         """Score of every slide, in stages, where the run learns from a column of the slide table."""
-        if not spec.losses.keys() & REGRESSION_TERMS or spec.training.score == EXPECTED_STAGE:
+        if not which(spec.losses, regression=True) or spec.training.score == EXPECTED_STAGE:
             return {}
         return slide_scores(self.study, str(spec.training.score), list(self.slides.values()))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
+from myostage.learning.term import TERMS, names
 from myostage.schema import NAME_PATTERN, Section
 from myostage.study.inputs import CROP_COLUMNS, IMAGE_COLUMNS, QUOTED_COLUMNS, SLIDE_COLUMNS, TableColumn
 from myostage.study.sections.study import Study
@@ -20,6 +21,10 @@ A key that is not listed here is an error, which names the nearest one.
 This page is made from the code (`cd scripts; python -m myostage.study.config > ../config/README.md`).
 *Source* is where a default comes from; "ours" means that it is a choice of this workflow which no paper made.
 """
+
+_TERMS = """The keys of a term are keys of `training`, and no part of a run that does not use it. Where the
+terms of a run teach the embedding and none teaches the head, a head is fitted by L_prop afterwards."""
+_TERM_COLUMNS = ("term", "methods", "weighs", "teaches", "needs", "keys", "source")
 
 
 def documented() -> list[tuple[str, type[Section]]]:
@@ -116,7 +121,18 @@ def readme() -> str:
                 )
             )
         lines.append("")
+    lines += ["## Loss terms", "", _TERMS, "", _markdown_row(_TERM_COLUMNS), "|---|---|---|---|---|---|---|"]
+    for name in names():
+        term = TERMS[name]
+        needs = [
+            word for word, asked in (("where cells lie", term.spatial), ("scores", term.regression)) if asked
+        ]
+        needs += [f"`healthy` ({term.healthy})"] if term.healthy else []
+        row = (f"`{name}`", ", ".join(term.compute), term.meaning, term.teaches, ", ".join(needs))
+        keys = ", ".join(f"`{key}`" for key in term.options.model_fields)
+        lines.append(_markdown_row((*row, keys, term.source)))
     lines += [
+        "",
         "## Tables",
         "",
         "Tab-separated text, UTF-8, one header line; blank lines and lines that start with # are left out.",

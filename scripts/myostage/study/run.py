@@ -1,18 +1,27 @@
 """A run: the specification of everything that shapes its numbers."""
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from pydantic import PositiveFloat
+from pydantic import (
+    PositiveFloat,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+)
 
+from myostage.learning.baseline import BASELINES
+from myostage.learning.term import TERMS, option_keys, ordered
 from myostage.schema import Section, digest
+from myostage.study.methods import LEARNING, Method, TermName
 from myostage.study.sections.encoder import Encoder
 from myostage.study.sections.graph import Graph
 from myostage.study.sections.healthy import Healthy
 from myostage.study.sections.mil import Mil
 from myostage.study.sections.slide_label import SlideLabel
-from myostage.study.sections.training import Training
-from myostage.study.terms import LEARNING, Method, Term
+from myostage.study.sections.training import Loop, Training
 
 FILES = ("model.safetensors", "history.parquet", "predictions.parquet", "outcome.parquet")
 # what a model of slide labels leaves beside them
@@ -22,13 +31,19 @@ NOT_IN_RUN_ID: dict[str, Any] = {
     "training": {"checkpoint_every", "cache_mb"},
     "encoder": {"batch_size": True, "dino": {"checkpoint_every"}},
 }
+# fits the head where no term of the run's own teaches it
+HEAD_TERM = "prop"
 
 
 class RunSpec(Section):
-    """One run: everything that shapes its numbers, and nothing else."""
+    """One run: everything that shapes its numbers, and nothing else.
+
+    Options of terms that the run does not use are set to their defaults and are no part of what is written,
+    so that another value of theirs, or a term that is added, makes no other run.
+    """
 
     method: Method
-    losses: dict[Term, PositiveFloat]
+    losses: dict[TermName, PositiveFloat]
     training: Training
     encoder: Encoder
     mil: Mil | None = None
@@ -39,6 +54,18 @@ class RunSpec(Section):
     fold: int
     seed: int
 
+    @field_validator("training")
+    @classmethod
+    def _own_options(cls, training: Training, info: ValidationInfo) -> Training:
+        own = _own_keys(info.data.get("losses", {}), training)
+        fields = Training.model_fields
+        return training.model_copy(update={key: fields[key].default for key in fields.keys() - own})
+
+    @field_serializer("training", mode="wrap")
+    def _without_unused(self, training: Training, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        own = _own_keys(self.losses, training)
+        return {key: value for key, value in handler(training).items() if key in own}
+
     @property
     def trained(self) -> bool:
         """Whether the run learns anything; baselines do not."""
@@ -46,10 +73,20 @@ class RunSpec(Section):
 
     @property
     def head_afterwards(self) -> bool:
-        """Whether a head is fitted by L_prop afterwards, since no term of the run's own teaches it."""
-        taught = self.losses.keys() & {"prop", "ot", "mse", "dist"}
-        ranks = self.losses.keys() & {"simprop", "supcr"}
-        return bool(ranks) and not taught and self.training.head == "trained"
+        """Whether a head is fitted afterwards, since no term of the run's own teaches it."""
+        return _head_afterwards(self.losses, self.training)
+
+    @property
+    def terms(self) -> list[str]:
+        """The terms that the run computes, in their order: its own, and that of a head fitted afterwards."""
+        return _terms(self.losses, self.training)
+
+    @property
+    def code(self) -> list[Path]:
+        """The files of the library that compute its terms, or what it predicts without learning."""
+        if not self.trained:
+            return [BASELINES.file(self.method)]
+        return [TERMS.file(name) for name in self.terms]
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -67,3 +104,17 @@ class RunSpec(Section):
         label = "+".join(sorted(self.losses)) if self.method == "proportions" else self.method
         label = self.mil.model if self.mil else label
         return f"{label}-f{self.fold}-s{self.seed}-{digest(self.model_dump(exclude=NOT_IN_RUN_ID))}"
+
+
+def _head_afterwards(losses: dict[str, float], training: Training) -> bool:
+    teaching = {TERMS[name].teaches for name in losses}
+    return "embedding" in teaching and "head" not in teaching and training.head == "trained"
+
+
+def _terms(losses: dict[str, float], training: Training) -> list[str]:
+    return ordered({*losses, HEAD_TERM} if _head_afterwards(losses, training) else losses)
+
+
+def _own_keys(losses: dict[str, float], training: Training) -> set[str]:
+    """The keys of `training` that a run uses: those of the loop, and the options of its terms."""
+    return {*Loop.model_fields, *option_keys(_terms(losses, training))}

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from myostage.learning.term import option_keys
 from myostage.study.config import PERMUTED, control_of
 from myostage.study.inputs import read_quoted
 from myostage.study.run import RunSpec
@@ -14,8 +15,6 @@ from myostage.study.sections.experiment import Experiment
 from myostage.study.sections.slide_label import LabelKind
 from myostage.study.sections.study import Study
 
-# keys of `training` that shape L_SimProp and nothing else
-ONLY_SIMPROP = {"sigma", "bins", "pairs", "target", "stop_gradient", "order"}
 WEIGHT = "losses.simprop"
 # keys of `mil` that say how a model smooths
 SMOOTHED = {"placement", "operator", "alpha", "spectral_norm"}
@@ -262,6 +261,7 @@ def _curves(members: Sequence[tuple[Experiment, str, RunSpec]]) -> dict[str, dic
 
 def _ordinal(main: Mapping[str, RunSpec], reference: str) -> dict[str, str]:
     """Two main experiments that differ by L_SimProp alone, if possible one of them the reference."""
+    only_simprop = option_keys(["simprop"]) - option_keys(["prop"])
     pairs = [
         {"with": one, "without": other}
         for one, spec in main.items()
@@ -269,6 +269,6 @@ def _ordinal(main: Mapping[str, RunSpec], reference: str) -> dict[str, str]:
         if set(spec.losses) == {"simprop", "prop"}
         and plain.losses == {"prop": spec.losses["prop"]}
         and plain.encoder == spec.encoder
-        and plain.training.model_dump(exclude=ONLY_SIMPROP) == spec.training.model_dump(exclude=ONLY_SIMPROP)
+        and plain.training.model_dump(exclude=only_simprop) == spec.training.model_dump(exclude=only_simprop)
     ]
     return next((pair for pair in pairs if reference in pair.values()), pairs[0] if pairs else {})

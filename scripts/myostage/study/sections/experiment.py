@@ -4,9 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat
 
-from myostage.papers import OSLSP
+from myostage.learning.baseline import BASELINES
+from myostage.learning.term import TERMS, names
+from myostage.papers import OSLSP, OSLSP_BINS, OSLSP_SIGMA
 from myostage.schema import Name, Section, key
-from myostage.study.terms import Method, Term
+from myostage.study.methods import Method, TermName
 
 Part = Literal["main", "grid", "design", "proportions", "regression", "attention", "spatial"]
 
@@ -18,8 +20,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "released": {
         "losses": {"simprop": 1.0, "prop": 1.0},
         "training": {
-            "sigma": 0.1,
-            "bins": 6,
+            "sigma": OSLSP_SIGMA,
+            "bins": OSLSP_BINS,
             "pairs": "aligned",
             "target": "truncated",
             "divide": "released",
@@ -35,33 +37,31 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+_METHODS = (
+    "`proportions`: learn from proportions (OSLSP); `slide`: from a label of each slide, by a model of "
+    "`mil`; `supervised`: from cell labels, a ceiling; "
+) + "; ".join(f"`{name}`: {BASELINES[name].meaning}" for name in BASELINES.names())
+_LOSSES = "loss terms (below) and their weights; none: {}".format(
+    ", ".join(
+        f"`{asked}` {name}: {weight:g}" for name in names() for asked, weight in TERMS[name].implied.items()
+    )
+)
+
+
 class Experiment(Section):
     """One row of the results: a method over all folds and seeds, and over a grid where `vary` names one."""
 
     name: Name = key(..., "unique name, shown in tables and figures")
     method: Method = key(
         "proportions",
-        "`proportions`: learn from proportions (OSLSP); `slide`: from a label of each slide, by a model of "
-        "`mil`; `supervised`: from cell labels, a ceiling; "
-        "`majority`: predict the stage most common in training; "
-        "`group_majority`: the stages given for the cell's own group",
+        _METHODS,
         OSLSP,
     )
     preset: Literal["none", "released"] = key(
         "none",
         "losses, training and encoder to start from; `released`: as the released code of OSLSP runs",
     )
-    losses: dict[Term, PositiveFloat] = key(
-        {},
-        "loss terms and their weights. simprop: L_SimProp, prop: L_prop (OSLSP weighs both 1); vat: virtual "
-        "adversarial consistency (LLP-VAT); ot: cross-entropy with optimal-transport pseudo-labels; mse, "
-        "dist, "
-        "supcr, cell: general ordinal regression on the bags' `training.score`; spatial_reconstruction: "
-        "hidden "
-        "cells from their neighbours (SRMIL). `supervised` implies cross_entropy: 1; `slide` slide: 1, and "
-        "with "
-        "`srmil` slide: 0.2, slide_masked: 0.2, spatial_reconstruction: 1.8",
-    )
+    losses: dict[TermName, PositiveFloat] = key({}, _LOSSES)
     training: dict[str, Any] = key({}, "keys of `training` that differ here")
     encoder: dict[str, Any] = key({}, "keys of `encoder` that differ here")
     mil: dict[str, Any] = key({}, "keys of `mil` that differ here, with `method: slide`")
