@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from myostage.registry import Registry
 from myostage.runtime import provenance
+from myostage.study import plan as study_plan
 from support import dry_run, tiny
 
 PARTS = ("Snakefile", "config", "envs", "notebooks", "profiles", "rules", "scripts")
@@ -58,14 +60,26 @@ class Project:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     root = tmp_path_factory.mktemp("rerun")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(provenance, "LIBRARY", root / "project/scripts/myostage")
+        library = root / "project/scripts/myostage"
+        patch.setattr(provenance, "LIBRARY", library)
+        # a run asks for the files of its terms by the modules that are imported here
+        patch.setattr(
+            Registry,
+            "file",
+            lambda terms, name: library.joinpath(*terms.package.split(".")[1:], f"{name}.py"),
+        )
         yield Project(root)
     _forget()
 
 
 def _forget() -> None:
     """Digests remember the files that they have read."""
-    for remembered in (provenance._tree, provenance._imports, provenance._meaning):
+    for remembered in (
+        provenance._tree,
+        provenance._imports,
+        provenance._meaning,
+        study_plan._digest,
+    ):
         remembered.cache_clear()
 
 
@@ -117,10 +131,18 @@ def test_a_notebook_or_a_figure_runs_again_its_theme_and_the_page(project: Proje
 
 
 def test_metrics_and_exports_train_nothing(project: Project) -> None:
-    files = ("evaluation/metrics.py", "export/geojson.py")
+    files = ("evaluation/metrics/cells.py", "export/geojson.py")
     plan = project.edited(code, *(f"scripts/myostage/{file}" for file in files))
     assert {"evaluate", "export", "summary"} <= project.reruns(plan)
     assert not plan.trained(project.before)
+
+
+@pytest.mark.parametrize("terms", [("dist", "vat"), ("simprop",)])
+def test_a_loss_term_trains_exactly_the_runs_that_use_it(project: Project, terms: tuple[str, ...]) -> None:
+    plan = project.edited(code, *(f"scripts/myostage/learning/terms/{term}.py" for term in terms))
+    runs = [spec for specs in tiny.runs(tiny.study()).values() for spec in specs]
+    using = {spec.id for spec in runs if spec.losses.keys() & set(terms)}
+    assert plan.trained(project.before) == using & plan.runs.keys()
 
 
 def test_the_tissue_mask_runs_again_everything_behind_it(project: Project) -> None:
