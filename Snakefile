@@ -47,7 +47,7 @@ rule paper:
     input:
         PLAN.stage_files,
         PLAN.tables,
-        FIGURES,
+        figures(),
         PLAN.summary,
 
 
@@ -73,14 +73,14 @@ rule ablations:
     """Comparisons, and the figures that show them."""
     input:
         PLAN.tables,
-        figures_of("Ablations"),
+        figures("Ablations"),
 
 
 rule neighbours:
     """Smooth attention, spatial regularisation and ordinal regression: tables, figures, the page of answers."""
     input:
         lambda wildcards: required(
-            [*PLAN.neighbour_tables, *figures_of("Labels of slides", "Ordinal regression")],
+            [*PLAN.neighbour_tables, *figures("Labels of slides", "Ordinal regression")],
             "no experiment with labels of slides or ordinal regression; config/demo_neighbours.yaml has some",
         ),
         PLAN.summary,
@@ -89,7 +89,7 @@ rule neighbours:
 rule figures:
     """Every figure, as PNG, SVG and CSV."""
     input:
-        FIGURES,
+        figures(),
 
 
 rule report:

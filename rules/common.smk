@@ -2,6 +2,8 @@
 
 STUDY, PATHS   the study file as read and checked; where everything of it lies
 PLAN           its slides, runs, jobs and tables, and what they wait for (scripts/myostage/study/plan.py)
+DRAWN          its figures by name (scripts/myostage/figures/record.py)
+figures(...)   their files, all or those of some categories of the report
 CORES          cores of this machine; none where a cluster hands them out
 code(...)      digest of a script and of the library it reaches: a param of every rule
 required(...)  files that a target asks for, or an error that says what the study lacks
@@ -24,6 +26,7 @@ from myostage.cluster.estimate import estimate
 from myostage.cluster.needs import read_needs, scaled
 from myostage.cluster.site import read_site
 from myostage.errors import UserError
+from myostage.figures.record import Scope, of_study
 from myostage.runtime.lock import acquire, release
 from myostage.runtime.provenance import code_digest
 from myostage.study.config import load_study
@@ -33,7 +36,7 @@ try:
     # a job on a node need not look at every slide again
     STUDY = load_study(config, files=workflow.is_main_process)
     PLAN = Plan(STUDY)
-    PLAN.shown
+    DRAWN = of_study(Scope(PLAN))
     SITE = read_site(Path(workflow.basedir))
     NEEDS = read_needs(f"{workflow.basedir}/config/resources.tsv")
 except UserError as error:
@@ -65,6 +68,15 @@ def needs(rule, gpu=False, times=1):
     """Resources of a rule's jobs, ``times`` runs each. A GPU where it pays; account and partition of the site."""
     asked = scaled(NEEDS[rule], SITE.max_mem_mb, SITE.max_runtime, times)
     return asked | ({"gpu": 1} if gpu else {}) | SITE.resources(gpu)
+
+
+def figures(*categories):
+    """The files of the figures of these categories of the report; of all figures where none is named."""
+    return [
+        PATHS.study(f"figures/{name}.png")
+        for name, figure in DRAWN.items()
+        if not categories or figure.record.category in categories
+    ]
 
 
 def required(files, lack):

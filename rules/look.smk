@@ -10,22 +10,10 @@ code, are left as they are. A figure is asked for by its file.
 import re
 from pathlib import Path
 
-from myostage.figures.record import Scope, of_study
-
-DRAWN = of_study(Scope(PLAN))
-FIGURES = [PATHS.study(f"figures/{name}.png") for name in DRAWN]
-
 # that a figure appears with the job of its theme is as it should be
 logger.addFilter(
     lambda line: not re.search(r"output files of rule figure_\w+ were not present", line.getMessage())
 )
-
-
-def figures_of(*keys):
-    """The figures of these categories of the report."""
-    return [
-        PATHS.study(f"figures/{name}.png") for name, figure in DRAWN.items() if figure.record.category in keys
-    ]
 
 
 def code_of(*keys, theme):

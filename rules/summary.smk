@@ -19,7 +19,7 @@ if PLAN.summary:
             borders=PLAN.attention_tables[1:],
             algebra=PLAN.algebra_tables,
             histories=PLAN.behind(PLAN.of_runs("history.parquet", PLAN.conflicting)),
-            figures=FIGURES,
+            figures=figures(),
             slides=[PATHS.study("slides.parquet")] if PLAN.imaged else [],
             crops=PLAN.behind(PLAN.each("crops.parquet", PLAN.imaged)),
         output:

@@ -16,6 +16,7 @@ from myostage.errors import UserError
 from myostage.evaluation import localisation
 from myostage.evaluation.tables import BORDERS, SPECTRUM
 from myostage.learning.tables import ATTENTION
+from myostage.spatial import roughness
 from myostage.study.sections.graph import Graph
 
 HEALTHY = (2, 3)
@@ -204,8 +205,8 @@ def test_a_slide_is_decomposed_once_for_all_experiments(
     slides: Slides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decomposed = []
-    spectrum = localisation.spectrum
-    monkeypatch.setattr(localisation, "spectrum", lambda edges: decomposed.append(edges) or spectrum(edges))
+    spectrum = roughness.spectrum
+    monkeypatch.setattr(roughness, "spectrum", lambda edges: decomposed.append(edges) or spectrum(edges))
     for slide in "st":
         slides.add(slide, line(5))
     runs = [slides.attend({"s": np.arange(5), "t": np.arange(5)}) for _ in range(3)]

@@ -70,8 +70,9 @@ def test_the_released_preset_is_the_released_code_by_configuration(study: dict[s
 
 
 def test_keys_of_an_experiment_come_on_top_of_its_preset(study: dict[str, Any]) -> None:
-    (spec, *_) = specs(study, preset="released", training={"head": "trained", "bins": 31}, losses={"prop": 2})
-    assert (spec.training.head, spec.training.bins, spec.losses) == ("trained", 31, {"prop": 2.0})
+    changed = {"training": {"head": "trained", "bins": 31}, "losses": {"simprop": 2}}
+    (spec, *_) = specs(study, preset="released", **changed)
+    assert (spec.training.head, spec.training.bins, spec.losses) == ("trained", 31, {"simprop": 2.0})
     assert spec.training.pairs == "aligned"
 
 

@@ -22,7 +22,7 @@ from myostage.errors import UserError
 from myostage.evaluation.resampling import bootstrap
 from myostage.evaluation.tables import ALGEBRA
 from myostage.evaluation.tallies import held_out, read_splits
-from myostage.learning.regression import NO_INJURY
+from myostage.learning.stages import NO_INJURY
 from myostage.learning.tables import predictions_table
 from myostage.study.run import RunSpec
 

@@ -22,6 +22,7 @@ from myostage import tables
 from myostage.cells.tables import LABELS
 from myostage.errors import UserError
 from myostage.evaluation.tables import CORRELATIONS, SIMILARITIES
+from myostage.learning.folds import STAGED_ONLY
 from myostage.learning.stages import similarity
 from myostage.learning.tables import SPLITS, predictions_table
 from myostage.study.run import RunSpec
@@ -30,7 +31,6 @@ Floats = NDArray[np.float64]
 Runs = Sequence[tuple[RunSpec, Path]]
 
 READ_ROWS = 4096
-STAGED_ONLY = -1  # fold of slides that nothing is learnt from
 LEAST_PAIRS = 3  # a rank correlation of fewer says nothing
 NEIGHBOURS = 15
 LEAST_CELLS = 5  # a map of fewer shows nothing

@@ -8,16 +8,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import torch
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
-from torch import Tensor
 
 from myostage import tables
 from myostage.cells.positions import positions
@@ -27,10 +25,12 @@ from myostage.evaluation.resampling import bootstrap
 from myostage.evaluation.tables import BORDERS, SPECTRUM
 from myostage.evaluation.weighted import auroc
 from myostage.learning.tables import ATTENTION
-from myostage.spatial.graph import CellGraph, cell_graph
-from myostage.spatial.roughness import band_shares, energy_per_edge, spectrum
-from myostage.spatial.smoothing import sm
 from myostage.study.sections.graph import Graph
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from myostage.spatial.graph import CellGraph
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -54,13 +54,17 @@ class _Modes:
 
     cells: Ints  # of the whole slide [n]
     window: Ints  # places of the m cells that are measured
-    graph: CellGraph  # of these
-    eigenvalues: Tensor  # [m]
-    eigenvectors: Tensor  # [m, m]
+    graph: "CellGraph"  # of these
+    eigenvalues: "Tensor"  # [m]
+    eigenvectors: "Tensor"  # [m, m]
     injured: Floats  # [m], 1 or 0; nan: no label
 
     @classmethod
     def of(cls, cells: Ints, at: Floats, injured: Floats, graph: Graph, max_cells: int) -> "_Modes":
+        # torch is imported where it computes: whoever reads metrics of slides imports this file
+        from myostage.spatial.graph import cell_graph
+        from myostage.spatial.roughness import spectrum
+
         away = np.linalg.norm(at - at.mean(0), axis=1)
         window = np.sort(np.argsort(away, kind="stable")[:max_cells])
         joined = cell_graph(at[window], graph)
@@ -68,6 +72,11 @@ class _Modes:
 
     def measure(self, logits: Floats, bands: Floats, alpha: float, steps: int) -> Floats:
         """Shares of power, energy per edge and AUROC of each of ``SIGNALS``, [2, bands + 2]."""
+        import torch
+
+        from myostage.spatial.roughness import band_shares, energy_per_edge
+        from myostage.spatial.smoothing import sm
+
         raw = torch.from_numpy(_standardised(logits[self.window]))
         smoothed = sm(raw, self.graph, alpha, steps)
         return np.stack(

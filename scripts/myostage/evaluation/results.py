@@ -21,8 +21,9 @@ from myostage.evaluation.metrics import cells as of_cells
 from myostage.evaluation.metrics import composition, expected_stage, registry
 from myostage.evaluation.resampling import resample
 from myostage.evaluation.tables import COMPARISONS, CONFUSION, METRICS, RUNS, SCORES
-from myostage.evaluation.tallies import STAGED_ONLY, PerCell, Split, Tally, held_out, read_splits, tally_run
+from myostage.evaluation.tallies import PerCell, Split, Tally, held_out, read_splits, tally_run
 from myostage.evaluation.weighted import mean_of
+from myostage.learning.folds import STAGED_ONLY
 from myostage.learning.tables import OUTCOME
 from myostage.study.run import RunSpec
 from myostage.study.sections.compare import Compare

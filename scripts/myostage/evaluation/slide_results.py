@@ -33,8 +33,9 @@ from myostage.evaluation.results import (
     per_seed,
 )
 from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
-from myostage.evaluation.tallies import STAGED_ONLY, PerCell, Split, held_out, read_splits
+from myostage.evaluation.tallies import PerCell, Split, held_out, read_splits
 from myostage.evaluation.weighted import auroc
+from myostage.learning.folds import STAGED_ONLY
 from myostage.learning.tables import ATTENTION, SLIDE_PREDICTIONS
 from myostage.study.run import RunSpec
 from myostage.study.sections.compare import Compare

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from myostage import tables
 from myostage.errors import UserError
 from myostage.evaluation.metrics.cells import confusion, rps
+from myostage.learning.folds import STAGED_ONLY
 from myostage.learning.stages import stage_levels
 from myostage.learning.tables import SPLITS, predictions_table
 from myostage.study.run import RunSpec
@@ -23,7 +24,6 @@ from myostage.study.run import RunSpec
 Floats = NDArray[np.float64]
 
 READ_ROWS = 65_536
-STAGED_ONLY = -1  # fold of slides that nothing is learnt from
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from myostage import tables
 from myostage.errors import UserError
-from myostage.evaluation.tallies import STAGED_ONLY, read_slide, read_splits
+from myostage.evaluation.tallies import read_slide, read_splits
+from myostage.learning.folds import STAGED_ONLY
 from myostage.learning.tables import predictions_table
 from myostage.study.run import RunSpec
 

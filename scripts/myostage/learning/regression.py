@@ -15,12 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from myostage.learning.shares import full_precision
+from myostage.learning.stages import NO_INJURY
 
 Perturbed = Literal["soft", "hard"]
 Parts = Literal["whole", "halves"]
-
-# Cells: the sum of their probabilities of not being healthy, below which a bag holds no injury.
-NO_INJURY = 1e-6
 
 
 def expected_score(logits: Tensor) -> Tensor:

@@ -5,6 +5,9 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
+# Cells: the sum of their probabilities of not being healthy, below which a bag or a slide holds no injury.
+NO_INJURY = 1e-6
+
 
 def stage_levels(stages: int) -> Floats:
     """Level of every stage on the recovery scale, from 0 (first) to 1 (last).

@@ -1,6 +1,5 @@
 """What the loss terms of one step see: two bags, labelled cells, or a slide."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from myostage.spatial.graph import CellGraph
 from myostage.study.run import RunSpec
 
 if TYPE_CHECKING:
-    from myostage.learning.train import StageModel
+    from myostage.learning.train import Source, StageModel
 
 # Logits [N, K] and proportions [K].
 Bag = tuple[Tensor, NDArray[np.float64]]
@@ -72,8 +71,8 @@ class BagStep:
         What terms learn or remember beside the model, by name, and the ``queue`` of earlier bags.
     frozen
         Whether nothing upstream of the head learns; ``inputs`` are then embeddings.
-    training_scores
-        Score of every slide that is learnt from, in stages.
+    source
+        Where the bags are from; it knows the score of every slide that is learnt from.
     inputs, embedding, seen, logits
         Of all cells of both bags: tokens or embeddings, embedding [N+M, E], the embedding as the head sees it
         (without gradient where ``training.head_gradient`` is detached), logits [N+M, K].
@@ -89,7 +88,7 @@ class BagStep:
     model: "StageModel"
     helpers: nn.ModuleDict
     frozen: bool
-    training_scores: Sequence[float]
+    source: "Source"
     inputs: Tensor
     embedding: Tensor
     seen: Tensor

@@ -270,11 +270,6 @@ class _Objective:
         """The options of every term."""
         return {name: term.options_of(name, self.training) for name in self.weights}
 
-    @cached_property
-    def scores(self) -> list[float]:
-        """Score of every slide that is learnt from, in stages."""
-        return self.source.scores.tolist()
-
     @property
     def model(self) -> StageModel:
         model = self.module["stages"]
@@ -319,7 +314,7 @@ class _Objective:
             self.model,
             self.module,
             self.frozen,
-            self.scores,
+            self.source,
             inputs,
             embedding,
             seen,

@@ -38,9 +38,7 @@ def _compute(step: BagStep, options: Options) -> Tensor:
 
     bags = step.ordinal
     scores = torch.cat([bags.scores, bags.queue.scores])
-    labels = _pseudo_labels(
-        tuple(step.training_scores), len(scores), options.dist_labels, len(step.stages) - 1
-    )
+    labels = _pseudo_labels(tuple(step.source.scores), len(scores), options.dist_labels, len(step.stages) - 1)
     return dist(scores, torch.from_numpy(labels).to(scores), anchors=len(bags.scores))
 
 
