@@ -8,7 +8,7 @@ out:  tokens/{encoder}.parquet of every slide, for every encoder that an experim
 
 rule embed:
     input:
-        crops=lambda wildcards: PLAN.behind(PLAN.each("crops.parquet", PLAN.slide_batches[wildcards.batch])),
+        crops=lambda wildcards: PLAN.behind(PLAN.each("crops.parquet", PLAN.token_batches[wildcards.batch])),
         weights=lambda wildcards: (
             []
             if PLAN.encoders[wildcards.encoder].dino
@@ -27,7 +27,7 @@ rule embed:
     resources:
         **needs("embed", gpu=True),
     params:
-        slides=lambda wildcards: PLAN.slide_batches[wildcards.batch],
+        slides=lambda wildcards: PLAN.token_batches[wildcards.batch],
         encoder=lambda wildcards: wildcards.encoder,
         # as a function of the output: what it says and the id does not, such as batch_size, re-runs nothing
         settings=lambda wildcards, output: PLAN.encoders[wildcards.encoder].model_dump(),
@@ -40,10 +40,11 @@ rule embed:
 
 rule tokens:
     input:
-        lambda wildcards: [
-            PATHS.receipt("features" if STUDY.input == "features" else f"embed/{wildcards.encoder}", batch)
-            for batch in PLAN.slide_batches
-        ],
+        lambda wildcards: (
+            [PATHS.receipt("features", batch) for batch in PLAN.slide_batches]
+            if STUDY.input == "features"
+            else [PATHS.receipt(f"embed/{wildcards.encoder}", batch) for batch in PLAN.token_batches]
+        ),
     output:
         PATHS.receipt("tokens", "{encoder}"),
     log:

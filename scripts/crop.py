@@ -28,7 +28,7 @@ def work(smk: Any) -> None:
     members = jobs.of_slides(
         smk, ["slide.parquet", "cells.parquet"], ["crops.parquet"], images=smk.input.images
     )
-    jobs.each(smk, members, cut, skip if smk.params.on_bad_slide == "skip" else None)
+    jobs.make_each(smk, members, cut, skip if smk.params.on_bad_slide == "skip" else None)
 
 
 jobs.run(snakemake, work)

@@ -26,7 +26,7 @@ def work(smk: Any) -> None:
         encoder.embed_slide(crops, tokens, settings, device, prefix=prefix())
 
     members = jobs.of_slides(smk, ["crops.parquet"], [f"tokens/{name}.parquet"], others=weights)
-    jobs.each(smk, members, embed, ready=prefix)
+    jobs.make_each(smk, members, embed, ready=prefix)
 
 
 jobs.run(snakemake, work)

@@ -36,7 +36,7 @@ def work(smk: Any) -> None:
         )
         for slide in smk.params.slides
     ]
-    jobs.each(smk, members, read)
+    jobs.make_each(smk, members, read)
 
 
 jobs.run(snakemake, work)

@@ -45,7 +45,7 @@ def work(smk: Any) -> None:
         images=smk.input.images,
         others=[model_file] if model_file else [],
     )
-    jobs.each(smk, members, segment, skip if smk.params.on_bad_slide == "skip" else None, ready=model)
+    jobs.make_each(smk, members, segment, skip if smk.params.on_bad_slide == "skip" else None, ready=model)
 
 
 jobs.run(snakemake, work)

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from myostage.export import staging
+from myostage.export import cell_stages
 from myostage.runtime import jobs
 from myostage.study.run import RunSpec
 
 
 def work(smk: Any) -> None:
     specs = [RunSpec(**spec) for spec in smk.params.specs]
-    staging.stage_slides(
+    cell_stages.stage_slides(
         [(spec, Path(path)) for spec, path in zip(specs, smk.params.predictions, strict=True)],
         Path(smk.input.splits),
         {slide: Path(path) for slide, path in zip(smk.params.slides, smk.output.stages, strict=True)},

@@ -25,7 +25,7 @@ def work(smk: Any) -> None:
     members = jobs.of_slides(
         smk, ["slide.parquet"], ["tiles.parquet", "qc/tiles.png"], images=smk.input.images
     )
-    jobs.each(
+    jobs.make_each(
         smk,
         members,
         tile,

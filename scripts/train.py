@@ -71,7 +71,7 @@ def work(smk: Any) -> None:
             for run, known in about.items()
         ]
         encoders = {spec.encoder.id for spec in specs.values() if spec.trained}
-        jobs.each(smk, members, train, ready=lambda: [tokens(encoder) for encoder in sorted(encoders)])
+        jobs.make_each(smk, members, train, ready=lambda: [tokens(encoder) for encoder in sorted(encoders)])
 
 
 jobs.run(snakemake, work)

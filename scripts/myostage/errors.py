@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """What is wrong, where it is and how to mend it, in one sentence without a traceback."""
+    """What is wrong, where it is and what to do, in one sentence without a traceback."""

@@ -15,7 +15,7 @@ class Paths:
         return cls(str(Path(results) / study))
 
     def study(self, name: str) -> str:
-        """A file of the whole study: ``slides.parquet``, ``splits.parquet``, ``metrics.parquet``."""
+        """A file of the study: ``slides.parquet``, ``splits.parquet``, ``metrics.parquet``."""
         return f"{self.root}/{name}"
 
     def slide(self, slide: str, name: str) -> str:

@@ -30,8 +30,8 @@ class Registry(Generic[T]):
         return record
 
     def file(self, name: str) -> Path:
-        """The file that declares a record."""
-        return Path(str(self._module(name).__file__))
+        """The file that declares a record, below the folder of the library."""
+        return Path(*self.package.split(".")[1:], f"{name}.py")
 
     def _module(self, name: str = "") -> Any:
         return importlib.import_module(f"{self.package}.{name}" if name else self.package)

@@ -127,7 +127,7 @@ def test_multipolygons_and_bare_lists_of_features(tmp_path: Path) -> None:
         (json.dumps([feature([[0, 0], [1, 1], [2, 2], [0, 0]])]), "feature 1 has no area"),
         (json.dumps([feature([["a", 0], [1, 1], [2, 0], [0, 0]])]), "feature 1 has no readable geometry"),
         (json.dumps([7]), "feature 1 has no readable geometry"),
-        (None, "no such file or directory; mend column annotations"),
+        (None, "no such file or directory; correct column annotations"),
     ],
 )
 def test_bad_geojson_is_named(tmp_path: Path, text: str | None, reason: str) -> None:

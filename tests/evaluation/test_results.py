@@ -22,7 +22,7 @@ from myostage.evaluation.metrics import composition, expected_stage
 from myostage.evaluation.metrics.expected_stage import find_tail
 from myostage.evaluation.tables import COMPARISONS, CONFUSION, METRICS, RUNS, SCORES
 from myostage.evaluation.weighted import spearman, wasserstein
-from myostage.export import staging
+from myostage.export import cell_stages
 from myostage.learning.tables import OUTCOME, SPLITS, predictions_table
 from myostage.study.run import RunSpec
 from myostage.study.sections.compare import Compare
@@ -344,7 +344,7 @@ def test_cells_without_area_are_refused(study: StudyFiles) -> None:
 
 def test_staged_slides_average_seeds_of_their_fold_or_all_runs(study: StudyFiles) -> None:
     out = {slide: study.folder / "staged" / f"{slide}.parquet" for slide in ("s2", "bare")}
-    staging.stage_slides(study.runs, study.splits, out, K, {"made_by": "test"})
+    cell_stages.stage_slides(study.runs, study.splits, out, K, {"made_by": "test"})
     for slide, path in out.items():
         found = tables.read(path, predictions_table(K))
         mean = np.mean([p for (_, _, s), p in study.probabilities.items() if s == slide], axis=0)
@@ -359,7 +359,7 @@ def test_slide_without_cells_is_staged_as_an_empty_table(study: StudyFiles) -> N
     empty = pd.DataFrame([("glass", "d0", "a9", 0, 1)], columns=table.columns)
     tables.write(study.splits, pd.concat([table, empty]), SPLITS)
     out = study.folder / "glass.parquet"
-    staging.stage_slides(study.runs, study.splits, {"glass": out}, K)
+    cell_stages.stage_slides(study.runs, study.splits, {"glass": out}, K)
     assert tables.read(out, predictions_table(K)).empty
     assert "glass" not in set(study.evaluate()["scores"]["slide"])
 
@@ -367,13 +367,13 @@ def test_slide_without_cells_is_staged_as_an_empty_table(study: StudyFiles) -> N
 def test_staging_refuses_what_it_cannot_stage(study: StudyFiles) -> None:
     out = study.folder / "x.parquet"
     with pytest.raises(UserError, match="no row for slide s9"):
-        staging.stage_slides(study.runs, study.splits, {"s9": out}, K)
+        cell_stages.stage_slides(study.runs, study.splits, {"s9": out}, K)
     with pytest.raises(UserError, match="s3 has 50 cells, but the experiment's runs predict 0"):
-        staging.stage_slides(study.runs[:2], study.splits, {"s3": out}, K)
+        cell_stages.stage_slides(study.runs[:2], study.splits, {"s3": out}, K)
     other = study.folder / "other.parquet"
     write_predictions(other, {"s3": np.full((49, K), 1 / K)})
     with pytest.raises(UserError, match="not those of the experiment's other runs"):
-        staging.stage_slides([*study.runs, (spec(1, 2), other)], study.splits, {"s3": out}, K)
+        cell_stages.stage_slides([*study.runs, (spec(1, 2), other)], study.splits, {"s3": out}, K)
     assert not out.exists()
 
 
@@ -652,7 +652,7 @@ def fail(path: Path, reason: str) -> None:
 def test_staging_leaves_out_runs_that_failed(study: StudyFiles) -> None:
     fail(study.runs[2][1], "the loss at step 3 is nan")  # fold 1, seed 0
     out = {slide: study.folder / "staged" / f"{slide}.parquet" for slide in ("s3", "bare")}
-    staging.stage_slides(study.runs, study.splits, out, K)
+    cell_stages.stage_slides(study.runs, study.splits, out, K)
     for slide, path in out.items():
         left = [p for key, p in study.probabilities.items() if key[2] == slide and key[:2] != (1, 0)]
         found = tables.read(path, predictions_table(K))["probabilities"].tolist()
@@ -662,4 +662,4 @@ def test_staging_leaves_out_runs_that_failed(study: StudyFiles) -> None:
     with pytest.raises(
         UserError, match=rf"slide s3 .* run {spec(1, 0).id} failed \(the loss at step 3 is nan\)"
     ):
-        staging.stage_slides(study.runs, study.splits, out, K)
+        cell_stages.stage_slides(study.runs, study.splits, out, K)

@@ -315,8 +315,8 @@ def test_the_rule_names_every_bag_that_fails_and_makes_the_others(
             "features": made.stored,
             "patch_px": 512,
         },
-        "encoder": ENCODER,
-        "encoder_id": "uni",
+        "encoder_json": ENCODER,
+        "encoder": "uni",
         "slides": ["bag_0", "bag_2", "bag_3"],
     }
     work: dict[str, Any] = {}

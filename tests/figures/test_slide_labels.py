@@ -427,7 +427,7 @@ def test_conflict_tells_opposition_only_where_the_interval_excludes_0() -> None:
     assert title_of(figure) == (
         "Gradients of SupCR and the cell term: opposed: they oppose each other (mean cosine -.29 [-.30, "
         "-.28], below 0 at 60 % of steps); unclear: the interval holds 0 (mean cosine .00 [-.42, +.42], "
-        "below 0 at 33 % of steps); single: one run tells nothing of others (mean cosine -.30, below 0 at 60 "
+        "below 0 at 33 % of steps); single: no interval of a single run (mean cosine -.30, below 0 at 60 "
         "% of steps)"
     )
     curves = summaries.conflict_curves(histories)

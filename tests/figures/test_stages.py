@@ -107,10 +107,10 @@ def test_stage_map_fills_each_outline_with_its_stage() -> None:
     (filled,) = (one for one in figure.axes[1].collections if isinstance(one, PolyCollection))
     colours = palette.stage_colours(3)
     assert [to_hex(face) for face in filled.get_facecolor()] == [colours[0], colours[2], palette.MISSING]
-    assert "50 % of 2 annotated cells are staged rightly" in title_of(figure)
+    assert "50 % of 2 annotated cells are staged correctly" in title_of(figure)
     assert "50 µm" in {text.get_text() for text in figure.axes[0].texts}
     bare = draw("stage_map", image, 400, 200, polygons, stage, None, ("a", "b", "c"), "s")
-    assert len(bare.axes) == 2 and "rightly" not in title_of(bare)
+    assert len(bare.axes) == 2 and "correctly" not in title_of(bare)
 
 
 def test_gallery_takes_the_most_and_least_certain_crops_of_a_stage(made: study_tables.Made) -> None:

@@ -282,6 +282,24 @@ def test_failed_runs_are_told_with_their_reason() -> None:
     assert "Failed: combined-f1-s0 of combined: the loss is nan at step 12." in text
 
 
+def test_the_page_says_what_its_comparison_cannot_show() -> None:
+    plain = " ".join(findings.ran(facts([])))
+    assert "too narrow for differences of methods" in plain and "none is known to have converged" in plain
+    assert "transductive" not in plain and "optimiser" not in plain
+    made = replace(parts(FULL), transductive=["frozen"], released=["aligned"])
+    text = " ".join(findings.ran(facts([], made)))
+    assert "DINO has seen the crops of held-out animals in frozen" in text
+    assert "aligned (preset released): the losses of the released code, but not its optimiser." in text
+
+
+def test_what_is_transductive_or_released_is_read_from_the_study() -> None:
+    tuned = {"dino": {}}
+    made = parts(
+        [{"name": "a", "losses": {"prop": 1}, "encoder": tuned}, {"name": "b", "preset": "released"}]
+    )
+    assert (made.transductive, made.released) == (["a"], ["b"])
+
+
 def correlations(before: float, after: float, half: float = 0.05) -> pd.DataFrame:
     return pd.DataFrame(
         [

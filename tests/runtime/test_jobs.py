@@ -68,7 +68,7 @@ class Tiling:
         members = jobs.of_slides(
             snakemake, [], ["tiles.parquet"], images=[f"{slide}.svs" for slide in snakemake.params.slides]
         )
-        jobs.each(snakemake, members, self.make, self.skip if skip else None, **more)
+        jobs.make_each(snakemake, members, self.make, self.skip if skip else None, **more)
         return list(self.tried)
 
     def tries(self, slide: str) -> Path:
@@ -141,7 +141,7 @@ def test_members_and_how_they_are_made_are_in_no_recipe(tiling: Tiling, key: str
         snakemake = job(tiling.root, "one", [], **({} if key == "slides" else {key: names}))
         snakemake.params[key] = names
         members = [jobs.Member("a", "runs/a", ["a.svs"], [str(tiling.table("a"))], {"sigma": 0.1})]
-        jobs.each(snakemake, members, tiling.make)
+        jobs.make_each(snakemake, members, tiling.make)
     assert tiling.tried == ["a"]
     said = json.loads((tiling.root / "runs/a/made/tile.json").read_text())
     assert said["specification"]["sigma"] == 0.1 and key not in said["specification"]
@@ -355,7 +355,7 @@ def test_a_fault_of_ours_shows_the_end_of_its_traceback(
     assert exit_code(plain(tiling.root), lambda _: deep(20)) == 1
     lines = capsys.readouterr().err.splitlines()
     log = tiling.root / "logs/tile/all.log"
-    assert lines[0] == f"tile failed; the whole story is in {log}, and ends with"
+    assert lines[0] == f"tile failed; the full traceback is in {log}, and ends with"
     assert lines[-1] == "ValueError: folds overlap"
     assert len(lines) == 1 + jobs.LAST_LINES
     assert "Traceback (most recent call last)" in log.read_text()

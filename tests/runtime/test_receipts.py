@@ -39,16 +39,16 @@ def receipt_of(study: Path, *slides: str) -> str:
 
 
 def test_a_member_of_the_same_recipe_is_there(study: Path) -> None:
-    assert receipts.there(str(statement(study, "a")), RECIPE)
+    assert receipts.is_made(str(statement(study, "a")), RECIPE)
     again = {"inputs": {}, "specification": {"path": Path("a"), "mpp": 0.5}, "rule": "tile"}
-    assert receipts.there(str(statement(study, "a")), again)
+    assert receipts.is_made(str(statement(study, "a")), again)
 
 
 @pytest.mark.parametrize(
     "change", [{"rule": "segment"}, {"specification": {"mpp": 0.6}}, {"inputs": {"slide.svs": "sha256:1"}}]
 )
 def test_a_member_of_another_recipe_is_not_there(study: Path, change: dict[str, Any]) -> None:
-    assert not receipts.there(str(statement(study, "a")), RECIPE | change)
+    assert not receipts.is_made(str(statement(study, "a")), RECIPE | change)
 
 
 @pytest.mark.parametrize("size", [None, 0, 299, 301])
@@ -58,8 +58,8 @@ def test_a_member_whose_file_is_gone_or_of_another_size_is_not_there(study: Path
         table.unlink()
     else:
         table.write_bytes(b"x" * size)
-    assert not receipts.there(str(statement(study, "a")), RECIPE)
-    assert receipts.there(str(statement(study, "b")), RECIPE)
+    assert not receipts.is_made(str(statement(study, "a")), RECIPE)
+    assert receipts.is_made(str(statement(study, "b")), RECIPE)
 
 
 @pytest.mark.parametrize(
@@ -67,11 +67,11 @@ def test_a_member_whose_file_is_gone_or_of_another_size_is_not_there(study: Path
 )
 def test_a_damaged_statement_says_nothing(study: Path, text: str) -> None:
     statement(study, "a").write_text(text, encoding="latin-1")
-    assert not receipts.there(str(statement(study, "a")), RECIPE)
+    assert not receipts.is_made(str(statement(study, "a")), RECIPE)
 
 
 def test_without_a_statement_nothing_is_there(study: Path) -> None:
-    assert not receipts.there(str(study / "slides/c/made/tile.json"), RECIPE)
+    assert not receipts.is_made(str(study / "slides/c/made/tile.json"), RECIPE)
 
 
 def test_a_receipt_lists_members_and_files_and_follows_their_statements(study: Path) -> None:

@@ -157,6 +157,12 @@ def test_a_specification_comes_back_from_plain_values_as_it_was(folder: Path) ->
         assert list(plan.specs([label])) == ids(specs) == plan.runs([label])[label]
 
 
+def test_two_encoders_ask_for_as_many_jobs_as_one(folder: Path) -> None:
+    other = {"name": "other", "losses": BOTH, "encoder": {"trained_blocks": 2}}
+    one, two = plan_of(folder), plan_of(folder, experiments=[*EXPERIMENTS, other])
+    assert [len(plan.encoders) * len(plan.token_batches) for plan in (one, two)] == [2, 2]
+
+
 def test_receipts_stand_for_every_file_of_a_job_of_several(folder: Path) -> None:
     plan = plan_of(folder)
     paths, found = plan.paths, dict(plan.receipts)

@@ -109,7 +109,7 @@ def read_annotations(
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         why = (error.strerror or str(error)).lower()
-        raise UserError(f"{path}: {why}; mend column annotations of the slide table") from None
+        raise UserError(f"{path}: {why}; correct column annotations of the slide table") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: no JSON ({error}); export the annotations again as GeoJSON") from None
     features = content.get("features") if isinstance(content, dict) else content
@@ -144,12 +144,12 @@ def _polygon(feature: Any, where: str) -> Any:
     try:
         geometry = shapely.geometry.shape(feature["geometry"])
     except (LookupError, TypeError, ValueError, AttributeError, shapely.errors.ShapelyError) as error:
-        raise UserError(f"{where} has no readable geometry ({error!r}); mend or delete it") from None
+        raise UserError(f"{where} has no readable geometry ({error!r}); correct or delete it") from None
     if geometry.geom_type not in {"Polygon", "MultiPolygon"}:
         raise UserError(f"{where} is a {geometry.geom_type}, not the Polygon of a cell; delete it")
     geometry = _valid(geometry)
     if geometry.area == 0:
-        raise UserError(f"{where} has no area; mend or delete it")
+        raise UserError(f"{where} has no area; correct or delete it")
     return geometry
 
 
@@ -164,12 +164,12 @@ def _cells(path: str | Path) -> tuple[NDArray[np.int32], Polygons]:
     points = pc.list_flatten(outlines).to_numpy().reshape(-1, 2).astype(np.float64)
     counts = pc.list_value_length(outlines).to_numpy() // 2
     cells = np.full(len(numbers), shapely.Polygon(), object)
-    whole = counts >= 3  # fewer points enclose nothing
-    if whole.any():
+    closed = counts >= 3  # fewer points enclose nothing
+    if closed.any():
         cell_of_point = np.repeat(np.arange(len(counts)), counts)
-        used = whole[cell_of_point]
-        ring = (np.cumsum(whole) - 1)[cell_of_point[used]]
-        cells[whole] = shapely.polygons(shapely.linearrings(points[used], indices=ring))
+        used = closed[cell_of_point]
+        ring = (np.cumsum(closed) - 1)[cell_of_point[used]]
+        cells[closed] = shapely.polygons(shapely.linearrings(points[used], indices=ring))
     crossed = ~shapely.is_valid(cells)
     cells[crossed] = [_valid(cell) for cell in cells[crossed]]
     return numbers, cells

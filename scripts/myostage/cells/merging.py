@@ -4,9 +4,9 @@ A cell belongs to the tile whose core holds its centroid. That alone would lose 
 centroid lies within a px or two of a core's edge, because two tiles never outline a cell alike. Hence two
 passes:
 
-1. whole cells with their centroid in their tile's core are taken, tile by tile; one that shares half of the
-   smaller of the two with a cell taken from a neighbour is that cell and is dropped;
-2. once all neighbours of a tile are through pass 1, its left-over cells may fill gaps by the same test: whole
+1. uncut cells with their centroid in their tile's core are taken, tile by tile; one that shares half of the
+   smaller of the two with a cell taken from an adjacent tile is that cell and is dropped;
+2. once all adjacent tiles are through pass 1, its left-over cells may fill gaps by the same test: whole
    cells that just miss the core, cells no core claims, and cells cut by the tile's edge.
 
 A cell that is taken loses the pixels that neighbours took before, so no two cells share a pixel. Only tiles
@@ -98,7 +98,7 @@ def merge(
     width_px, height_px
         Size of the slide; what lies beyond is cut off.
     slack_px
-        How far outside its tile's core a whole cell's centroid may lie to fill a gap.
+        How far outside its tile's core an uncut cell's centroid may lie to fill a gap.
     min_area_px
         Smaller cells are dropped, before and after clipping.
     """
@@ -120,7 +120,7 @@ def merge(
     def settle(before_y: float) -> Iterator[Cell]:
         while unsettled and unsettled[0].tile.y + tile_px <= before_y:
             tile = unsettled.popleft()
-            for cell in sorted(tile.left_over, key=lambda cell: cell.cut):  # whole cells first
+            for cell in sorted(tile.left_over, key=lambda cell: cell.cut):  # uncut cells first
                 slack = 0.0 if cell.cut else slack_px
                 if tile.tile.owns(cell.x, cell.y, slack) or not claimed(cell.x, cell.y):
                     yield from take(cell, tile)
@@ -210,7 +210,7 @@ def _clip(cell: Cell, others: Iterable[Cell], tile_px: int, min_area_px: float) 
         there = other.mask[y0 - other.y0 : y1 - other.y0, x0 - other.x0 : x1 - other.x0]
         shared = np.count_nonzero(cell.mask[here] & there)
         areas = cell.area, other.area
-        if cell.cut and other.cut:  # no tile holds it whole: compare what both tiles can see
+        if cell.cut and other.cut:  # no tile holds all of it: compare what both tiles can see
             areas = _area_within(cell, other.tile, tile_px), _area_within(other, cell.tile, tile_px)
         if shared and shared >= SAME_CELL * min(areas):
             return None

@@ -37,7 +37,7 @@ def positions(cells_table: Path, cells: ArrayLike) -> Floats:
     if bad.size:
         raise UserError(
             f"{cells_table}: coordinates missing: {bad.size} of {wanted.size} cells, the first of them "
-            f"cell {bad[0]}, have no finite x_um and y_um; mend the table or leave the slide out"
+            f"cell {bad[0]}, have no finite x_um and y_um; correct the table or leave the slide out"
         )
     return found
 

@@ -74,7 +74,7 @@ def fine_tune(
     *,
     workers: int = 0,
 ) -> None:
-    """Fine-tune the whole encoder on crops and write the teacher's ViT.
+    """Fine-tune all of the encoder on crops and write the teacher's ViT.
 
     Parameters
     ----------
@@ -325,5 +325,5 @@ def _require_lightly() -> None:
         import lightly  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"encoder.dino: the package lightly is not to be had ({error}); install it with `make install`"
+            f"encoder.dino: the package lightly cannot be imported ({error}); install it with `make install`"
         ) from None

@@ -137,7 +137,7 @@ class Suffix(nn.Module):
         Parameters
         ----------
         unfreeze : {"none", "attention", "block"}
-            Nothing; the attention of every block (as the released code of OSLSP); or the whole blocks and
+            Nothing; the attention of every block (as the released code of OSLSP); or all of the blocks and
             the norm.
         """
         self.requires_grad_(False)
@@ -199,7 +199,7 @@ def split(encoder: Encoder, tuned: Path | None = None) -> tuple[Prefix, Suffix]:
 
 
 def build(encoder: Encoder, tuned: Path | None = None, *, any_size: bool = False) -> VisionTransformer:
-    """The whole ViT for 64 px crops, without head, weights loaded, in evaluation mode.
+    """The complete ViT for 64 px crops, without head, weights loaded, in evaluation mode.
 
     Random weights (``weights: none``) are the same every time: they are drawn from a fixed seed.
 
@@ -321,7 +321,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise UserError(
-            f"encoder.weights: there is no file {path}; mend the path, or write pretrained or none"
+            f"encoder.weights: there is no file {path}; correct the path, or write pretrained or none"
         )
     try:
         if path.suffix == ".safetensors":
@@ -366,7 +366,9 @@ def _load(model: VisionTransformer, state: dict[str, Tensor], encoder: Encoder, 
     missing, unknown = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     if missing or unknown:
         parts = [
-            f"{what} {_some(keys)}" for what, keys in (("lacks", missing), ("has unknown", unknown)) if keys
+            f"{what} {_shorten(keys)}"
+            for what, keys in (("lacks", missing), ("has unknown", unknown))
+            if keys
         ]
         raise UserError(
             f"encoder.weights: {origin} does not fit {encoder.model or 'the architecture'}: "
@@ -386,13 +388,14 @@ def _load(model: VisionTransformer, state: dict[str, Tensor], encoder: Encoder, 
     ]
     if unlike:
         raise UserError(
-            f"encoder.weights: {origin} is of another geometry: {_some(unlike)}; "
-            "mend the patch, width, depth or heads, or give the model these weights belong to"
+            f"encoder.weights: {origin} is of another geometry: {_shorten(unlike)}; "
+            "correct the patch, width, depth or heads, or give the model these weights belong to"
         )
     model.load_state_dict(state, strict=True)
 
 
-def _some(items: list[str], most: int = 4) -> str:
+def _shorten(items: list[str], most: int = 4) -> str:
+    """The first of them, and how many more there are."""
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(items[:most]) + more
 
@@ -515,7 +518,7 @@ def embed_slide(
             if not math.isfinite(float(stored.sum(dtype=torch.float32))):
                 raise UserError(
                     f"{crops_path}: tokens of {encoder.model or 'the encoder'} exceed the range of float16 "
-                    f"in cells {cells[0]} to {cells[-1]}; choose another encoder or mend its weights"
+                    f"in cells {cells[0]} to {cells[-1]}; choose another encoder or repair its weights"
                 )
             out.write(cells, stored)
     logger.info("%s: %d cells, %d x %d tokens each", out_tokens, out.written, count, width)

@@ -31,7 +31,7 @@ Dataset = Literal["camelyon16", "panda", "rsna"]
 
 PATCH_PX = 512
 """Side of a tile in the released sets, px."""
-MEND = "extract the archives of the set again"
+REMEDY = "extract the archives of the set again"
 _KEYS = ["X", "Y", "y_inst", "coords"]
 
 
@@ -118,7 +118,7 @@ def bags(dataset: Dataset, root: Path, features: str, patch_px: int = PATCH_PX) 
     names = [name for name in sorted(splits) if (folder / f"{name}.npy").is_file()]
     without = sorted(set(splits) - set(names))
     if not names:
-        raise UserError(f"{folder}: holds no bag of {root / 'splits.csv'}; {MEND}")
+        raise UserError(f"{folder}: holds no bag of {root / 'splits.csv'}; {REMEDY}")
     if without:
         logger.warning(
             "%d of %d bags of %s have no file in %s and are left out: %s",
@@ -167,8 +167,8 @@ def read_bag(dataset: Dataset, root: Path, features: str, name: str, patch_px: i
     # torchmil compares no lengths, and fails on an empty bag
     lengths = {path: _length(path) for path in paths.values()}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{path} {length}" for path, length in lengths.items())
-        raise UserError(f"bag {name}: its files differ in their number of instances ({told}); {MEND}")
+        lengths_of = ", ".join(f"{path} {length}" for path, length in lengths.items())
+        raise UserError(f"bag {name}: its files differ in their number of instances ({lengths_of}); {REMEDY}")
     if not lengths[paths["features"]]:
         raise UserError(
             f"bag {name}: {paths['features']} holds no instance; take the bag out of the slide table"
@@ -177,23 +177,23 @@ def read_bag(dataset: Dataset, root: Path, features: str, name: str, patch_px: i
     try:
         found = opened[index[name]]
     except (TypeError, ValueError) as error:
-        raise UserError(f"bag {name}: torchmil cannot read it ({error}); {MEND}") from None
+        raise UserError(f"bag {name}: torchmil cannot read it ({error}); {REMEDY}") from None
     finally:
         # it would keep every bag in memory
         opened.loaded_bags.clear()
     values = found["X"].to(torch.float32).numpy()
     if values.ndim != 2 or not np.isfinite(values).all():
         shape = " x ".join(map(str, values.shape))
-        raise UserError(f"{paths['features']}: {shape} numbers are no finite features of instances; {MEND}")
+        raise UserError(f"{paths['features']}: {shape} numbers are no finite features of instances; {REMEDY}")
     positions = found["coords"].to(torch.float64).numpy()
     if not SOURCES[dataset].tiles:
         positions = np.pad(positions, ((0, 0), (0, 1)))
     elif positions.shape[1:] != (2,) or (positions < 0).any():
         # from the first column and row: below 0 is what NaN becomes
-        raise UserError(f"{paths['coords']}: holds no x and y for every tile; {MEND}")
+        raise UserError(f"{paths['coords']}: holds no x and y for every tile; {REMEDY}")
     instances = found["y_inst"].to(torch.int64).numpy()
     if not np.isin(instances, (-1, 0, 1)).all():
-        raise UserError(f"{paths['instances']}: holds labels other than 0, 1 and -1 (unknown); {MEND}")
+        raise UserError(f"{paths['instances']}: holds labels other than 0, 1 and -1 (unknown); {REMEDY}")
     known = (instances >= 0).any()
     if not known:
         logger.info("%s: the labels of its instances are unknown, or contradict that of the bag", name)
@@ -295,12 +295,13 @@ def _features_folder(dataset: Dataset, root: Path, features: str, patch_px: int)
     base = _base(dataset, root, patch_px)
     if not base.is_dir():
         there = _listed(path.name for path in root.glob("patches_*") if path.is_dir())
-        raise UserError(f"{base}: no such folder ({there} there); {MEND}, or set features.patch_px")
+        raise UserError(f"{base}: no such folder ({there} there); {REMEDY}, or set features.patch_px")
     folder = base / "features" / f"features_{features}"
     if not folder.is_dir():
         found = [path.name for path in folder.parent.glob("features_*") if path.is_dir()]
         raise UserError(
-            f"{folder}: no such features ({_listed(found)} there); {MEND}, or name another in the study file"
+            f"{folder}: no such features ({_listed(found)} there); "
+            f"{REMEDY}, or name another in the study file"
         )
     return folder
 
@@ -322,9 +323,9 @@ def _array(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r")
     except FileNotFoundError:
-        raise UserError(f"{path}: is missing; {MEND}") from None
+        raise UserError(f"{path}: is missing; {REMEDY}") from None
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not a readable array ({error}); {MEND}") from None
+        raise UserError(f"{path}: not a readable array ({error}); {REMEDY}") from None
 
 
 def _length(path: Path) -> int:
@@ -337,7 +338,7 @@ def _label(path: Path) -> int:
     """Label of a bag."""
     found = _array(path)
     if found.size != 1 or found.item() not in (0, 1):
-        raise UserError(f"{path}: holds {found.tolist()} where a label is 0 or 1; {MEND}")
+        raise UserError(f"{path}: holds {found.tolist()} where a label is 0 or 1; {REMEDY}")
     return int(found.item())
 
 

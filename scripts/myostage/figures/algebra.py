@@ -78,9 +78,9 @@ def draw(table: pd.DataFrame, summary: pd.DataFrame) -> Figure:
             [row.reciprocal_rank_chance] * 2, [place - 0.35, place + 0.35], color=palette.BASELINE, lw=2
         )
         marks: dict[str, Any] = {"color": colour, "marker": style.MARKERS[place % len(style.MARKERS)]}
-        whole = (row.reciprocal_rank, place - 0.12, row.reciprocal_rank_low, row.reciprocal_rank_high)
+        added = (row.reciprocal_rank, place - 0.12, row.reciprocal_rank_low, row.reciprocal_rank_high)
         alone = (row.reciprocal_rank_p, place + 0.12, row.reciprocal_rank_p_low, row.reciprocal_rank_p_high)
-        style.plot_interval(right, *whole, False, **marks)
+        style.plot_interval(right, *added, False, **marks)
         style.plot_interval(right, *alone, False, **marks, mfc="white")
     right.set_yticks(
         range(len(experiments)),

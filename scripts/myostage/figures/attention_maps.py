@@ -60,7 +60,7 @@ FIGURE = Record(
     theme="slide_labels",
     category="Labels of slides",
     caption=(
-        "Injured cells of held-out slides and the attention of models that learnt from labels of whole "
+        "Injured cells of held-out slides and the attention of models that learnt from labels of "
         "slides alone, as rank within the slide. AUROC: how often an injured cell is attended to more than "
         "a healthy one."
     ),

@@ -29,8 +29,8 @@ FIGURE = Record(
     theme="slide_labels",
     category="Labels of slides",
     caption=(
-        "Share of cells told rightly by their distance to the border of the injured region, for sharp and "
-        "for diffuse borders. Below 0: inside the region. Band: 95 % interval, bootstrap over slides."
+        "Share of cells judged correctly by their distance to the rim of the injured region, for sharp and "
+        "for diffuse rims. Below 0: inside the region. Band: 95 % interval, bootstrap over slides."
     ),
     requests=requests,
 )
@@ -44,7 +44,7 @@ def make(borders: str, without: str, experiments: Sequence[str]) -> Drawn:
 
 
 def draw(table: pd.DataFrame, without: str, experiments: Sequence[str]) -> Figure:
-    """Share of cells told rightly by their distance to the border of the injured region, with and without Sm.
+    """Share of cells judged correctly by their distance to the rim of the injured region, by experiment.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def draw(table: pd.DataFrame, without: str, experiments: Sequence[str]) -> Figur
         axes.yaxis.set_major_formatter(mticker.FuncFormatter(lambda share, _: f"{100 * share:.3g} %"))
         axes.grid(axis="y", color="#eee", lw=0.7)
         axes.set_axisbelow(True)
-    panels[0].set_ylabel("cells told rightly")
+    panels[0].set_ylabel("cells judged correctly")
     style.set_legend(
         figure,
         [
@@ -132,7 +132,7 @@ def _between(low: float, high: float) -> str:
 
 
 def _middles(rows: pd.DataFrame) -> Floats:
-    """Where bands are drawn: their middle; one without end is taken as wide as its neighbour."""
+    """Where bands are drawn: their middle; one without end is taken as wide as the one beside it."""
     low, high = rows["low_um"].to_numpy(dtype=float), rows["high_um"].to_numpy(dtype=float)
     widths = (high - low)[np.isfinite(high - low)]
     width = float(np.median(widths)) if len(widths) else 1.0
@@ -159,5 +159,5 @@ def _where_it_hurts(rows: pd.DataFrame, without: str, experiments: Sequence[str]
             elif verb == "hurts":
                 parts.append(f"{name} hurts in no band")
     if not parts:
-        return f"Cells told rightly by their distance to the border; {without} is compared with nothing"
+        return f"Cells judged correctly by their distance to the border; {without} is compared with nothing"
     return f"Smoothing against {without}: {'; '.join(parts)}"

@@ -56,7 +56,7 @@ def draw(histories: pd.DataFrame) -> Figure:
             "No gradient conflict",
             "No run learns with both supcr and cell and measured the angle between their gradients.",
         )
-    figure = style.new_figure(7.4, 4.1)
+    figure = style.new_figure(7.4, 4.9)
     axes = figure.subplots()
     handles = []
     for number, (row, colour) in enumerate(
@@ -92,6 +92,6 @@ def _opposed(whole: pd.DataFrame) -> str:
         if side := verdicts.find_side(row.low, row.high):
             verdict = "they pull together" if side > 0 else "they oppose each other"
         else:
-            verdict = "the interval holds 0" if np.isfinite(row.low) else "one run tells nothing of others"
+            verdict = "the interval holds 0" if np.isfinite(row.low) else "no interval of a single run"
         parts.append(f"{row.experiment}: {verdict} ({mean}, {share})")
     return f"Gradients of SupCR and the cell term: {'; '.join(parts[:3])}{'; …' if len(parts) > 3 else ''}"

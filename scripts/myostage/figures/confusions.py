@@ -46,6 +46,8 @@ def draw(matrices: Mapping[str, np.ndarray], stages: Sequence[str]) -> Figure:
         Cells (mean over seeds) by annotated (row) and predicted stage; an experiment without any is named.
     stages : sequence of str
     """
+    import seaborn
+
     errors = {name: summaries.Errors.of(matrix) for name, matrix in matrices.items()}
     if not any(one.cells for one in errors.values()):
         return style.page(
@@ -63,40 +65,37 @@ def draw(matrices: Mapping[str, np.ndarray], stages: Sequence[str]) -> Figure:
         axes.set_visible(False)
     for (name, matrix), axes in zip(matrices.items(), panels.ravel(), strict=False):
         axes.set_title(f"{name}\n{_one_off(errors[name])}", fontsize=8)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-        axes.tick_params(length=0)
-        if not errors[name].cells:
-            axes.imshow(np.zeros_like(matrix, dtype=float), cmap="Greys", vmin=0, vmax=1)
-            continue
         sums = matrix.sum(axis=1, keepdims=True)
         shares = np.divide(matrix, sums, out=np.zeros_like(matrix, dtype=float), where=sums > 0)
-        axes.imshow(shares, cmap="Greys", vmin=0, vmax=1)
-        for (row, column), share in np.ndenumerate(shares):
-            if not sums[row, 0]:
-                axes.text(column, row, "none", ha="center", va="center", fontsize=6, color="#777")
-                continue
-            ink = "white" if share > 0.5 else "black"
-            axes.text(
-                column, row - 0.13, f"{100 * share:.0f} %", ha="center", va="center", fontsize=7.5, color=ink
-            )
-            axes.text(
-                column,
-                row + 0.25,
-                f"{matrix[row, column]:,.0f}",
-                ha="center",
-                va="center",
-                fontsize=5.5,
-                color=ink,
-            )
-        for number in range(count - 1):
-            for corner in ((number + 0.5, number - 0.5), (number - 0.5, number + 0.5)):
+        texts = [
+            [
+                f"{100 * share:.0f} %\n{cells:,.0f}" if total else "none"
+                for share, cells in zip(row, counts, strict=True)
+            ]
+            for row, counts, total in zip(shares, matrix, sums[:, 0], strict=True)
+        ]
+        seaborn.heatmap(
+            shares,
+            ax=axes,
+            cmap="Greys",
+            vmin=0,
+            vmax=1,
+            cbar=False,
+            annot=np.array(texts),
+            fmt="",
+            annot_kws={"fontsize": 6.5},
+            xticklabels=names,
+            yticklabels=names,
+        )
+        axes.tick_params(length=0, labelsize=8)
+        for number in range(count - 1) if errors[name].cells else ():
+            for corner in ((number + 1, number), (number, number + 1)):
                 axes.add_patch(
                     mpatches.Rectangle(corner, 1, 1, fill=False, ec=style.ORANGE, lw=1.1, zorder=3)
                 )
     for axes in panels.ravel():
-        axes.set_xticks(range(count), names, rotation=35, ha="right", rotation_mode="anchor", fontsize=8)
-        axes.set_yticks(range(count), names, fontsize=8)
+        for label in axes.get_xticklabels():
+            label.set(rotation=35, ha="right", rotation_mode="anchor")
     # The lowest panel of each column carries the stages, where the last row is not full too.
     for number in range(columns):
         lowest = max(row for row in range(rows) if row * columns + number < len(matrices))

@@ -44,7 +44,7 @@ FIGURE = Record(
     caption=(
         "Reconstruction loss of hidden cells at the end of training, with true coordinates and with the "
         "same coordinates dealt to the cells at random, and the paired difference of metrics. A model that "
-        "uses neighbours loses by the permutation."
+        "uses adjacent cells loses by the permutation."
     ),
     requests=requests,
 )

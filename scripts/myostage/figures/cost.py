@@ -55,7 +55,7 @@ def draw(runs: pd.DataFrame, experiments: Sequence[str]) -> Figure:
     found = costs.summarise_costs(runs, experiments)
     panels = [name for name in costs.COSTS if any(found[one][name].runs for one in experiments)]
     if not panels:
-        return style.page("No costs", "No run of these experiments ended well and told what it cost.")
+        return style.page("No costs", "No run of these experiments ended well and reported its cost.")
     failed = selection.describe_failures(runs)
     longest = max(len(name) for name in experiments)
     figure = style.new_figure(1.6 + 2.1 * len(panels) + 0.07 * longest, 1.5 + 0.28 * len(experiments))
@@ -67,7 +67,7 @@ def draw(runs: pd.DataFrame, experiments: Sequence[str]) -> Figure:
         for place, one in enumerate(experiments):
             spread = found[one][name]
             if not spread.runs:
-                said = failed.get(one, "not told")
+                said = failed.get(one, "not reported")
                 axes.text(
                     0.02,
                     place,
@@ -88,7 +88,7 @@ def draw(runs: pd.DataFrame, experiments: Sequence[str]) -> Figure:
             )
             axes.xaxis.set_minor_formatter(mticker.NullFormatter())
         else:
-            axes.set_xlim(left=0)
+            axes.set_xlim(0, 1.06 * top or 1)
             axes.xaxis.set_major_locator(mticker.MaxNLocator(4))
         axes.xaxis.set_major_formatter(mticker.FuncFormatter(lambda value, _: f"{value:,.6g}"))
         axes.grid(axis="x", color="#eee", lw=0.7)
@@ -124,7 +124,7 @@ def _cost_note(runs: pd.DataFrame, experiments: Sequence[str], panels: Sequence[
             f" Left out, as only its last job was measured: {later} resumed run{'s' if later > 1 else ''}."
         )
     if "joules" not in panels:
-        note += " Energy is not shown: the machine tells no joules."
+        note += " Energy is not shown: the machine does not report it."
     devices = part.loc[part["status"] == "ok", "device"].replace("", np.nan).dropna().value_counts(sort=False)
     if len(devices) > 1:
         counts = ", ".join(f"{device} ({count})" for device, count in devices.items())

@@ -40,7 +40,7 @@ FIGURE = Record(
     category="First experiments",
     caption=(
         "Held-out cells of one run, placed by PCA and t-SNE of their embeddings, coloured by annotated "
-        "stage and by animal. Shares of the 15 nearest neighbours are counted in the embedding itself, not "
+        "stage and by animal. Shares of the 15 nearest cells are counted in the embedding itself, not "
         "on the map; who is near is kept there, how far is not."
     ),
     requests=requests,
@@ -128,7 +128,7 @@ def draw(
         )
     note = (
         f"{len(cells):,} held-out cells of one run, drawn evenly over stages; PCA and t-SNE. Shares are of "
-        f"the {NEIGHBOURS} nearest neighbours in the embedding itself."
+        f"the {NEIGHBOURS} nearest cells in the embedding itself."
     )
     for name, other in (("stage", "animal"), ("animal", "stage")):
         within = purities[f"{name} within {other}"]
@@ -148,7 +148,7 @@ def _organised_by(purities: Mapping[str, Purity], experiment: str) -> str:
     """
     stage, animal = purities["stage"], purities["animal"]
     text = (
-        f"{experiment}: of a cell's nearest neighbours {_percent(stage.found)} share its stage "
+        f"{experiment}: of the cells nearest to a cell {_percent(stage.found)} share its stage "
         f"({_percent(stage.chance)} by chance) and {_percent(animal.found)} its animal "
         f"({_percent(animal.chance)} by chance)"
     )

@@ -48,8 +48,8 @@ FIGURE = Record(
     theme="metrics",
     category="Ablations",
     caption=(
-        "Paired differences over folds and seeds with 95 % intervals; grey: too small for this study to "
-        "find. Coloured where the Holm-corrected p is below the level."
+        "Paired differences over folds and seeds with 95 % intervals; grey: below the minimum "
+        "detectable effect, uncorrected. Coloured where a difference is significant."
     ),
     requests=requests,
     tabular=True,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PARTS = ("attention", "mlp", "norm", "head")
 LOSSES = {"simprop": "L_SimProp", "prop": "L_prop"}
-# Below what float64 tells apart; keeps exact zeros on a logarithmic axis.
+# Below the resolution of float64; keeps exact zeros on a logarithmic axis.
 SMALLEST = 1e-13
 
 

@@ -100,7 +100,7 @@ def draw(
     ceilings : sequence of str
         Experiments that see cell labels, drawn as diamonds.
     comparisons, runs : DataFrame, optional
-        The COMPARISONS table, for the title; the RUNS table, which tells a failed experiment.
+        The COMPARISONS table, for the title; the RUNS table, which names failed runs.
     metric : str
         What the title speaks of, where it was measured.
     """

@@ -47,7 +47,7 @@ FIGURE = Record(
     caption=(
         "Sm on the features (early), on the hidden layer of the attention (mid) or on its logits (late), by"
         " how much it smooths and in how many steps; dashed: the model without Sm, grey its 95 % interval. "
-        "Filled: the difference to it can be told."
+        "Filled: significant difference to it."
     ),
     requests=requests,
 )

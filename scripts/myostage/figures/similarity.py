@@ -107,30 +107,32 @@ def _matrix(
     named: bool = False,
 ) -> Any:
     """One matrix of stages with its numbers; stages are named at the left of the first only."""
+    import seaborn
+
     count = len(stages)
     low, high = scale
-    image = axes.imshow(matrix, cmap="Greys", vmin=low, vmax=max(high, low + 1e-9))
-    for (a, b), value in np.ndenumerate(matrix):
-        dark = (value - low) > 0.5 * (high - low)
-        axes.text(
-            b,
-            a,
-            format_number(value),
-            ha="center",
-            va="center",
-            fontsize=7,
-            color="white" if dark else "black",
-        )
-    for number, colour in enumerate(palette.stage_colours(count)):
-        axes.add_patch(
-            mpatches.Rectangle((number - 0.5, count - 0.46), 1, 0.12, color=colour, clip_on=False, lw=0)
-        )
-        axes.add_patch(mpatches.Rectangle((-0.66, number - 0.5), 0.12, 1, color=colour, clip_on=False, lw=0))
     names = [style.stage_name(stage) for stage in stages]
-    axes.set_xticks(range(count), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=7.5)
-    axes.set_yticks(range(count), names if named else [""] * count, fontsize=7.5)
-    axes.tick_params(length=0, pad=8)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    seaborn.heatmap(
+        matrix,
+        ax=axes,
+        cmap="Greys",
+        vmin=low,
+        vmax=max(high, low + 1e-9),
+        cbar=False,
+        square=True,
+        annot=np.vectorize(format_number)(matrix),
+        fmt="",
+        annot_kws={"fontsize": 7},
+        xticklabels=names,
+        yticklabels=names if named else False,
+    )
+    for a, b in np.argwhere(np.isnan(matrix)):
+        axes.text(b + 0.5, a + 0.5, format_number(np.nan), ha="center", va="center", fontsize=7)
+    for number, colour in enumerate(palette.stage_colours(count)):
+        axes.add_patch(mpatches.Rectangle((number, count + 0.04), 1, 0.12, color=colour, clip_on=False, lw=0))
+        axes.add_patch(mpatches.Rectangle((-0.16, number), 0.12, 1, color=colour, clip_on=False, lw=0))
+    axes.tick_params(length=0, pad=8, labelsize=7.5)
+    for label in axes.get_xticklabels():
+        label.set(rotation=45, ha="right", rotation_mode="anchor")
     axes.set_title(title, fontsize=8)
-    return image
+    return axes.collections[0]

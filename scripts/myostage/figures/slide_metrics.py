@@ -86,9 +86,9 @@ FIGURE = Record(
     theme="slide_labels",
     category="Labels of slides",
     caption=(
-        "Metrics of models of whole slides on held-out slides: value and 95 % interval, bootstrap over "
-        "slides. Coloured where the paired difference to the control can be told: its interval excludes 0 "
-        "and the Holm-corrected p is below the level. Cell labels are used here and nowhere in learning."
+        "Metrics of models of slide labels on held-out slides: value and 95 % interval, bootstrap over "
+        "slides. Coloured where the paired difference to the control is significant: its interval excludes 0 "
+        "and the Holm-adjusted p is below the level. Cell labels are used here and nowhere in learning."
     ),
     requests=requests,
     tabular=True,

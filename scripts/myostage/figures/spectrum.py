@@ -30,8 +30,8 @@ FIGURE = Record(
     category="Labels of slides",
     caption=(
         "Power of the attention logits by the eigenvalues of the cell graph's Laplacian (0: alike all over "
-        "the slide, 2: opposite in every neighbour), raw and smoothed by Sm; and per slide the share of low"
-        " frequencies against localisation, with Spearman's rho."
+        "the slide, 2: opposite in adjacent cells), raw and smoothed by Sm; and per slide the share of low "
+        "frequencies against localisation, with Spearman's rho."
     ),
     requests=requests,
 )

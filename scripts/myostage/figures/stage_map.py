@@ -91,7 +91,7 @@ def draw(
     Parameters
     ----------
     image : uint8[h, w, 3]
-        The whole slide at any size.
+        The slide at any size.
     width_um, height_um : float
         Size of the slide.
     polygons : n arrays float[points, 2]
@@ -130,7 +130,7 @@ def draw(
         both = staged & (annotated >= 0)
         if both.any():
             agree = float((predicted == annotated)[both].mean())
-            finding += f"; {100 * agree:.0f} % of {int(both.sum()):,} annotated cells are staged rightly"
+            finding += f"; {100 * agree:.0f} % of {int(both.sum()):,} annotated cells are staged correctly"
     for one in axes:
         style.draw_scale_bar(one, width_um, height_um)
     handles = [

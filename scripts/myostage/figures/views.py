@@ -15,7 +15,7 @@ from myostage.evaluation.metrics.registry import METRICS
 from myostage.evaluation.tables import CONFUSION
 from myostage.learning.predictions import read_stages
 from myostage.learning.tables import ATTENTION, HISTORY
-from myostage.slides.checking import skipped
+from myostage.slides.checking import reason_skipped
 
 MEASUREMENTS = (
     "area_um2",
@@ -189,7 +189,7 @@ def left_out(slides: pd.DataFrame, crops: Mapping[str, str | Path]) -> dict[str,
         Its crops: what failed later says so there (:func:`slides.skip`).
     """
     unopened = slides[slides["status"] != "ok"]
-    reasons = {slide: reason for slide, path in crops.items() if (reason := skipped(path))}
+    reasons = {slide: reason for slide, path in crops.items() if (reason := reason_skipped(path))}
     reasons |= dict(zip(unopened["slide"], unopened["reason"], strict=True))
     return {slide: reasons[slide] for slide in slides["slide"] if slide in reasons}
 

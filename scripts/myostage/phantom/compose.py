@@ -20,7 +20,7 @@ from myostage.study.inputs import raise_all, read_tsv
 Counts = NDArray[np.int64]
 
 DRIFT_STAGES = 0.8
-"""Spread of a drifting group around its centre, in stages: neighbouring groups overlap as days do."""
+"""Spread of a drifting group around its centre, in stages: adjacent groups overlap as days do."""
 MOST_FOLDS = 5
 BAG_CELLS = 60
 

@@ -99,5 +99,5 @@ def _with_region(shares: Reals, region: Region, slide: str) -> Reals:
             f"phantom slide {slide!r}: {region.share:g} of its cells are to be injured, but the proportions "
             "of its group hold no injured stage; give it the score 0, or correct the proportions."
         )
-    whole = np.where(healthy, shares if shares[healthy].any() else 1, 0)
-    return (1 - region.share) * whole / whole.sum() + region.share * injured / max(injured.sum(), 1e-12)
+    intact = np.where(healthy, shares if shares[healthy].any() else 1, 0)
+    return (1 - region.share) * intact / intact.sum() + region.share * injured / max(injured.sum(), 1e-12)

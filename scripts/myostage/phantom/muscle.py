@@ -3,7 +3,7 @@
 A section is made the way tissue is: an outline, an injury that fades outwards, fibres that fill the space
 between their neighbours (a power diagram with rounded corners), a stage for each fibre, and stains laid over
 it by Beer-Lambert's law. Every fibre has a latent *maturity*, its stage plus noise, and size, colour and
-nuclei all follow from that: so neighbouring stages overlap in looks, as they do under the microscope, and no
+nuclei all follow from that: so adjacent stages overlap in looks, as they do under the microscope, and no
 classifier can be perfect. Nothing here is measured; sizes and looks follow published descriptions of
 regeneration (central nuclei and basophilia first, eosin and girth later).
 """
@@ -58,7 +58,7 @@ class Drawing:
     """The constants of the drawing; lengths in um, stains in units of a typical fibre's optical density."""
 
     grid_um: float = 2.5  # grid on which outline, injury and sites are laid out
-    # Overlap of neighbouring stages and differences between animals.
+    # Overlap of adjacent stages and differences between animals.
     maturity_noise: float = 0.55  # in stages; sets the ceiling of every classifier
     size_noise: float = 0.07
     colour_noise: float = 0.05
@@ -69,8 +69,8 @@ class Drawing:
     outline_noise: float = 0.07
     injury_um: float = 140.0  # scale on which the injury varies
     injury_mixing: float = 0.08  # fibres out of their place, in ranks
-    border_noise_um: float = 30.0  # a region's border strays this far from a circle; more would tear it apart
-    border_width_um: float = 45.0  # on this way through a diffuse border the odds of injury fall by e
+    rim_noise_um: float = 30.0  # a region's rim strays this far from a circle; more would tear it apart
+    rim_width_um: float = 45.0  # on this way through a diffuse rim the odds of injury fall by e
     seam_um: float = 7.0  # half the width of the connective tissue between two bundles
     relaxations: int = 12
     slack: float = 1.15  # a fibre may grow beyond its typical radius when it has the space
@@ -148,7 +148,7 @@ def draw_muscle(
     Raises
     ------
     UserError
-        Stage names of which only some are known, or a slide too small.
+        Stage names some of which are unknown, or a slide too small.
     """
     scale = stage_maturity(stages)
     size = float(np.exp(DRAWING.animal_size * of_animal.standard_normal()))
@@ -180,17 +180,17 @@ def _lay_out(
     from_centre = np.hypot(y - centre[0], x - centre[1])
     recovery = 2.5 * from_centre / reach + 0.5 * injury
     if region:
-        recovery = from_centre + DRAWING.border_noise_um * injury  # rises by about 1 per um across the border
+        recovery = from_centre + DRAWING.rim_noise_um * injury  # rises by about 1 per um across the rim
         if region.border == "diffuse":
             # Cut at one height, a field with logistic noise is crossed by logistic chance.
-            recovery += rng.logistic(0, DRAWING.border_width_um, shape)
+            recovery += rng.logistic(0, DRAWING.rim_width_um, shape)
 
     # A stage needs area in the ratio of its fibres' number times their size.
     healthy = np.isin(np.arange(len(scale)), region.healthy if region else ())
     order = np.lexsort((scale, healthy))
     girth = [np.interp(scale, range(5), LOOKS[name]) for name in ("diameter_um", "gap_um")]
     area = DRAWING.packing * (size * girth[0] + girth[1]) ** 2
-    if region:  # stages on one side of the border lie mixed, as dense as their mean needs
+    if region:  # stages on one side of the rim lie mixed, as dense as their mean needs
         for side in (healthy, ~healthy):
             area[side] = shares[side] @ area[side] / max(shares[side].sum(), 1e-12)
     inside = np.flatnonzero(room)

@@ -3,7 +3,7 @@
 A smear is made the way such cells lie: crowded here and loose there, touching but not overlapping, with cells
 of like maturity near each other. Every cell has a latent *maturity* from 0 to 1, its stage plus noise, and
 all its looks follow from that: with maturation the cell becomes smaller, its nucleus shrinks, condenses and
-is lost in the end, and its cytoplasm turns from blue to pink. So neighbouring stages overlap in looks and no
+is lost in the end, and its cytoplasm turns from blue to pink. So adjacent stages overlap in looks and no
 classifier can be perfect. Nothing here is measured; the looks follow textbook descriptions of erythropoiesis.
 """
 
@@ -50,7 +50,7 @@ LOOKS: dict[str, tuple[float, float, float, float, float]] = {
 class Smear:
     """The constants of the drawing; lengths in um."""
 
-    # Overlap of neighbouring stages and differences between animals.
+    # Overlap of adjacent stages and differences between animals.
     maturity_noise: float = 0.27  # in stages; sets the ceiling of every classifier
     size_noise: float = 0.05
     colour_noise: float = 0.06

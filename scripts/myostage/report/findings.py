@@ -286,6 +286,32 @@ def ran(facts: Facts) -> list[str]:
     if facts.metric != structure.compare["metric"]:
         wanted = METRICS[structure.compare["metric"]].title
         sentences.append(f"No {wanted} could be measured, so this page speaks of {facts.named} instead.")
+    return sentences + (state_limits(facts) if len(runs) else [])
+
+
+def state_limits(facts: Facts) -> list[str]:
+    """What the comparison cannot show, and which experiments have an advantage or are not what they seem."""
+    structure, runs = facts.structure, facts.runs
+    sentences = [
+        "Confidence intervals resample slides: they leave out the noise of training and that slides of an "
+        "animal are alike, and are too narrow for differences of methods."
+    ]
+    steps = sorted({int(count) for count in runs.loc[runs["steps"] > 0, "steps"]})
+    if steps:
+        sentences.append(
+            f"Runs took {_range(steps)} training steps, and none is known to have converged: methods are "
+            "compared at this budget alone."
+        )
+    if structure.transductive:
+        sentences.append(
+            f"DINO has seen the crops of held-out animals in {join_words(structure.transductive)}: these are "
+            "transductive, and not comparable with the others as if they had not."
+        )
+    if structure.released:
+        sentences.append(
+            f"{join_words(structure.released)} (preset released): the losses of the released code, but not "
+            "its optimiser."
+        )
     return sentences
 
 

@@ -74,7 +74,7 @@ class Progress:
     total: int
     done: int
     started: float = field(default_factory=time.monotonic)
-    told: float = field(default_factory=time.monotonic)
+    logged: float = field(default_factory=time.monotonic)
     begun_at: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -83,9 +83,9 @@ class Progress:
     def advance(self, steps: int, loss: float) -> None:
         self.done += steps
         now = time.monotonic()
-        if now - self.told < PROGRESS_SECONDS and self.done < self.total:
+        if now - self.logged < PROGRESS_SECONDS and self.done < self.total:
             return
-        self.told = now
+        self.logged = now
         rate = (self.done - self.begun_at) / max(now - self.started, 1e-9)
         left = (self.total - self.done) / max(rate, 1e-9)
         log.info(

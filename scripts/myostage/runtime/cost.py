@@ -61,10 +61,10 @@ def measure(device: torch.device) -> Iterator[Cost]:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         cost.seconds, cost.cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
-    cost.peak_memory_mb, cost.joules = _if_told(peak_mb), _if_told(joules)
+    cost.peak_memory_mb, cost.joules = _read_or_nan(peak_mb), _read_or_nan(joules)
 
 
-def _if_told(read: Callable[[], float]) -> float:
+def _read_or_nan(read: Callable[[], float]) -> float:
     try:
         return read()
     except (OSError, ValueError):
@@ -158,7 +158,7 @@ def _read_now_and_then(meter: Meter) -> Iterator[None]:
 
     def read() -> None:
         while not ended.wait(SECONDS_PER_READING):
-            _if_told(meter)
+            _read_or_nan(meter)
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()

@@ -65,12 +65,12 @@ def _take(wanted: int) -> dict[str, int]:
     devices = _devices()
     if wanted < 1 or not devices or ("SLURM_JOB_ID" in os.environ and len(devices) <= wanted):
         return {}
-    told = False
+    logged = False
     try:
         while not (held := _try_all(devices, min(wanted, len(devices)))):
-            if not told:
+            if not logged:
                 log.info("waiting for a GPU: other jobs are on %s", ", ".join(devices))
-                told = True
+                logged = True
             # Uneven, lest two jobs that want several keep on taking half of them from each other.
             time.sleep(POLL_SECONDS * random.uniform(0.5, 1.0))
     except OSError as error:

@@ -58,8 +58,8 @@ def run(snakemake: Any, work: Callable[[Any], None]) -> None:
 
     The log goes to the rule's log file and to the terminal. A mistake of the user, or a disk that is full or
     not writable, ends as one sentence, a fault of ours with the last lines of its traceback; all exit with 1.
-    A job that is told to stop cleans up first (:func:`_stoppable`). When the work is done, what made its
-    outputs is written beside the log as JSON.
+    A job that gets a signal to stop cleans up first (:func:`_stoppable`). When the work is done, what made
+    its outputs is written beside the log as JSON.
     """
     path = Path(snakemake.log[0])
     try:
@@ -77,15 +77,15 @@ def run(snakemake: Any, work: Callable[[Any], None]) -> None:
         log.error("%s", error)
         sys.exit(1)
     except Exception as error:
-        told = _of_disk(error, path.parent)
+        fault = _of_disk(error, path.parent)
         lines = traceback.format_exc().splitlines()
         log.debug("%s", "\n".join(lines))
-        if told:
-            log.error("%s", told)
+        if fault:
+            log.error("%s", fault)
         else:
             tail = "\n".join(lines[-LAST_LINES:])
             print(
-                f"{snakemake.rule} failed; the whole story is in {path}, and ends with\n{tail}",
+                f"{snakemake.rule} failed; the full traceback is in {path}, and ends with\n{tail}",
                 file=sys.stderr,
             )
         sys.exit(1)
@@ -129,7 +129,7 @@ def of_slides(
     ]
 
 
-def each(
+def make_each(
     snakemake: Any,
     members: Iterable[Member],
     make: Callable[[str], None],
@@ -138,7 +138,7 @@ def each(
 ) -> None:
     """Make the members of a job one after another, and leave its receipt (:mod:`myostage.runtime.receipts`).
 
-    A member that is whole already, made by the same recipe, is left as it is. One that fails stops no other;
+    A complete member that was made by the same recipe stays as it is. One that fails stops no other;
     the job fails after the last. Params of ``SHAPE_NONE`` shape no member.
 
     Parameters
@@ -170,7 +170,7 @@ def each(
         recipe = provenance.recipe(snakemake.rule, {**shared, **member.specification}, member.inputs)
         path = where.statement(member.folder, kind)
         statements.append((member.name, path))
-        if receipts.there(path, recipe):
+        if receipts.is_made(path, recipe):
             log.info("%s is there already", member.name)
             continue
         if ready:
@@ -194,8 +194,8 @@ def each(
         tries.unlink(missing_ok=True)
     if faults:
         done = len(statements) - len(faults)
-        told = "; ".join(f"{name}: {fault}" for name, fault in faults.items())
-        raise UserError(f"{told} ({done} of {len(statements)} are done and will not be made again)")
+        reasons = "; ".join(f"{name}: {fault}" for name, fault in faults.items())
+        raise UserError(f"{reasons} ({done} of {len(statements)} are done and will not be made again)")
     write_json(snakemake.output[0], receipts.receipt(snakemake.rule, statements))
 
 
@@ -271,9 +271,9 @@ def _of_disk(error: Exception, folder: str | Path) -> UserError | None:
 
 def _fault(error: Exception, folder: str) -> str:
     """A fault of one member as a sentence; one of the disk concerns all members and is raised."""
-    told = _of_disk(error, folder)
-    if told:
-        raise told from error
+    fault = _of_disk(error, folder)
+    if fault:
+        raise fault from error
     if isinstance(error, UserError):
         return str(error)
     log.debug("%s", traceback.format_exc())

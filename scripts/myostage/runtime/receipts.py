@@ -1,9 +1,9 @@
 """What a job of several slides or runs leaves behind: a statement for each of them, one receipt for all.
 
-A job makes its members one after another. When one is whole, its statement is written beside it: recipe
-(rule, specification, code, checksums of inputs, versions) and sizes of its files. A job that was killed, or a
-batch that was cut otherwise, goes on with the members that have no statement of the same recipe. The receipt
-is written last, and is all that the rules hand on: a batch can be any size and rules stay one per stage.
+A job makes its members one after another. When a member is complete, its statement is written beside it:
+recipe (rule, specification, code, checksums of inputs, versions) and sizes of its files. A job that was
+killed, or a batch that was cut otherwise, goes on with the members that have no statement of the same recipe.
+The receipt is written last and is all that the rules hand on, so that a batch can have any size.
 """
 
 import hashlib
@@ -19,19 +19,19 @@ from myostage.runtime import provenance
 BYTES_PER_GB = 1e9
 
 
-def there(statement: str, recipe: dict[str, Any]) -> bool:
-    """Whether a member is whole already: stated by the same recipe, with all its files as large as stated."""
+def is_made(statement: str, recipe: dict[str, Any]) -> bool:
+    """Whether a member is complete: stated by the same recipe, with all its files as large as stated."""
     try:
         said = json.loads(Path(statement).read_text(encoding="utf-8"))
         sizes = said.pop("outputs")
-        whole = all(Path(path).stat().st_size == size for path, size in sizes.items())
+        complete = all(Path(path).stat().st_size == size for path, size in sizes.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-    return bool(whole and said == json.loads(provenance.to_json(recipe)))
+    return bool(complete and said == json.loads(provenance.to_json(recipe)))
 
 
 def receipt(rule: str, statements: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """The receipt of members that are whole: a digest of each statement, and the sizes of all files.
+    """The receipt of complete members: a digest of each statement, and the sizes of all files.
 
     Parameters
     ----------

@@ -93,7 +93,7 @@ def skip(path: str | Path, table: tables.Table, reason: str) -> None:
     tables.write(path, table.schema.empty_table(), table, {"skipped": reason})
 
 
-def skipped(path: str | Path) -> str:
+def reason_skipped(path: str | Path) -> str:
     """Why a slide was left out when its table was made; empty where it was not."""
     metadata = pq.read_schema(path).metadata or {}
     return str(metadata.get(b"skipped", b"").decode())
@@ -101,5 +101,5 @@ def skipped(path: str | Path) -> str:
 
 def refuse_skipped(path: str | Path) -> None:
     """UserError with the reason, where a slide was left out when its table was made."""
-    if reason := skipped(path):
+    if reason := reason_skipped(path):
         raise UserError(reason)

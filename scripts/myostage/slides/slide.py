@@ -70,7 +70,7 @@ class Slide:
     def read(self, x_px: int, y_px: int, w_px: int, h_px: int, mpp: float) -> RGB:
         """A window of the slide, resampled (antialiased) from the nearest finer level.
 
-        What a pixel shows does not depend on the window it is read with, so that neighbouring tiles agree.
+        What a pixel shows does not depend on the window it is read with, so that overlapping tiles agree.
 
         Parameters
         ----------
@@ -105,7 +105,7 @@ class Slide:
         return out
 
     def thumbnail(self, max_px: int = THUMBNAIL_PX) -> RGB:
-        """The whole slide, its longer side at most ``max_px`` px; never enlarged."""
+        """All of the slide, its longer side at most ``max_px`` px; never enlarged."""
         mpp = self.mpp * max(1.0, max(self.width_px, self.height_px) / max_px)
         return self.read(0, 0, *self.size(mpp), mpp)
 

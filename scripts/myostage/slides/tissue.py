@@ -1,8 +1,8 @@
 """Where the tissue is, and the tiles that cover it.
 
 Stained tissue is coloured and glass is not: Otsu's threshold on the saturation of a coarse image finds it.
-Tiles overlap, so that a cell cut by one tile is whole in its neighbour; each tile has a *core*, the cores
-partition the slide, and a cell belongs to the tile whose core holds its centroid.
+Tiles overlap, so that a cell that a tile cuts is complete in the next tile; each tile has a *core*, the
+cores partition the slide, and a cell belongs to the tile whose core holds its centroid.
 """
 
 import logging
@@ -83,7 +83,7 @@ def _stained(slide: Slide, tiling: Tiling) -> NDArray[np.bool_]:
 def tile_grid(width_px: int, height_px: int, tiling: Tiling) -> pd.DataFrame:
     """All tiles of a slide, row by row, at the study's mpp.
 
-    Tiles are spread evenly from edge to edge: neighbours overlap by ``overlap_px`` or more, and no tile
+    Tiles are spread evenly from edge to edge: adjacent tiles overlap by ``overlap_px`` or more, and no tile
     leaves the slide unless the slide is smaller than a tile. Cores end in the middle of an overlap and
     partition the slide exactly.
 
@@ -175,14 +175,14 @@ def _write_tiles(out: str | Path, tiles: pd.DataFrame, slide: str, reason: str) 
 
 
 def _tissue_share(mask: NDArray[np.bool_], tiles: pd.DataFrame, tiling: Tiling) -> NDArray[np.float64]:
-    """Share of each whole tile that is tissue; what of a tile lies outside the slide is none."""
+    """Share of each tile that is tissue; what lies outside the slide is not."""
     scale = tiling.mpp / tiling.mask_mpp
     side = tiling.tile_px * scale
     shares = []
     for x, y in zip(tiles.x_px * scale, tiles.y_px * scale, strict=True):
         window = mask[int(y) : math.ceil(y + side), int(x) : math.ceil(x + side)]
-        whole = (math.ceil(y + side) - int(y)) * (math.ceil(x + side) - int(x))
-        shares.append(window.sum() / whole)
+        area = (math.ceil(y + side) - int(y)) * (math.ceil(x + side) - int(x))
+        shares.append(window.sum() / area)
     return np.asarray(shares)
 
 

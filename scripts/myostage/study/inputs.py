@@ -55,7 +55,7 @@ SLIDE_COLUMNS = (
     TableColumn(
         "border",
         False,
-        "sharp or diffuse: the border of the injured region that a phantom draws; empty: no region",
+        "sharp or diffuse: the rim of the injured region that a phantom draws; empty: no region",
     ),
     TableColumn(
         "score",

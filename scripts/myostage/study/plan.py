@@ -7,14 +7,15 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from myostage.errors import UserError
 from myostage.learning.options import EXPECTED_STAGE
 from myostage.learning.term import which
 from myostage.paths import Paths
-from myostage.runtime.provenance import code_digest
+from myostage.runtime import provenance
 from myostage.study import config
 from myostage.study.inputs import (
     SlideRow,
@@ -83,6 +84,12 @@ class Plan:
     def slide_batches(self) -> dict[str, list[str]]:
         """Job -> slides."""
         return batches(self.slides, self.study.jobs.slides_per_job, "slides")
+
+    @cached_property
+    def token_batches(self) -> dict[str, list[str]]:
+        """Job of one encoder -> slides; the more encoders, the more, so that jobs grow no more in number."""
+        encoders = max(1, len(self.encoders))
+        return batches(self.slides, self.study.jobs.slides_per_job * encoders, "slides")
 
     @cached_property
     def bags(self) -> list[tuple[str, int]]:
@@ -403,10 +410,20 @@ class Plan:
                 ),
                 "scores": self._scores(spec),
                 "classes": self._classes(spec),
-                "code": "+".join(_digest(file) for file in spec.code),
+                "code": "+".join(self._code_of(file) for file in spec.code),
             }
             for spec in self.run_batches[batch]
         ]
+
+    @cached_property
+    def _digests(self) -> dict[Path, str]:
+        return {}
+
+    def _code_of(self, file: Path) -> str:
+        """Digest of a file that declares a term or a baseline, which no script imports by name."""
+        if file not in self._digests:
+            self._digests[file] = provenance.code_digest(provenance.LIBRARY / file)
+        return self._digests[file]
 
     def runs(self, labels: Iterable[str]) -> dict[str, list[str]]:
         """Experiment -> ids of its runs."""
@@ -503,9 +520,6 @@ def run_batches(experiments: Mapping[str, Sequence[RunSpec]], size: int) -> Expe
             starts = range(0, len(listed), size)
             cut |= {f"{name}{i}": listed[start : start + size] for i, start in enumerate(starts, start=1)}
     return cut
-
-
-_digest = cache(code_digest)
 
 
 def _queue(spec: RunSpec) -> str:

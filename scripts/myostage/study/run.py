@@ -83,7 +83,7 @@ class RunSpec(Section):
 
     @property
     def code(self) -> list[Path]:
-        """The files that declare and compute its terms, or what it predicts without learning."""
+        """The files of the library that compute its terms, or what it predicts without learning."""
         if not self.trained:
             return [BASELINES.file(self.method)]
         return [TERMS.file(name) for name in self.terms]

@@ -56,6 +56,10 @@ class Structure:
         Main experiments that leave the encoder as it was before training.
     fitted_afterwards : list of str
         Experiments whose head is fitted by L_prop after L_SimProp alone has trained the encoder.
+    transductive : list of str
+        Experiments whose encoder was tuned by DINO on crops of all animals, held-out ones too.
+    released : list of str
+        Experiments that start from ``preset: released``.
     compare : dict
         The study's ``compare``: reference, metric, alpha, power.
     left_out : dict
@@ -82,6 +86,8 @@ class Structure:
     ceilings: list[str]
     untrained: list[str]
     fitted_afterwards: list[str]
+    transductive: list[str]
+    released: list[str]
     compare: dict[str, Any]
     left_out: dict[str, str]
     quoted: list[dict[str, str | float]]
@@ -146,6 +152,8 @@ def structure(
                 label for label, spec in main.items() if spec.trained and spec.training.unfreeze == "none"
             ],
             fitted_afterwards=[label for _, label, spec in members if spec.head_afterwards],
+            transductive=[label for _, label, spec in members if spec.trained and spec.encoder.dino],
+            released=[label for experiment, label, _ in members if experiment.preset == "released"],
             compare=study.compare.model_dump(),
             left_out=dict(left_out),
             quoted=read_quoted(study),

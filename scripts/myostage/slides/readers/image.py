@@ -11,7 +11,7 @@ from myostage.slides.reader import OtherFormat, Reader, Unreadable, one_line
 
 
 class Picture:
-    """A PNG or JPEG, held whole. Its dpi is a printer's: the resolution is left to the slide table."""
+    """A PNG or JPEG, held in memory. Its dpi is a printer's: the resolution is left to the slide table."""
 
     def __init__(self, path: Path) -> None:
         self.mpp: tuple[float, float] | None = None

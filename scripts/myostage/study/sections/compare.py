@@ -31,4 +31,4 @@ class Compare(Section):
         "bag_auroc", "what the summary speaks of for models of slide labels; all metrics are compared"
     )
     alpha: float = key(0.05, "level of the tests, 0 to 1", gt=0, lt=0.5)
-    power: float = key(0.8, "power of the minimum detectable difference, 0 to 1", gt=0.5, lt=1)
+    power: float = key(0.8, "power of the minimum detectable effect, 0 to 1", gt=0.5, lt=1)

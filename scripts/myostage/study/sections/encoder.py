@@ -28,7 +28,7 @@ class Architecture(Section):
 
 
 class Dino(Section):
-    """The encoder fine-tuned on all crops of the study by DINO: without labels and without proportions."""
+    """The encoder tuned by DINO on all crops, held-out ones too (transductive); no labels, no proportions."""
 
     steps: PositiveInt = key(2000, "optimiser steps")
     batch_size: int = key(64, "crops per step, each seen in several views", ge=2)
@@ -71,7 +71,7 @@ class Encoder(Section):
     trained_blocks: PositiveInt = key(
         1, "last blocks that are kept trainable: the cache holds the tokens that enter them", OSLSP
     )
-    dino: Dino | None = key(None, "fine-tune the whole encoder by DINO before anything is cached")
+    dino: Dino | None = key(None, "fine-tune all blocks of the encoder by DINO before tokens are cached")
     batch_size: PositiveInt = key(64, "cells embedded at once; changes no result")
 
     @model_validator(mode="before")

@@ -20,7 +20,9 @@ class Graph(Section):
         None, "longest edge, um; none: any length, not with `by: radius`; of tiles, their sides"
     )
     coordinates: Literal["true", "permuted"] = key(
-        "true", "where cells lie, or a control: the same places dealt to the slide's cells at random", SRMIL
+        "true",
+        "where cells lie, or a control: the same places assigned to the slide's cells at random",
+        SRMIL,
     )
 
     @model_validator(mode="after")

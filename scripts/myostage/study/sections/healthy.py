@@ -4,7 +4,7 @@ from myostage.schema import Name, Section, key
 
 
 class Healthy(Section):
-    """What counts as uninjured: the reference that injured tissue is told from."""
+    """What counts as uninjured: the reference for injured tissue."""
 
     groups: tuple[str, ...] = key(..., "groups of uninjured slides", min_length=1)
     stages: tuple[Name, ...] = key(..., "stages of uninjured cells", min_length=1)

@@ -10,7 +10,7 @@ LabelKind = Literal["binary", "multiclass", "ordinal"]
 
 
 class SlideLabel(Section):
-    """A label of whole slides."""
+    """A label of slides."""
 
     kind: LabelKind = key(..., "binary: the second class is sought; ordinal: `classes` stand in order")
     column: Name = key("group", "column of the slide table that says the class")

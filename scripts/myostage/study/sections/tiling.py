@@ -16,7 +16,7 @@ class Tiling(Section):
     )
     tile_px: int = key(256, "side of a tile, px at `mpp`", OSLSP, ge=64)
     overlap_px: int = key(
-        96, "overlap of neighbouring tiles, px at `mpp`; best two cell diameters, less than half a tile", ge=0
+        96, "overlap of adjacent tiles, px at `mpp`; best two cell diameters, less than half a tile", ge=0
     )
     mask_mpp: PositiveFloat = key(4.0, "resolution of the tissue mask, um/px")
     min_tissue_um2: float = key(2500.0, "smaller pieces of tissue are dropped, um2", ge=0)
