@@ -28,7 +28,7 @@ def test_a_figure_that_fails_is_named_and_the_others_are_drawn_once(
         params=SimpleNamespace(figures=figures),
         input=_Files(notebook="metrics.ipynb"),
         output=[paths.receipt("look", "metrics")],
-        log=_log(paths.log("look", "metrics")),
+        log=[paths.log("look", "metrics")],
         resources={},
     )
     faults = {"forest": "", "grid": "metrics.parquet is gone"}
@@ -59,7 +59,3 @@ class _Files(list[str]):
     def __init__(self, *files: str, **named: str) -> None:
         super().__init__(files)
         self.__dict__ |= named
-
-
-def _log(path: str) -> _Files:
-    return _Files(path, notebook=path.replace(".log", ".ipynb"))
