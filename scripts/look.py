@@ -24,7 +24,7 @@ def work(smk: Any) -> None:
         name: provenance.recipe("look", {key: figure[key] for key in SHAPING}, figure["inputs"])
         for name, figure in figures.items()
     }
-    waiting = [name for name in figures if not receipts.there(statements[name], recipes[name])]
+    waiting = [name for name in figures if not receipts.is_made(statements[name], recipes[name])]
     faults = draw(smk, {name: figures[name] for name in waiting}) if waiting else {}
     for name, figure in figures.items():
         with tables.atomic(paths.log("look", name).removesuffix(".log") + ".rst") as temporary:
@@ -34,7 +34,7 @@ def work(smk: Any) -> None:
             jobs.write_json(statements[name], provenance.statement(recipes[name], figures[name]["outputs"]))
     failed = [f"{name} cannot be drawn: {fault}" for name, fault in faults.items() if fault]
     if failed:
-        raise UserError(f"{'; '.join(failed)} (the others are there; see {smk.log.notebook})")
+        raise UserError(f"{'; '.join(failed)} (the others are there; see {_executed(smk)})")
     jobs.write_json(smk.output[0], receipts.receipt("look", statements.items()))
 
 
@@ -46,7 +46,7 @@ def draw(smk: Any, figures: dict[str, Any]) -> dict[str, str]:
         outcomes = Path(folder) / "outcomes.json"
         papermill.execute_notebook(
             smk.input.notebook,
-            smk.log.notebook,
+            _executed(smk),
             parameters={
                 "scripts": str(provenance.LIBRARY.parent),
                 "out": str(Path(jobs.paths(smk).study("figures")).resolve()),
@@ -62,6 +62,11 @@ def draw(smk: Any, figures: dict[str, Any]) -> dict[str, str]:
         )
         found: dict[str, str] = json.loads(outcomes.read_text(encoding="utf-8"))
     return found
+
+
+def _executed(smk: Any) -> str:
+    """The executed notebook, beside the log; no log itself, which Snakemake would print where a job fails."""
+    return str(Path(smk.log[0]).with_suffix(".ipynb"))
 
 
 jobs.run(snakemake, work)
