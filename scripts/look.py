@@ -24,7 +24,7 @@ def work(smk: Any) -> None:
         name: provenance.recipe("look", {key: figure[key] for key in SHAPING}, figure["inputs"])
         for name, figure in figures.items()
     }
-    waiting = [name for name in figures if not receipts.there(statements[name], recipes[name])]
+    waiting = [name for name in figures if not receipts.is_made(statements[name], recipes[name])]
     faults = draw(smk, {name: figures[name] for name in waiting}) if waiting else {}
     for name, figure in figures.items():
         with tables.atomic(paths.log("look", name).removesuffix(".log") + ".rst") as temporary:
