@@ -1,4 +1,4 @@
-"""What every rule file uses, and all that rule files share:
+"""What the files of rules share:
 
 STUDY, PATHS   the study file as read and checked; where everything of it lies
 PLAN           its slides, runs, jobs and tables, and what they wait for (scripts/myostage/study/plan.py)

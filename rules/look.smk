@@ -1,7 +1,8 @@
 """Figures: each is declared by its record in scripts/myostage/figures/, and drawn by the notebook of its theme.
 
 in:   tables of the chain
-out:  figures/{figure}.png, .svg and .csv, some .html and .tex; the executed notebook is kept beside the log
+out:  figures/{figure}.png, .svg and .csv, some .html and .tex; the executed notebook is
+      kept beside the log
 
 A job draws the figures of one theme and leaves a receipt: those that are there, made from the same files by the same
 code, are left as they are. A figure is asked for by its file.
@@ -51,7 +52,6 @@ for theme in dict.fromkeys(figure.record.theme for figure in DRAWN.values()):
             PATHS.receipt("look", theme),
         log:
             PATHS.log("look", theme),
-            notebook=PATHS.study(f"logs/look/{theme}.ipynb"),
         benchmark:
             PATHS.benchmark("look", theme)
         conda:

@@ -34,7 +34,7 @@ def work(smk: Any) -> None:
             jobs.write_json(statements[name], provenance.statement(recipes[name], figures[name]["outputs"]))
     failed = [f"{name} cannot be drawn: {fault}" for name, fault in faults.items() if fault]
     if failed:
-        raise UserError(f"{'; '.join(failed)} (the others are there; see {smk.log.notebook})")
+        raise UserError(f"{'; '.join(failed)} (the others are there; see {_executed(smk)})")
     jobs.write_json(smk.output[0], receipts.receipt("look", statements.items()))
 
 
@@ -46,7 +46,7 @@ def draw(smk: Any, figures: dict[str, Any]) -> dict[str, str]:
         outcomes = Path(folder) / "outcomes.json"
         papermill.execute_notebook(
             smk.input.notebook,
-            smk.log.notebook,
+            _executed(smk),
             parameters={
                 "scripts": str(provenance.LIBRARY.parent),
                 "out": str(Path(jobs.paths(smk).study("figures")).resolve()),
@@ -62,6 +62,11 @@ def draw(smk: Any, figures: dict[str, Any]) -> dict[str, str]:
         )
         found: dict[str, str] = json.loads(outcomes.read_text(encoding="utf-8"))
     return found
+
+
+def _executed(smk: Any) -> str:
+    """The executed notebook, beside the log; no log itself, which Snakemake would print where a job fails."""
+    return str(Path(smk.log[0]).with_suffix(".ipynb"))
 
 
 jobs.run(snakemake, work)

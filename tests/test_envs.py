@@ -74,10 +74,10 @@ NOT_IMPORTED = {
 COMES_WITH = {"pydantic-core": "pydantic", "ipython": "ipykernel"}
 
 
-def test_what_is_imported_is_required() -> None:
+def test_what_is_imported_is_required_and_nothing_else() -> None:
     used = imported("scripts") | imported("notebooks")
     required = requirements("requirements.in")
-    assert {COMES_WITH.get(name, name) for name in used} | NOT_IMPORTED <= required
+    assert {COMES_WITH.get(name, name) for name in used} | NOT_IMPORTED == required
     assert imported("tests") | imported("benchmarks") <= required | requirements("dev.in")
 
 

@@ -123,11 +123,12 @@ def test_metrics_and_exports_train_nothing(project: Project) -> None:
     assert not plan.trained(project.before)
 
 
-def test_a_loss_term_trains_again_exactly_the_runs_that_use_it(project: Project) -> None:
-    plan = project.edited(code, "scripts/myostage/learning/terms/simprop.py")
-    using = {run for run in plan.runs if "simprop" in run}
-    assert using != set(plan.runs)
-    assert plan.trained(project.before) == using != set()
+@pytest.mark.parametrize("terms", [("dist", "vat"), ("simprop",)])
+def test_a_loss_term_trains_exactly_the_runs_that_use_it(project: Project, terms: tuple[str, ...]) -> None:
+    plan = project.edited(code, *(f"scripts/myostage/learning/terms/{term}.py" for term in terms))
+    runs = [spec for specs in tiny.runs(tiny.study()).values() for spec in specs]
+    using = {spec.id for spec in runs if spec.losses.keys() & set(terms)}
+    assert plan.trained(project.before) == using & plan.runs.keys() != set()
 
 
 def test_the_tissue_mask_runs_again_everything_behind_it(project: Project) -> None:

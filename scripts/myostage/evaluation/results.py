@@ -39,10 +39,8 @@ Found = TypeVar("Found")
 
 ALL = -1  # fold and seed of the rows about a whole experiment
 
-# Slides told the same mean stage differ in its last digits, by how many cells they have; ranks must not.
+# Slides of the same mean stage differ in its last digits, by how many cells they have; ranks must not.
 STAGE_DECIMALS = 9
-
-_TABLES = (METRICS, COMPARISONS, SCORES, CONFUSION, RUNS)
 
 
 @dataclass(frozen=True)
@@ -184,24 +182,51 @@ def evaluate_runs(
     def measures(seeds: Seeds) -> list[Measure]:
         return _measures(seeds, split_of, proportions, rare)
 
-    evaluated: dict[str, Evaluated] = {}
-    rows: dict[str, list[dict[str, Any]]] = {table.name: [] for table in _TABLES}
-    for name, runs in experiments.items():
-        specs = [spec for spec, _ in runs]
-        evaluated[name], metric_rows = evaluate(name, specs, held, names, measures, repeats)
-        rows["metrics"] += metric_rows
-        rows["scores"] += _score_rows(
-            name, [tallies[spec.id] for spec in specs if spec.id in tallies], split_of
-        )
-        rows["confusion"] += _confusion_rows(name, list(whole_seeds(name, specs, held).values()))
-        rows["runs"] += [key(name, spec) | outcome[spec.id] for spec in specs]
+    specs = {name: [spec for spec, _ in runs] for name, runs in experiments.items()}
+    evaluated, measured_rows = evaluate_all(
+        specs, held, dict.fromkeys(specs, names), dict.fromkeys(specs, measures), repeats
+    )
+    scores, confusions = [], []
+    for name, listed in specs.items():
+        scores += _score_rows(name, [tallies[spec.id] for spec in listed if spec.id in tallies], split_of)
+        confusions += _confusion_rows(name, list(whole_seeds(name, listed, held).values()))
     pairs = families(evaluated, compare, against, baselines, ceilings)
-    rows["comparisons"] = comparison_rows(evaluated, pairs, parts, lambda *_: names, compare, repeats)
-    for table, path in zip(
-        _TABLES, (metrics_out, comparisons_out, scores_out, confusion_out, runs_out), strict=True
-    ):
-        frame = pd.DataFrame(rows[table.name], columns=table.schema.names)
-        tables.write(path, frame, table, metadata)
+    compared = comparison_rows(evaluated, pairs, parts, lambda *_: names, compare, repeats)
+    write_rows(METRICS, measured_rows, metrics_out, metadata)
+    write_rows(COMPARISONS, compared, comparisons_out, metadata)
+    write_rows(SCORES, scores, scores_out, metadata)
+    write_rows(CONFUSION, confusions, confusion_out, metadata)
+    write_rows(RUNS, run_rows(specs, outcome), runs_out, metadata)
+
+
+def evaluate_all(
+    experiments: Mapping[str, Sequence[RunSpec]],
+    held: Mapping[str, Mapping[str, Found]],
+    names: Mapping[str, Sequence[str]],
+    measures: Mapping[str, Callable[[Sequence[Mapping[str, Found]]], list[Measure]]],
+    repeats: int,
+) -> tuple[dict[str, Evaluated], list[dict[str, Any]]]:
+    """Every experiment, and the rows of METRICS of all; see :func:`evaluate`."""
+    evaluated: dict[str, Evaluated] = {}
+    rows: list[dict[str, Any]] = []
+    for name, specs in experiments.items():
+        evaluated[name], found = evaluate(name, specs, held, names[name], measures[name], repeats)
+        rows += found
+    return evaluated, rows
+
+
+def run_rows(
+    experiments: Mapping[str, Sequence[RunSpec]], outcome: Mapping[str, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Rows of RUNS."""
+    return [key(name, spec) | outcome[spec.id] for name, specs in experiments.items() for spec in specs]
+
+
+def write_rows(
+    table: tables.Table, rows: Sequence[Mapping[str, Any]], path: Path, metadata: dict[str, str] | None
+) -> None:
+    """Write rows as a table, which may have none."""
+    tables.write(path, pd.DataFrame(rows, columns=table.schema.names), table, metadata)
 
 
 def evaluate(

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from myostage import tables
@@ -22,15 +21,15 @@ from myostage.evaluation.metrics.attention import ENERGY, INSTANCE_AUROC, INSTAN
 from myostage.evaluation.metrics.record import Metric
 from myostage.evaluation.metrics.slide_labels import RANKED, choose_classed, measure_classed, measure_ranked
 from myostage.evaluation.results import (
-    Evaluated,
     Measure,
     additive,
     comparison_rows,
-    evaluate,
+    evaluate_all,
     families,
-    key,
     outcome_of,
     per_seed,
+    run_rows,
+    write_rows,
 )
 from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
 from myostage.evaluation.tallies import PerCell, Split, held_out, read_splits
@@ -69,7 +68,7 @@ class SlideTally:
     auroc: float = (
         np.nan
     )  # of the attention logit for injured cells; nan where the labelled ones are of one kind
-    told: tuple[int, int, int] = (0, 0, 0)  # labelled cells: injured and told so, told so, injured
+    injured: tuple[int, int, int] = (0, 0, 0)  # labelled cells: rightly, predicted, truly injured
 
 
 def evaluate_slides(
@@ -152,13 +151,9 @@ def evaluate_slides(
     measured = any(slide in labels and row.fold != STAGED_ONLY for slide, row in split_of.items())
     of_cells = _keys([*([INSTANCE_AUROC, INSTANCE_F1] if measured else []), ENERGY])
     names = {name: (*_keys([*RANKED, *choose_classed(kinds[name])]), *of_cells) for name in experiments}
-    evaluated: dict[str, Evaluated] = {}
-    rows: list[dict[str, Any]] = []
-    for name, listed in experiments.items():
-        specs = [run.spec for run in listed]
-        measures = partial(_measures, kind=kinds[name], classes=classes[name])
-        evaluated[name], found = evaluate(name, specs, held, names[name], measures, repeats)
-        rows += found
+    specs = {name: [run.spec for run in listed] for name, listed in experiments.items()}
+    measures = {name: partial(_measures, kind=kinds[name], classes=classes[name]) for name in experiments}
+    evaluated, rows = evaluate_all(specs, held, names, measures, repeats)
     label_of = {name: listed[0].spec.label for name, listed in experiments.items()}
     compared = comparison_rows(
         evaluated,
@@ -168,16 +163,10 @@ def evaluate_slides(
         compare,
         repeats,
     )
-    ended = [
-        key(name, run.spec) | outcome[run.spec.id] for name, listed in experiments.items() for run in listed
-    ]
-    for written, table, path in (
-        (rows, METRICS, metrics_out),
-        (compared, COMPARISONS, comparisons_out),
-        (ended, RUNS, runs_out),
-    ):
-        if path is not None:
-            tables.write(path, pd.DataFrame(written, columns=table.schema.names), table, metadata)
+    write_rows(METRICS, rows, metrics_out, metadata)
+    write_rows(COMPARISONS, compared, comparisons_out, metadata)
+    if runs_out is not None:
+        write_rows(RUNS, run_rows(specs, outcome), runs_out, metadata)
 
 
 def tally_slides(
@@ -227,7 +216,7 @@ def tally_slides(
         stage = truth.of(slide, cells)
         known = stage >= 0
         injured = ~np.isin(stage[known], list(healthy))
-        told = weights[known] > (1 + ROUNDING) / cells.size
+        chosen = weights[known] > (1 + ROUNDING) / cells.size
         found[slide] = SlideTally(
             row["label"],
             row["predicted"],
@@ -236,7 +225,7 @@ def tally_slides(
             np.nan if row["energy"] is None else row["energy"],
             int(known.sum()),
             float(auroc(logits[known], injured, np.ones(injured.size))) if known.any() else np.nan,
-            (int((told & injured).sum()), int(told.sum()), int(injured.sum())),
+            (int((chosen & injured).sum()), int(chosen.sum()), int(injured.sum())),
         )
     return found
 
@@ -331,7 +320,7 @@ def _measures(seeds: Sequence[Mapping[str, SlideTally]], kind: LabelKind, classe
             [INSTANCE_F1],
             of_sums(INSTANCE_F1),
             lambda tally: tally.labelled > 0,
-            lambda tally: tally.told,
+            lambda tally: tally.injured,
             lambda tally: tally.labelled,
         ),
         *measure(

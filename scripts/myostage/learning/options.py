@@ -42,7 +42,7 @@ class Parted(Section):
     """The parts of an embedding, and the cells that make up z_P."""
 
     embedding_parts: Literal["whole", "halves"] = key(
-        "whole", "`supcr` and `cell` both see the whole embedding, or one half each"
+        "whole", "`supcr` and `cell` both use all of the embedding, or a half each"
     )
     perturbed: Literal["soft", "hard"] = key(
         "soft",

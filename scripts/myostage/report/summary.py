@@ -13,9 +13,10 @@ from myostage.evaluation import formatting
 from myostage.evaluation.comparisons import Verdict, state_rule
 from myostage.evaluation.metrics.registry import METRICS
 from myostage.evaluation.numbers import format_number, format_p, format_setting
-from myostage.report import findings, findings_neighbours
+from myostage.report import findings
 from myostage.report.findings import Difference, Facts
 from myostage.report.pages import BETTER, WORSE, Block, Cell, Grid, Picture, Section, Strip, write_page
+from myostage.report.sections import RULES, describe_slide_runs, list_sections
 
 # shown beside a verdict, so that it does not hang on colour
 MARKS: dict[Verdict, str] = {"better": "▲", "worse": "▼", "not significant": "○", "not tested": "–"}
@@ -51,10 +52,10 @@ def write(out: str | Path, facts: Facts) -> None:
         The study's tables and what its experiments are for.
     """
     staged = bool(facts.structure.parts)
-    asked = findings_neighbours.sections(facts)
-    run = [*findings.ran(facts), *findings_neighbours.ran(facts)]
+    asked = list_sections(facts)
+    run = [*findings.ran(facts), *describe_slide_runs(facts)]
     short = [*(headline(facts) if staged else run[:1]), *(section.sentences[0] for section in asked)]
-    judged = " ".join([rules(facts), *([findings_neighbours.RULES] if asked else [])])
+    judged = " ".join([rules(facts), *([RULES] if asked else [])])
     sections = [Section("run", "What was run", [Block(points=run)])]
     if facts.unused:
         unused = [f"{slide}: {reason}" for slide, reason in facts.unused.items()]

@@ -4,9 +4,7 @@ Everything above this module counts pixels *at a resolution* (um/px) from the sl
 pyramid levels. Slides and TIFFs are streamed; only a plain image is held in memory.
 """
 
-import importlib
 import math
-import pkgutil
 from functools import cache
 from pathlib import Path
 from typing import Self
@@ -15,10 +13,14 @@ import numpy as np
 from PIL import Image
 
 from myostage.errors import UserError
+from myostage.registry import Registry
 from myostage.schema import MPP_RANGE
 from myostage.slides import readers
 from myostage.slides.pixels import RGB
 from myostage.slides.reader import Levels, OtherFormat, Reader, Unreadable, one_line
+
+# readers is imported by name so that the code digest of whoever opens slides counts all of them
+READERS: Registry[Reader] = Registry(readers.__name__, "READER")
 
 SQUARE_TOLERANCE = 0.05
 """Largest relative difference of the two axes' resolutions."""
@@ -198,9 +200,7 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
 @cache
 def all_readers() -> tuple[Reader, ...]:
     """The readers of slides/readers, in the order in which they are asked."""
-    names = [module.name for module in pkgutil.iter_modules(readers.__path__)]
-    found = [importlib.import_module(f"{readers.__name__}.{name}").READER for name in names]
-    return tuple(sorted(found, key=lambda reader: reader.place))
+    return tuple(sorted((READERS[name] for name in READERS.names()), key=lambda reader: reader.place))
 
 
 def _open_file(path: Path) -> tuple[str, Levels]:

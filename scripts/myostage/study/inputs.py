@@ -43,7 +43,7 @@ SLIDE_COLUMNS = (
         "row of the proportions table (day after injury); empty: staged only, never learnt from",
     ),
     TableColumn(
-        "animal", True, "animal the slide is of; folds never split one; may be empty where the group is"
+        "animal", True, "animal of the slide; folds never split an animal; may be empty where the group is"
     ),
     TableColumn("mpp", False, "um/px of the slide's largest level, 0.05 to 5; empty: as the file says"),
     TableColumn(

@@ -13,8 +13,8 @@ from myostage.study.methods import Method, TermName
 Part = Literal["main", "grid", "design", "proportions", "regression", "attention", "spatial"]
 
 
-# What an experiment starts from; its own keys come on top. `released` is OSLSP's released code as it runs:
-# no weights are loaded, schedules are not applied, and the head neither learns nor passes a gradient on.
+# What an experiment starts from; its own keys come on top. `released` is OSLSP's released code without its
+# optimiser: no weights are loaded, schedules are not applied, the head neither learns nor passes a gradient.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "none": {"losses": {}, "training": {}, "encoder": {}},
     "released": {
@@ -49,7 +49,7 @@ _LOSSES = "loss terms (below) and their weights; none: {}".format(
 
 
 class Experiment(Section):
-    """One row of the results: a method over all folds and seeds, and over a grid where `vary` names one."""
+    """One row of the results: a method over all folds and seeds, and over the grid of `vary`."""
 
     name: Name = key(..., "unique name, shown in tables and figures")
     method: Method = key(
@@ -59,7 +59,8 @@ class Experiment(Section):
     )
     preset: Literal["none", "released"] = key(
         "none",
-        "losses, training and encoder to start from; `released`: as the released code of OSLSP runs",
+        "losses, training and encoder to start from; `released`: the losses, the frozen head and the random "
+        "encoder of OSLSP's released code, not its optimiser",
     )
     losses: dict[TermName, PositiveFloat] = key({}, _LOSSES)
     training: dict[str, Any] = key({}, "keys of `training` that differ here")

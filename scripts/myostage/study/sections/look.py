@@ -16,6 +16,6 @@ class Look(Section):
     gallery: PositiveInt = key(8, "crops per stage in the gallery")
     attention: tuple[str, ...] = key(
         (),
-        "experiments of `method: slide` whose attention stands side by side, first one without Sm; none: the "
+        "experiments of `method: slide` whose attention stands side by side, first without Sm; none: the "
         "reference and the first with Sm",
     )
