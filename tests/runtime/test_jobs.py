@@ -147,6 +147,12 @@ def test_members_and_how_they_are_made_are_in_no_recipe(tiling: Tiling, key: str
     assert said["specification"]["sigma"] == 0.1 and key not in said["specification"]
 
 
+def test_what_shapes_a_member_hides_no_param_of_its_rule(tiling: Tiling) -> None:
+    members = [jobs.Member("a", "runs/a", [], [], {"code": "another"})]
+    with pytest.raises(AssertionError, match="what shapes a: code"):
+        jobs.make_each(job(tiling.root, "one", []), members, tiling.make)
+
+
 def test_one_that_fails_stops_no_other_and_alone_is_made_again(tiling: Tiling) -> None:
     snakemake = job(tiling.root, "slides1", ["a", "b", "c"])
     tiling.fails = {"a": UserError("a.svs: cut short; copy it again"), "b": ValueError("no such level")}

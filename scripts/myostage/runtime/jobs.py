@@ -167,6 +167,8 @@ def make_each(
     kind = str(Path(snakemake.output[0]).parent.relative_to(Path(where.root) / "made"))
     statements, faults = [], {}
     for member in members:
+        twice = shared.keys() & member.specification.keys()
+        assert not twice, f"both params of the rule and what shapes {member.name}: {', '.join(twice)}"
         recipe = provenance.recipe(snakemake.rule, {**shared, **member.specification}, member.inputs)
         path = where.statement(member.folder, kind)
         statements.append((member.name, path))

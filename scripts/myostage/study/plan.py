@@ -412,7 +412,7 @@ class Plan:
                 ),
                 "scores": self._scores(spec),
                 "classes": self._classes(spec),
-                "code": "+".join(self._code_of(file) for file in spec.code),
+                "terms": "+".join(self._code_of(file) for file in spec.code),
             }
             for spec in self.run_batches[batch]
         ]
