@@ -81,7 +81,7 @@ test-all: test test-slurm test-real  ## all of them
 lint: dev  ## formatter, linters, type checker, notebooks without outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	cd scripts && ../$(BIN)/mypy myostage headline.py make_demo_*.py compose_bags.py draw_crops.py slide_proportions.py features_table.py
+	cd scripts && ../$(BIN)/mypy myostage *.py
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 	@! grep -lE '"execution_count": [0-9]|"output_type"' notebooks/*.ipynb || { echo "notebooks with outputs" >&2; exit 1; }

@@ -24,7 +24,9 @@ if PLAN.summary:
             crops=PLAN.behind(PLAN.each("crops.parquet", PLAN.imaged)),
         output:
             page=report(
-                PATHS.study("summary.html"), caption="../scripts/myostage/report/templates/summary.rst", category="Summary"
+                PATHS.study("summary.html"),
+                caption="../scripts/myostage/report/templates/summary.rst",
+                category="Summary",
             ),
         log:
             PATHS.log("summary", "all"),
