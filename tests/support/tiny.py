@@ -107,7 +107,7 @@ def lay_out(folder: Path, content: dict[str, Any]) -> Path:
 
 def write(path: Path, content: dict[str, Any]) -> Path:
     """Write a study file."""
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(yaml.safe_dump(content, sort_keys=False))  # the order of classes means something
     return path
 
 
