@@ -16,6 +16,11 @@ from myostage.runtime import jobs, provenance, receipts
 SHAPING = ("key", "files", "parameters", "code")
 
 
+def _as_rst(text: str) -> str:
+    """The text as reStructuredText shows it, which would take |k - k'| for a substitution."""
+    return text.replace("|", "\\|")
+
+
 def work(smk: Any) -> None:
     paths = jobs.paths(smk)
     figures = smk.params.figures
@@ -28,7 +33,7 @@ def work(smk: Any) -> None:
     faults = draw(smk, {name: figures[name] for name in waiting}) if waiting else {}
     for name, figure in figures.items():
         with tables.atomic(paths.log("look", name).removesuffix(".log") + ".rst") as temporary:
-            temporary.write_text(figure["caption"] + "\n", encoding="utf-8")
+            temporary.write_text(_as_rst(figure["caption"]) + "\n", encoding="utf-8")
     for name in waiting:
         if not faults.get(name, "the notebook ended before it was drawn"):
             jobs.write_json(statements[name], provenance.statement(recipes[name], figures[name]["outputs"]))
