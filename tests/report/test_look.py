@@ -19,7 +19,14 @@ def test_a_figure_that_fails_is_named_and_the_others_are_drawn_once(
 ) -> None:
     paths = Paths(str(tmp_path))
     figures = {
-        name: {"key": name, "files": {}, "parameters": {}, "code": "1", "inputs": [], "caption": "Of |a - b|."}
+        name: {
+            "key": name,
+            "files": {},
+            "parameters": {},
+            "code": "1",
+            "inputs": [],
+            "caption": "Of |a - b|.",
+        }
         | {"outputs": [paths.study(f"figures/{name}.png")]}
         for name in ("forest", "grid")
     }
@@ -46,7 +53,10 @@ def test_a_figure_that_fails_is_named_and_the_others_are_drawn_once(
     with pytest.raises(SystemExit):
         runpy.run_path(str(SCRIPT), {"snakemake": smk})
     assert "grid cannot be drawn: metrics.parquet is gone" in Path(smk.log[0]).read_text()
-    assert not Path(smk.output[0]).exists() and (tmp_path / "logs/look/forest.rst").read_text() == "Of \\|a - b\\|.\n"
+    assert (
+        not Path(smk.output[0]).exists()
+        and (tmp_path / "logs/look/forest.rst").read_text() == "Of \\|a - b\\|.\n"
+    )
     faults["grid"] = ""
     runpy.run_path(str(SCRIPT), {"snakemake": smk})
     assert drawn == [{"forest", "grid"}, {"grid"}]

@@ -153,7 +153,7 @@ def test_what_smooths_stages_is_known_by_its_training() -> None:
 
 def test_smoothing_attention_is_counted_over_its_settings_and_its_ends_are_named() -> None:
     rows = [*smaps([0.05, 0.004, -0.03]), difference("smtap", "abmil", np.nan, metric="bag_auroc", p=np.nan)]
-    first, best, worst, *_ = findings_spatial.smoothing(facts(rows)).sentences
+    first, best, worst, *_ = findings_spatial.describe_smoothing(facts(rows)).sentences
     assert first == (
         "Slide AUROC: smoothing attention helps at 1 of 4 settings, hurts at 1, makes no "
         "significant difference at 1 and is not tested at 1, against abmil (6 pairs, 9 slides each; minimum "
@@ -167,15 +167,15 @@ def test_smoothing_attention_is_counted_over_its_settings_and_its_ends_are_named
 
 
 def test_verdicts_on_smoothing_turn_with_the_numbers() -> None:
-    first = findings_spatial.smoothing(facts(smaps([-0.05, -0.04, -0.03]))).sentences[0]
+    first = findings_spatial.describe_smoothing(facts(smaps([-0.05, -0.04, -0.03]))).sentences[0]
     assert "helps at none of 3 settings, hurts at 3 and makes no significant difference" in first
     assert "it could have found" not in first
-    first = findings_spatial.smoothing(facts(smaps([0.05, 0.04, 0.03], p=0.2))).sentences[0]
+    first = findings_spatial.describe_smoothing(facts(smaps([0.05, 0.04, 0.03], p=0.2))).sentences[0]
     assert "hurts at none and makes no significant difference at 3," in first
 
 
 def test_less_energy_is_told_as_smoother_and_not_as_help() -> None:
-    text = said(findings_spatial.smoothing(facts(smaps([-0.3, -0.2, 0.1], "energy"))))
+    text = said(findings_spatial.describe_smoothing(facts(smaps([-0.3, -0.2, 0.1], "energy"))))
     assert (
         "Dirichlet energy of the attention: smoothing attention lowers it at 2 of 3 settings, raises it at 1"
     ) in text
@@ -185,7 +185,7 @@ def test_less_energy_is_told_as_smoother_and_not_as_help() -> None:
 
 def test_each_label_of_slides_has_a_reference_of_its_own() -> None:
     rows = [*smaps([0.05] * 3), difference("smap_day", "abmil_day", -0.2, metric="bag_auroc")]
-    text = said(findings_spatial.smoothing(facts(rows)))
+    text = said(findings_spatial.describe_smoothing(facts(rows)))
     assert "helps at 3 of 3 settings" in text
     assert "smap_day is worse than abmil_day: slide AUROC -.20" in text
 
@@ -195,7 +195,7 @@ def test_the_metric_that_the_study_names_for_slides_comes_first() -> None:
         [*smaps([0.05] * 3), *smaps([-0.05] * 3, "instance_f1")],
         of_study={"compare": {"slides": "abmil", "slide_metric": "instance_f1"}},
     )
-    section = findings_spatial.smoothing(whole)
+    section = findings_spatial.describe_smoothing(whole)
     assert section and section.sentences[0].startswith(
         "Cell F1 of the attention: smoothing attention helps at none"
     )
@@ -204,7 +204,7 @@ def test_the_metric_that_the_study_names_for_slides_comes_first() -> None:
 
 def test_a_reference_that_smooths_itself_is_no_judge() -> None:
     text = said(
-        findings_spatial.smoothing(
+        findings_spatial.describe_smoothing(
             facts(
                 smaps([0.05] * 3),
                 [],
@@ -218,12 +218,12 @@ def test_a_reference_that_smooths_itself_is_no_judge() -> None:
 
 def test_metrics_that_could_not_be_measured_are_named() -> None:
     # one label of slides only: no AUROC; no cell labelled: nothing of cells
-    text = said(findings_spatial.smoothing(facts(smaps([-0.1] * 3, "energy"), metrics=("energy",))))
+    text = said(findings_spatial.describe_smoothing(facts(smaps([-0.1] * 3, "energy"), metrics=("energy",))))
     assert text.startswith("Dirichlet energy")
     assert (
         "Not measured, or compared with nothing: slide AUROC, cell AUROC of the attention and cell F1" in text
     )
-    text = said(findings_spatial.smoothing(facts(metrics=())))
+    text = said(findings_spatial.describe_smoothing(facts(metrics=())))
     assert text == "Whether smoothing attention helps cannot be said: nothing was measured and compared."
 
 
@@ -232,7 +232,7 @@ def test_without_a_comparison_nothing_is_claimed() -> None:
         assert re.search("nothing was measured and compared|with nothing|could not be", section.sentences[0])
         assert "helps at" not in said(section) and section.differences == []
     rows = smaps([np.nan] * 3, p=np.nan, pairs=0, detectable=np.nan)
-    text = said(findings_spatial.smoothing(facts(rows)))
+    text = said(findings_spatial.describe_smoothing(facts(rows)))
     assert "at none and is not tested at 3, against abmil" in text
     assert "The best" not in text and "nan" not in text
 
@@ -267,7 +267,7 @@ def spectrum(raw: float, smoothed: float, rising: bool = True, slides: int = 7) 
 
 
 def test_the_spectrum_is_told_before_and_after_with_its_relation_to_localisation() -> None:
-    text = said(findings_spatial.smoothing(facts(spectrum=spectrum(0.3, 0.7))))
+    text = said(findings_spatial.describe_smoothing(facts(spectrum=spectrum(0.3, 0.7))))
     assert (
         "below eigenvalue .5 is .33 [.32, .34] as the model gives it and .73 [.72, .74] smoothed by Sm"
         in text
@@ -275,17 +275,17 @@ def test_the_spectrum_is_told_before_and_after_with_its_relation_to_localisation
     assert "a difference of +.40 [+.40, +.40] (7 slides)." in text
     assert "over slides of abmil is 1.00 [1.00, 1.00] (7 slides), its interval excludes 0." in text
     assert "is -1.00 [-1.00, -1.00]" in said(
-        findings_spatial.smoothing(facts(spectrum=spectrum(0.3, 0.7, rising=False)))
+        findings_spatial.describe_smoothing(facts(spectrum=spectrum(0.3, 0.7, rising=False)))
     )
 
 
 def test_a_spectrum_of_too_few_slides_or_of_constant_attention() -> None:
-    few = said(findings_spatial.smoothing(facts(spectrum=spectrum(0.3, 0.7, slides=1))))
+    few = said(findings_spatial.describe_smoothing(facts(spectrum=spectrum(0.3, 0.7, slides=1))))
     assert (
         "cannot be said (1 slide with cells of both kinds)." in few and "is .30 as the model gives it" in few
     )
     flat = spectrum(0.3, 0.7).assign(share=np.nan)
-    text = said(findings_spatial.smoothing(facts(spectrum=flat)))
+    text = said(findings_spatial.describe_smoothing(facts(spectrum=flat)))
     assert "Attention of abmil has no spectrum: it is constant on every slide." in text and "nan" not in text
 
 
@@ -304,7 +304,7 @@ def borders(kinds: dict[str, list[float]], half: float = 0.05) -> pd.DataFrame:
 
 def test_smoothing_is_worse_at_a_border_only_where_intervals_lie_apart() -> None:
     table = borders({"sharp": [0.2, -0.2, 0.0], "diffuse": [0.0, -0.09, 0.0], "all": [0.0, -0.3, 0.0]})
-    text = said(findings_spatial.smoothing(facts(borders=table)))
+    text = said(findings_spatial.describe_smoothing(facts(borders=table)))
     assert (
         "At sharp borders, by intervals that lie apart, smap[alpha=0.5] tells fewer cells rightly than "
         "abmil in 1 band (0 to 40 µm: .50 [.45, .55] against .70 [.65, .75]), and more in 1 band (beyond 0 "
@@ -319,7 +319,7 @@ def test_smoothing_is_worse_at_a_border_only_where_intervals_lie_apart() -> None
 
 
 def test_borders_of_one_kind_of_one_slide_or_without_the_model_that_does_not_smooth() -> None:
-    text = said(findings_spatial.smoothing(facts(borders=borders({"all": [0.0, 0.0, -0.2]}))))
+    text = said(findings_spatial.describe_smoothing(facts(borders=borders({"all": [0.0, 0.0, -0.2]}))))
     assert "At all borders" in text and "(beyond 40 µm outside: " in text
     nothing = "At no border of the injured region could smoothing be compared with its absence."
     for table in (
@@ -327,7 +327,7 @@ def test_borders_of_one_kind_of_one_slide_or_without_the_model_that_does_not_smo
         borders({"sharp": [-0.5] * 3}).query("experiment != 'abmil'"),
         borders({}),
     ):
-        assert nothing in said(findings_spatial.smoothing(facts(borders=table)))
+        assert nothing in said(findings_spatial.describe_smoothing(facts(borders=table)))
 
 
 def controlled(value: float, metric: str = "bag_auroc", **changes: Any) -> dict[str, Any]:
@@ -351,7 +351,7 @@ def controlled(value: float, metric: str = "bag_auroc", **changes: Any) -> dict[
 def test_srmil_uses_where_cells_lie_only_if_it_beats_permuted_coordinates(
     row: dict[str, Any], words: str
 ) -> None:
-    text = said(findings_spatial.spatial(facts([row])))
+    text = said(findings_spatial.describe_spatial(facts([row])))
     assert f"SRMIL, slide AUROC, true minus permuted coordinates: {words}" in text
     assert ("uses where cells lie" in text) == words.startswith("uses")
 
@@ -363,7 +363,7 @@ def test_spatial_regularisation_is_told_against_the_reference_and_against_its_ab
         difference("plain", "srmil", 0.08, metric="bag_auroc", family="against"),
         controlled(0.0),
     ]
-    section = findings_spatial.spatial(facts(rows))
+    section = findings_spatial.describe_spatial(facts(rows))
     text = said(section)
     assert text.startswith("srmil is worse than abmil: slide AUROC -.05 [-.06, -.04]; 6 pairs, 9 slides")
     assert "Without reconstruction plain is better than abmil: slide AUROC +.03" in text
@@ -376,12 +376,12 @@ def test_the_reconstruction_term_of_oslsp_has_its_control_and_l_prop_alone() -> 
         difference("reconstruction", f"reconstruction{PERMUTED}", 0.05, family="against"),
         difference("reconstruction", "prop", -0.05),
     ]
-    text = said(findings_spatial.spatial(facts(cells=rows, experiments=EXPERIMENTS[:4])))
+    text = said(findings_spatial.describe_spatial(facts(cells=rows, experiments=EXPERIMENTS[:4])))
     assert text.startswith(
         "OSLSP, accuracy, true minus permuted coordinates: uses where cells lie (6 pairs, 9 slides): "
         "reconstruction +.050 [+.040, +.060].\nreconstruction is worse than prop: accuracy -.050"
     )
-    text = said(findings_spatial.spatial(facts(experiments=EXPERIMENTS[:4])))
+    text = said(findings_spatial.describe_spatial(facts(experiments=EXPERIMENTS[:4])))
     assert text == (
         "OSLSP, accuracy, true minus permuted coordinates: reconstruction could not be compared.\n"
         "reconstruction was not compared with L_prop alone."
@@ -398,7 +398,7 @@ def terms(value: float, metric: str = "stage_mae") -> list[dict[str, Any]]:
 
 
 def test_ordinal_regression_is_told_in_stages_of_which_less_is_better() -> None:
-    section = findings_regression.regression(facts(cells=terms(-0.2)))
+    section = findings_regression.describe_regression(facts(cells=terms(-0.2)))
     text = said(section)
     assert text.startswith(
         "MAE of a slide's expected stage: ordinal regression helps at 4 of 4 settings, hurts at none"
@@ -410,14 +410,14 @@ def test_ordinal_regression_is_told_in_stages_of_which_less_is_better() -> None:
     assert "Of 4 choices, 1 changes MAE of a slide's expected stage" in text
     assert "mse_dist is better than mse: MAE of a slide's expected stage -.200" in text
     assert section and len(section.differences) == 4
-    assert "hurts at 4 and" in said(findings_regression.regression(facts(cells=terms(0.2))))
-    rho = said(findings_regression.regression(facts(cells=terms(-0.2, "stage_spearman"))))
+    assert "hurts at 4 and" in said(findings_regression.describe_regression(facts(cells=terms(0.2))))
+    rho = said(findings_regression.describe_regression(facts(cells=terms(-0.2, "stage_spearman"))))
     assert "Spearman's rho of slides' expected stages: ordinal regression helps at none of 4" in rho
 
 
 def test_without_labelled_cells_ordinal_regression_is_told_in_the_metric_of_the_page() -> None:
     whole = facts(cells=terms(-0.2, "accuracy"), stage_metrics=())
-    text = said(findings_regression.regression(whole))
+    text = said(findings_regression.describe_regression(whole))
     assert text.startswith("Accuracy: ordinal regression helps at none of 4 settings, hurts at 4")
     assert "Not measured, or compared with nothing: MAE of a slide's expected stage, Spearman's rho" in text
 
@@ -453,7 +453,7 @@ def histories(cosines: dict[str, list[float]], steps: int = 4) -> pd.DataFrame:
 def test_supcr_and_cell_oppose_each_other_where_the_interval_of_their_cosine_says_so(
     cosines: list[float], words: str
 ) -> None:
-    text = said(findings_regression.regression(facts(histories=histories({"both": cosines}))))
+    text = said(findings_regression.describe_regression(facts(histories=histories({"both": cosines}))))
     assert words in text
     assert "Gradients of supcr and cell were not measured in halves." in text
 
@@ -470,7 +470,7 @@ def algebra(ranks: dict[str, list[int]], candidates: int = 4) -> pd.DataFrame:
 
 def test_latent_algebra_has_the_experiments_without_the_cell_term_as_control() -> None:
     table = algebra({"mse": [2, 3, 4, 4, 3, 2], "mse_cell": [1] * 6, "both": [2, 2, 3, 4, 1, 2]})
-    text = said(findings_regression.regression(facts(algebra=table)))
+    text = said(findings_regression.describe_regression(facts(algebra=table)))
     assert (
         "Latent algebra with the cell term: z_W + z_P ranks z_I of its own slide beyond chance in 1 of 2 "
         "experiments; mean reciprocal rank: mse_cell 1.00 [1.00, 1.00] against .52 by chance (6 slides); "
@@ -489,22 +489,22 @@ def test_latent_algebra_has_the_experiments_without_the_cell_term_as_control() -
 def test_latent_algebra_that_turns_overlaps_or_is_missing() -> None:
     turned = algebra({"mse": [1] * 6, "mse_cell": [4] * 6})
     assert "(mse_cell against mse) lowers the mean" in said(
-        findings_regression.regression(facts(algebra=turned))
+        findings_regression.describe_regression(facts(algebra=turned))
     )
     alike = algebra({"mse": [1, 2, 3, 4], "mse_cell": [1, 2, 3, 4]})
     assert (
         "(mse_cell against mse) makes no difference to the mean reciprocal rank: the intervals overlap"
-        in said(findings_regression.regression(facts(algebra=alike)))
+        in said(findings_regression.describe_regression(facts(algebra=alike)))
     )
-    alone = said(findings_regression.regression(facts(algebra=algebra({"mse_cell": [1]}))))
+    alone = said(findings_regression.describe_regression(facts(algebra=algebra({"mse_cell": [1]}))))
     assert "which is the control: not measured." in alone and "beyond chance in none of 1" in alone
-    empty = said(findings_regression.regression(facts(algebra=algebra({}))))
+    empty = said(findings_regression.describe_regression(facts(algebra=algebra({}))))
     assert "Latent algebra: no run holds out a healthy slide" in empty
 
 
 def test_smoothing_stages_is_counted_and_told_by_verdict() -> None:
     rows = [difference("sm_logits", "prop", 0.05), difference("sm_embedding", "prop", 0.001)]
-    assert findings_spatial.stages(facts(cells=rows)).sentences == [
+    assert findings_spatial.describe_stage_smoothing(facts(cells=rows)).sentences == [
         "Accuracy: smoothing stages helps at 1 of 2 settings, hurts at none and makes no "
         "significant difference at 1, against prop (6 pairs, 9 slides each; minimum detectable effect, "
         "uncorrected, .027).",

@@ -77,7 +77,7 @@ def test_an_experiment_left_out_has_no_part_but_its_reason() -> None:
     assert "frozen" not in made.main + made.baselines + made.untrained
     assert "aligned" not in made.design
     assert made.left_out == {"frozen": "package lightly is missing", "aligned": "no weights"}
-    text = " ".join(findings.ran(facts([], made)))
+    text = " ".join(findings.describe_study(facts([], made)))
     assert "Left out: frozen: package lightly is missing." in text
 
 
@@ -106,7 +106,7 @@ def test_verdicts_follow_the_rule_and_turn_where_less_is_better(value: float, p:
 
 
 def test_the_ordinal_term_helps_with_everything_it_rests_on() -> None:
-    first, second, *others = findings.helps(
+    first, second, *others = findings.answer_ordinal_term(
         facts([difference("combined", "prop", 0.03), difference("simprop", "prop", -0.2)])
     )
     assert first == (
@@ -123,27 +123,27 @@ def test_the_ordinal_term_helps_with_everything_it_rests_on() -> None:
 
 
 def test_no_difference_is_said_plainly_with_what_could_have_been_found() -> None:
-    first = findings.helps(facts([difference("combined", "prop", 0.004, p=0.6)]))[0]
+    first = findings.answer_ordinal_term(facts([difference("combined", "prop", 0.004, p=0.6)]))[0]
     assert "makes no significant difference" in first
     assert first.endswith("minimum detectable effect, uncorrected, .027.")
 
 
 def test_the_ordinal_term_is_judged_from_its_own_side_where_it_is_the_reference() -> None:
     made = parts(FULL, compare={"reference": "combined"})
-    first = findings.helps(facts([difference("prop", "combined", -0.03)], made))[0]
+    first = findings.answer_ordinal_term(facts([difference("prop", "combined", -0.03)], made))[0]
     assert "(combined against prop) helps: accuracy +.030 [+.020, +.040]" in first
 
 
 def test_one_pair_cannot_be_tested_and_two_can() -> None:
     one = difference("combined", "prop", 0.03, p=np.nan, pairs=1, detectable=np.nan)
-    first = findings.helps(facts([one]))[0]
+    first = findings.answer_ordinal_term(facts([one]))[0]
     assert "is not tested" in first and "1 pair, 9 slides" in first and "not tested" in first
     two = difference("combined", "prop", 0.03, p=0.4, pairs=2)
-    assert "2 pairs, 9 slides" in findings.helps(facts([two]))[0]
+    assert "2 pairs, 9 slides" in findings.answer_ordinal_term(facts([two]))[0]
 
 
 def test_the_best_baseline_is_named_and_the_ceiling_is_told_apart() -> None:
-    sentences = findings.baselines(
+    sentences = findings.compare_with_baselines(
         facts(
             [
                 difference("combined", "frozen", 0.03, family="baseline"),
@@ -164,7 +164,7 @@ def test_the_grid_is_counted_and_its_sigmas_named() -> None:
     values = [0.04, 0.004, -0.05, 0.03, 0.02, np.nan]
     rows = [difference(label, "prop", value) for label, value in zip(labels, values, strict=True)]
     rows[4]["p_holm"] = 0.2
-    sentences = findings.grid(facts(rows))
+    sentences = findings.describe_grid(facts(rows))
     assert sentences[0] == (
         "At 6 points of sigma (.05 to .1) and bins (6 to 50), against prop: the ordinal term helps at 2, "
         "hurts at 1, makes no significant difference at 2 and is not tested at 1 (6 pairs, 9 slides each)."
@@ -180,7 +180,7 @@ def test_the_grid_is_counted_and_its_sigmas_named() -> None:
 def test_the_grid_of_a_metric_of_which_less_is_better() -> None:
     labels = list(parts(FULL).grid)
     rows = [difference(label, "prop", -0.02 * n, metric="kl") for n, label in enumerate(labels)]
-    sentences = findings.grid(facts(rows, metrics=("kl",)))
+    sentences = findings.describe_grid(facts(rows, metrics=("kl",)))
     assert "helps at 5, hurts at none and makes no significant difference at 1" in sentences[0]
     assert sentences[2].startswith("The best point is sigma .1, 50 bins: KL to the given proportions -.100")
 
@@ -191,7 +191,7 @@ def test_weights_are_compared_with_prop_and_not_with_what_they_change() -> None:
         difference("weight[losses.simprop=10]", "prop", -0.1),
         difference("weight[losses.simprop=10]", "combined", -0.13, family="against"),
     ]
-    sentences = findings.weights(facts(rows))
+    sentences = findings.describe_weights(facts(rows))
     assert sentences == [
         "At 3 weights of L_SimProp (.1 to 10), against prop: the ordinal term helps at 1, hurts at 1, makes "
         "no significant difference at none and is not tested at 1 (6 pairs, 9 slides each).",
@@ -226,7 +226,7 @@ def noisy(name: str, values: list[float]) -> list[dict[str, Any]]:
 def test_wrong_proportions_harm_from_where_every_stronger_one_does() -> None:
     made = parts(CURVES)
     rows = noisy("prop", [-0.03, -0.005, -0.2]) + noisy("combined", [0.0, -0.03, -0.06])
-    prop, combined, both = findings.wrong_proportions(facts(rows, made))
+    prop, combined, both = findings.describe_wrong_proportions(facts(rows, made))
     assert prop.startswith(
         "noisy_prop: accuracy gets worse from t = .4 on: -.200 [-.210, -.190] there (6 pairs"
     )
@@ -237,7 +237,7 @@ def test_wrong_proportions_harm_from_where_every_stronger_one_does() -> None:
 
 def test_wrong_proportions_without_a_fall_or_without_numbers() -> None:
     made = parts(CURVES)
-    prop, combined, both = findings.wrong_proportions(
+    prop, combined, both = findings.describe_wrong_proportions(
         facts(noisy("prop", [0.0, -0.03, 0.0]) + noisy("combined", [0.0, 0.001, 0.005]), made)
     )
     assert "no significant fall at every t from one on (only at .2)" in prop
@@ -245,7 +245,7 @@ def test_wrong_proportions_without_a_fall_or_without_numbers() -> None:
     assert both.startswith("Neither noisy_combined nor noisy_prop can be said to withstand")
     assert all(
         "not compared with right proportions" in text
-        for text in findings.wrong_proportions(facts([], made))[:2]
+        for text in findings.describe_wrong_proportions(facts([], made))[:2]
     )
 
 
@@ -256,7 +256,7 @@ def test_choices_that_matter_come_first_and_largest() -> None:
         difference("weight[losses.simprop=10]", "combined", -0.13, family="against"),
         difference("weight[losses.simprop=0.1]", "combined", 0.005, family="against", p=0.7),
     ]
-    sentences = findings.design(facts(rows))
+    sentences = findings.describe_design(facts(rows))
     assert sentences[0] == "Of 3 choices, 2 change accuracy significantly."
     assert sentences[1].startswith("weight[losses.simprop=10] is worse than combined: accuracy -.130")
     assert sentences[2].startswith("aligned is better than combined: accuracy +.020")
@@ -264,13 +264,15 @@ def test_choices_that_matter_come_first_and_largest() -> None:
         "Not significant (6 pairs, 9 slides), each with its minimum detectable effect, uncorrected: "
         "weight[losses.simprop=0.1] .027."
     )
-    assert findings.design(facts(rows[:2]))[-1] == (
+    assert findings.describe_design(facts(rows[:2]))[-1] == (
         "Not compared: weight[losses.simprop=10] and weight[losses.simprop=0.1]."
     )
 
 
 def test_failed_runs_are_told_with_their_reason() -> None:
-    text = " ".join(findings.ran(facts([], failed={"combined-f1-s0": "the loss is nan at step 12"})))
+    text = " ".join(
+        findings.describe_study(facts([], failed={"combined-f1-s0": "the loss is nan at step 12"}))
+    )
     assert (
         "Study trial: 9 slides of 5 animals, 900 cells, 3 folds; stages damaged < recovered < intact." in text
     )
@@ -283,11 +285,11 @@ def test_failed_runs_are_told_with_their_reason() -> None:
 
 
 def test_the_page_says_what_its_comparison_cannot_show() -> None:
-    plain = " ".join(findings.ran(facts([])))
+    plain = " ".join(findings.describe_study(facts([])))
     assert "too narrow for differences of methods" in plain and "none is known to have converged" in plain
     assert "transductive" not in plain and "optimiser" not in plain
     made = replace(parts(FULL), transductive=["frozen"], released=["aligned"])
-    text = " ".join(findings.ran(facts([], made)))
+    text = " ".join(findings.describe_study(facts([], made)))
     assert "DINO has seen the crops of held-out animals in frozen" in text
     assert "aligned (preset released): the losses of the released code, but not its optimiser." in text
 
@@ -317,18 +319,18 @@ def correlations(before: float, after: float, half: float = 0.05) -> pd.DataFram
 
 
 def test_geometry_before_and_after() -> None:
-    before, after, change = findings.geometry(facts([], correlations=correlations(0.4, 0.6)))
+    before, after, change = findings.describe_geometry(facts([], correlations=correlations(0.4, 0.6)))
     assert before.endswith("is .40 [.35, .45] in frozen (4,573 cells of 9 slides).")
     assert ".60 [.55, .65] in combined" in after and "– without interval in prop" in after
     assert change == "combined has a higher rho than frozen, and the intervals lie apart."
-    assert "overlap" in findings.geometry(facts([], correlations=correlations(0.4, 0.41)))[-1]
-    assert "not measured" in findings.geometry(facts([]))[0]
+    assert "overlap" in findings.describe_geometry(facts([], correlations=correlations(0.4, 0.41)))[-1]
+    assert "not measured" in findings.describe_geometry(facts([]))[0]
 
 
 def test_cost_is_a_ratio_over_pairs_and_leaves_resumed_runs_out() -> None:
     whole = facts([])
     # 80, 81, 82 s against 40, 41, 42 s
-    assert findings.cost(whole) == [
+    assert findings.describe_cost(whole) == [
         "A run of combined takes 1.98 times the wall time of one of prop (median of 6 pairs, 1.95 to 2.00).",
         "A run of combined takes 1.00 times the CPU time of one of prop (median of 6 pairs, 1.00 to 1.00).",
         "A run of combined takes 1.00 times the peak memory of one of prop (median of 6 pairs, 1.00 to "
@@ -338,7 +340,7 @@ def test_cost_is_a_ratio_over_pairs_and_leaves_resumed_runs_out() -> None:
     runs = whole.runs.copy()
     cut = (runs["experiment"] == "combined") & (runs["fold"] == 0) & (runs["seed"] == 0)
     runs.loc[cut, ["steps", "seconds"]] = 10, 1.0
-    sentences = findings.cost(replace(whole, runs=runs))
+    sentences = findings.describe_cost(replace(whole, runs=runs))
     assert "median of 5 pairs" in sentences[0]
     assert sentences[-1].startswith("1 resumed run left out")
 
@@ -346,8 +348,13 @@ def test_cost_is_a_ratio_over_pairs_and_leaves_resumed_runs_out() -> None:
 def test_without_labels_the_page_speaks_of_the_kl() -> None:
     rows = [difference("combined", "prop", -0.03, metric="kl")]
     unlabelled = facts(rows, metrics=("kl",))
-    assert "helps: KL to the given proportions -.030 [-.040, -.020]" in findings.helps(unlabelled)[0]
-    assert "No accuracy could be measured, so this page speaks of KL" in " ".join(findings.ran(unlabelled))
+    assert (
+        "helps: KL to the given proportions -.030 [-.040, -.020]"
+        in findings.answer_ordinal_term(unlabelled)[0]
+    )
+    assert "No accuracy could be measured, so this page speaks of KL" in " ".join(
+        findings.describe_study(unlabelled)
+    )
     assert "of which less is better" in summary.rules(unlabelled)
 
 
@@ -386,7 +393,11 @@ def test_the_page_stands_alone_and_shows_every_part(tmp_path: Path) -> None:
     assert "Grid &lt;map&gt;" in page and "<map>" not in page
     assert ".46005" in page and formatting.QUOTED in page
     assert "simprop ‡" in page and "supervised †" in page
-    for sentence in (*findings.helps(whole), *findings.wrong_proportions(whole), *summary.headline(whole)):
+    for sentence in (
+        *findings.answer_ordinal_term(whole),
+        *findings.describe_wrong_proportions(whole),
+        *summary.headline(whole),
+    ):
         assert sentence.replace("<", "&lt;").replace("'", "&#39;") in page
     assert page.count("<svg") >= len(made.design)
 
@@ -437,4 +448,4 @@ def test_missing_numbers_and_names_that_look_like_markup(tmp_path: Path) -> None
     assert name not in page and "<nan>" not in page
     assert "a&lt;b&gt;&amp;c" in page
     assert "nan" not in re.sub(r"&lt;nan&gt;", "", page)
-    assert findings.grid(whole)[0].count("is not tested at 6") == 1
+    assert findings.describe_grid(whole)[0].count("is not tested at 6") == 1

@@ -244,7 +244,7 @@ def state_slide_results(metrics: pd.DataFrame, references: Mapping[str, str], me
     references : mapping
         Experiment -> the one that all of the same label are compared with.
     metric : str
-        What is told of them.
+        What the sentences say of them.
     """
     at = {
         name: row for name, row in selection.find_measured(metrics, metric).items() if np.isfinite(row.value)

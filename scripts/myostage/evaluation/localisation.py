@@ -41,7 +41,7 @@ LARGEST_EIGENVALUE = 2.0
 ALPHA = 0.5
 # Bands of signed distance to the border of the injured region: a fibre is some 35 um wide.
 EDGES_UM = (-math.inf, -120.0, -80.0, -40.0, 0.0, 40.0, 80.0, 120.0, math.inf)
-# Share by which attention must exceed 1/n for a cell to be told injured: a softmax in float32 rounds.
+# Share by which attention must exceed 1/n for a cell to count as injured: a softmax in float32 rounds.
 ROUNDING = 1e-5
 # A standard deviation below this share of the largest logit is rounding of float32: the logits are constant.
 CONSTANT = 1e-6
@@ -119,9 +119,9 @@ class _Bands:
         return cls(cells, labelled, inside, band, _count(band, edges.size - 1))
 
     def right(self, weights: Floats) -> Floats:
-        """Share of the labelled cells told rightly by band; 0 in a band without any."""
-        told = weights[self.labelled] > (1 + ROUNDING) / weights.size
-        right = _count(self.band[told == self.injured], self.counts.size)
+        """Share of the labelled cells classified correctly by band; 0 in a band without any."""
+        found = weights[self.labelled] > (1 + ROUNDING) / weights.size
+        right = _count(self.band[found == self.injured], self.counts.size)
         return right / self.counts.clip(1)
 
 
@@ -213,7 +213,7 @@ def borders(
     """Write the share of cells that attention tells rightly, by their distance to the border of the injury.
 
     That distance is the one to the nearest labelled cell of the other kind, negative for injured cells. A
-    cell is told injured where its attention is more than the even one, 1/n of the slide's n cells. The share
+    cell counts as injured where its attention is more than the even one, 1/n of the slide's n cells. The share
     is taken per slide and run, then the mean over the runs of a slide, then over slides. A band without cells
     has no row; slides without a label, or with cells of one kind only, take no part.
 

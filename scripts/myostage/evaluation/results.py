@@ -170,7 +170,7 @@ def evaluate_runs(
     names += [*(expected_stage.NAMES if measured and slide_level else ()), *composition.NAMES]
     # A run that two experiments share is read once.
     paths = {spec.id: (spec, path) for runs in experiments.values() for spec, path in runs}
-    outcome = {run: outcome_of(outcomes[run], run) for run in paths}
+    outcome = {run: read_outcome(outcomes[run], run) for run in paths}
     tallies = {
         run: tally_run(spec, path, split_of, stages, truth, area)
         for run, (spec, path) in paths.items()
@@ -263,7 +263,7 @@ def evaluate(
     return found, rows + metric_rows(everything, whole, names, repeats)
 
 
-def outcome_of(path: Path, run: str) -> dict[str, Any]:
+def read_outcome(path: Path, run: str) -> dict[str, Any]:
     """The one row of a run's outcome."""
     rows = tables.read_arrow(path, OUTCOME).to_pylist()
     if [row["run"] for row in rows] != [run]:

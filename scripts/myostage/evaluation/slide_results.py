@@ -26,7 +26,7 @@ from myostage.evaluation.results import (
     comparison_rows,
     evaluate_all,
     families,
-    outcome_of,
+    read_outcome,
     per_seed,
     run_rows,
     write_rows,
@@ -142,7 +142,7 @@ def evaluate_slides(
     truth = PerCell(labels, LABELS, "stage", -1)
     # A run that two experiments share is read once.
     runs = {run.spec.id: (run, classes[name]) for name, listed in experiments.items() for run in listed}
-    outcome = {name: outcome_of(outcomes[name], name) for name in runs}
+    outcome = {name: read_outcome(outcomes[name], name) for name in runs}
     held = {
         name: tally_slides(run, split_of, number, truth, healthy)
         for name, (run, number) in runs.items()

@@ -44,7 +44,7 @@ BORDERS = Table(
             "low_um", FLOAT64, "um", "band of signed distance to the border, may be infinite; below 0: inside"
         ),
         Column("high_um", FLOAT64, "um", "its other end"),
-        Column("correct", FLOAT64, "", "share of cells told rightly, mean over slides and seeds"),
+        Column("correct", FLOAT64, "", "share of cells classified correctly, mean over slides and seeds"),
         Column("correct_low", FLOAT64, "", "2.5 % quantile of the bootstrap over slides; missing for one"),
         Column("correct_high", FLOAT64, "", "97.5 % quantile"),
         Column("cells", INT32, "cells", "cells"),

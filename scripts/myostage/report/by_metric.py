@@ -16,9 +16,9 @@ from myostage.report.findings import (
     DETECTABLE,
     Difference,
     Facts,
-    compared,
-    sentence,
-    sizes,
+    capitalise,
+    describe_difference,
+    format_sizes,
 )
 
 # what models of slide labels are judged by, after the metric that the study names
@@ -91,7 +91,7 @@ def count_verdicts(facts: Facts, what: str, rows: Sequence[Difference]) -> list[
     sentences = []
     for own in group_by_reference(rows):
         if len(own) == 1:
-            sentences.append(compared(own[0], facts.alpha))
+            sentences.append(describe_difference(own[0], facts.alpha))
             continue
         verdicts = [row.judge(facts.alpha) for row in own]
         known = [row for row, verdict in zip(own, verdicts, strict=True) if verdict != "not tested"]
@@ -104,8 +104,8 @@ def count_verdicts(facts: Facts, what: str, rows: Sequence[Difference]) -> list[
         if counts["not tested"]:
             parts.append(f"is not tested at {counts['not tested']}")
         sentences.append(
-            f"{sentence(facts.named)}: {what} {join_words(parts)}, against {own[0].reference} "
-            f"({sizes(known or own)}{describe_detectable(facts, known)})."
+            f"{capitalise(facts.named)}: {what} {join_words(parts)}, against {own[0].reference} "
+            f"({format_sizes(known or own)}{describe_detectable(facts, known)})."
         )
     return sentences
 

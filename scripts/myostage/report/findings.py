@@ -211,12 +211,12 @@ def _equal(text: str) -> str:
     return text if text.startswith("<") else f"= {text}"
 
 
-def sentence(text: str) -> str:
+def capitalise(text: str) -> str:
     """The text with a capital letter."""
     return text[0].upper() + text[1:]
 
 
-def compared(difference: Difference, alpha: float) -> str:
+def describe_difference(difference: Difference, alpha: float) -> str:
     """One difference as a sentence, by its verdict."""
     verb: dict[Verdict, str] = {
         "better": "is better than",
@@ -231,7 +231,7 @@ def compared(difference: Difference, alpha: float) -> str:
     return f"{text}."
 
 
-def grouped(facts: Facts, differences: Sequence[Difference]) -> list[str]:
+def describe_differences(facts: Facts, differences: Sequence[Difference]) -> list[str]:
     """Differences to one reference, a sentence per verdict, largest first."""
     sentences = []
     start: dict[Verdict, str] = {
@@ -241,32 +241,32 @@ def grouped(facts: Facts, differences: Sequence[Difference]) -> list[str]:
         "not tested": "Not tested against {}",
     }
     for verdict, words in start.items():
-        rows = [row for row in by_size(differences) if row.judge(facts.alpha) == verdict]
+        rows = [row for row in sort_by_size(differences) if row.judge(facts.alpha) == verdict]
         if rows:
-            sentences.append(_group(facts, words.format(rows[0].reference), rows))
+            sentences.append(_describe_group(facts, words.format(rows[0].reference), rows))
     return sentences
 
 
-def _group(facts: Facts, words: str, rows: Sequence[Difference]) -> str:
+def _describe_group(facts: Facts, words: str, rows: Sequence[Difference]) -> str:
     """Rows of one verdict; those that are not significant by their minimum detectable effect."""
     if rows[0].judge(facts.alpha) == "not significant":
         parts = [
             f"{facts.name(row.experiment)} {METRICS[row.metric].format(row.minimum_detectable)}"
             for row in rows
         ]
-        words += f" ({sizes(rows)}), each with its {DETECTABLE.rstrip(',')}"
+        words += f" ({format_sizes(rows)}), each with its {DETECTABLE.rstrip(',')}"
     else:
         parts = [f"{facts.name(row.experiment)} {row.interval}" for row in rows]
-        words += f" ({sizes(rows)})"
+        words += f" ({format_sizes(rows)})"
     return f"{words}: {'; '.join(parts)}."
 
 
-def by_size(differences: Iterable[Difference]) -> list[Difference]:
+def sort_by_size(differences: Iterable[Difference]) -> list[Difference]:
     """Largest first; without a number last."""
     return sorted(differences, key=lambda row: -np.nan_to_num(abs(row.difference), nan=-1.0))
 
 
-def ran(facts: Facts) -> list[str]:
+def describe_study(facts: Facts) -> list[str]:
     """What was run, what failed and what was left out."""
     structure, runs = facts.structure, facts.runs
     learnt = facts.splits[facts.splits["fold"] >= 0]
@@ -281,8 +281,10 @@ def ran(facts: Facts) -> list[str]:
         sentences.append(
             f"{format_count(rest, 'more slide')} {'is' if rest == 1 else 'are'} staged and not learnt from."
         )
-    sentences += ended(runs, folds) if len(runs) else ["Nothing was run."]
-    sentences += [f"Left out: {label}: {_ended(reason)}" for label, reason in structure.left_out.items()]
+    sentences += describe_runs(runs, folds) if len(runs) else ["Nothing was run."]
+    sentences += [
+        f"Left out: {label}: {_close_sentence(reason)}" for label, reason in structure.left_out.items()
+    ]
     if facts.metric != structure.compare["metric"]:
         wanted = METRICS[structure.compare["metric"]].title
         sentences.append(f"No {wanted} could be measured, so this page speaks of {facts.named} instead.")
@@ -315,7 +317,7 @@ def state_limits(facts: Facts) -> list[str]:
     return sentences
 
 
-def ended(runs: pd.DataFrame, folds: int, on: str = "") -> list[str]:
+def describe_runs(runs: pd.DataFrame, folds: int, on: str = "") -> list[str]:
     """How many runs there were, which failed, and why; ``on``: what they learn from, if it must be said."""
     single = runs.drop_duplicates("run")
     failed = single[single["status"] == "failed"]
@@ -328,17 +330,17 @@ def ended(runs: pd.DataFrame, folds: int, on: str = "") -> list[str]:
     ]
     for run, reason in zip(failed["run"], failed["reason"], strict=True):
         of = join_words(runs.loc[runs["run"] == run, "experiment"].astype(str))
-        sentences.append(f"Failed: {run} of {of}: {_ended(reason)}")
+        sentences.append(f"Failed: {run} of {of}: {_close_sentence(reason)}")
     if len(failed):
         sentences.append("A seed of which a run failed is left out of the numbers of its experiment.")
     return sentences
 
 
-def _ended(reason: object) -> str:
+def _close_sentence(reason: object) -> str:
     return f"{reason.rstrip('.')}." if isinstance(reason, str) and reason else "no reason is known."
 
 
-def helps(facts: Facts) -> list[str]:
+def answer_ordinal_term(facts: Facts) -> list[str]:
     """Whether the ordinal term helps, and by how much; then every main experiment against the reference."""
     structure = facts.structure
     sentences = []
@@ -348,7 +350,7 @@ def helps(facts: Facts) -> list[str]:
             "Whether the ordinal term helps cannot be said: no two main experiments differ by it alone."
         )
     else:
-        sentences.append(_ordinal(facts, facts.between(pair["with"], pair["without"])))
+        sentences.append(_describe_ordinal_term(facts, facts.between(pair["with"], pair["without"])))
         sides = [
             f"{facts.measured[pair[side]]} {side} it ({pair[side]})"
             for side in ("with", "without")
@@ -357,7 +359,7 @@ def helps(facts: Facts) -> list[str]:
         if len(sides) == 2:
             whole = facts.measured[pair["with"]]
             sentences.append(
-                f"{sentence(facts.named)} is {' and '.join(sides)}, on "
+                f"{capitalise(facts.named)} is {' and '.join(sides)}, on "
                 f"{format_count(whole.cells, 'cell')} of {format_count(whole.slides, 'slide')}."
             )
     others = [
@@ -365,10 +367,10 @@ def helps(facts: Facts) -> list[str]:
         for label, row in facts.family("reference").items()
         if label in structure.main and {row.experiment, row.reference} != set(pair.values())
     ]
-    return sentences + grouped(facts, others)
+    return sentences + describe_differences(facts, others)
 
 
-def _ordinal(facts: Facts, row: Difference | None) -> str:
+def _describe_ordinal_term(facts: Facts, row: Difference | None) -> str:
     """The answer to the first question."""
     pair = facts.structure.ordinal
     of = f"The ordinal term ({pair['with']} against {pair['without']})"
@@ -383,7 +385,7 @@ def _ordinal(facts: Facts, row: Difference | None) -> str:
     return f"{of} {'helps' if verdict == 'better' else 'hurts'}: {row.evidence}."
 
 
-def baselines(facts: Facts) -> list[str]:
+def compare_with_baselines(facts: Facts) -> list[str]:
     """Every main experiment against the best baseline."""
     structure = facts.structure
     rows = [
@@ -399,10 +401,10 @@ def baselines(facts: Facts) -> list[str]:
     if found is not None:
         size = f"{format_count(found.cells, 'cell')} of {format_count(found.slides, 'slide')}"
         sentences.append(f"The best baseline is {best}, with {facts.named} {found} on {size}.")
-    return sentences + grouped(facts, rows)
+    return sentences + describe_differences(facts, rows)
 
 
-def grid(facts: Facts) -> list[str]:
+def describe_grid(facts: Facts) -> list[str]:
     """At how many points of the grid of sigma and bins the ordinal term helps, and for which sigma."""
     points = facts.structure.grid
     if not points:
@@ -412,7 +414,7 @@ def grid(facts: Facts) -> list[str]:
         return [f"Of {format_count(len(points), 'point')} of the grid none could be compared."]
     to = next(iter(rows.values())).reference
     sigmas, bins = (sorted({point[key] for point in points.values()}) for key in ("sigma", "bins"))
-    size = sizes(rows.values())
+    size = format_sizes(rows.values())
     sentences = [
         f"At {format_count(len(points), 'point')} of sigma ({_range(sigmas)}) and bins ({_range(bins)}), "
         f"against {to}: {_tally(facts, points, rows)} ({size})."
@@ -462,7 +464,7 @@ def _range(values: Sequence[float]) -> str:
     )
 
 
-def sizes(rows: Iterable[Difference]) -> str:
+def format_sizes(rows: Iterable[Difference]) -> str:
     """``15 pairs, 31 slides each``; ranges where they differ."""
     listed_rows = list(rows)
     pairs, slides = (sorted({getattr(row, name) for row in listed_rows}) for name in ("pairs", "slides"))
@@ -487,7 +489,7 @@ def _tally(facts: Facts, labels: Iterable[str], rows: Mapping[str, Difference]) 
     return join_words(parts)
 
 
-def weights(facts: Facts) -> list[str]:
+def describe_weights(facts: Facts) -> list[str]:
     """Where the ordinal term helps over its weight."""
     swept = facts.structure.weights
     if not swept:
@@ -499,7 +501,7 @@ def weights(facts: Facts) -> list[str]:
     weights = sorted(swept)
     sentences = [
         f"At {format_count(len(weights), 'weight')} of L_SimProp ({_range(weights)}), against {to}: "
-        f"{_tally(facts, swept.values(), rows)} ({sizes(rows.values())})."
+        f"{_tally(facts, swept.values(), rows)} ({format_sizes(rows.values())})."
     ]
     for verdict in ("better", "worse"):
         found = [weight for weight in weights if swept[weight] in rows]
@@ -511,7 +513,7 @@ def weights(facts: Facts) -> list[str]:
     return sentences
 
 
-def wrong_proportions(facts: Facts) -> list[str]:
+def describe_wrong_proportions(facts: Facts) -> list[str]:
     """From which strength on wrong proportions do harm, and whether the ordinal term withstands them."""
     curves = facts.structure.curves
     if not curves:
@@ -528,14 +530,14 @@ def wrong_proportions(facts: Facts) -> list[str]:
     return sentences
 
 
-def falls(facts: Facts, points: Mapping[float, str]) -> dict[float, Difference]:
+def find_falls(facts: Facts, points: Mapping[float, str]) -> dict[float, Difference]:
     """Differences to t = 0 by t; those that were not compared are left out."""
     zero = points.get(0.0)
     rows = {t: facts.between(label, zero) for t, label in points.items() if zero and t > 0}
     return {t: row for t, row in sorted(rows.items()) if row is not None and np.isfinite(row.difference)}
 
 
-def harmed_from(facts: Facts, rows: Mapping[float, Difference]) -> float | None:
+def describe_first_harm(facts: Facts, rows: Mapping[float, Difference]) -> float | None:
     """The least t from which on every difference is significantly worse."""
     start = None
     for t in sorted(rows, reverse=True):
@@ -546,10 +548,10 @@ def harmed_from(facts: Facts, rows: Mapping[float, Difference]) -> float | None:
 
 
 def _curve(facts: Facts, name: str, points: Mapping[float, str]) -> str:
-    rows = falls(facts, points)
+    rows = find_falls(facts, points)
     if not rows:
         return f"{name}: not compared with right proportions."
-    start, last = harmed_from(facts, rows), max(rows)
+    start, last = describe_first_harm(facts, rows), max(rows)
     shown = rows[last if start is None else start]
     if start is None:
         single = [format_setting(t) for t, row in rows.items() if row.judge(facts.alpha) == "worse"]
@@ -563,13 +565,13 @@ def _curve(facts: Facts, name: str, points: Mapping[float, str]) -> str:
     end = f", at t = {format_setting(last)} {rows[last].interval}" if last > start else ""
     return (
         f"{name}: {facts.named} gets worse from t = {format_setting(start)} on: {shown.interval} there{end} "
-        f"({sizes(rows.values())}){upto}."
+        f"({format_sizes(rows.values())}){upto}."
     )
 
 
 def _withstands(facts: Facts, ordinal: str, without: str) -> str:
     """Whether the fall of the one lies apart from the fall of the other at the largest common t."""
-    one, other = (falls(facts, facts.structure.curves[name]) for name in (ordinal, without))
+    one, other = (find_falls(facts, facts.structure.curves[name]) for name in (ordinal, without))
     common = [t for t in one if t in other]
     if not common:
         return f"Whether {ordinal} withstands wrong proportions better than {without} cannot be said."
@@ -593,42 +595,42 @@ def _withstands(facts: Facts, ordinal: str, without: str) -> str:
     )
 
 
-def designs(facts: Facts) -> list[Difference]:
+def describe_designs(facts: Facts) -> list[Difference]:
     """Every open choice against what it changes, largest difference first."""
     rows = (
         facts.family("against").get(label) or facts.family("reference").get(label)
         for label in facts.structure.design
     )
-    return by_size(row for row in rows if row is not None)
+    return sort_by_size(row for row in rows if row is not None)
 
 
-def design(facts: Facts) -> list[str]:
+def describe_design(facts: Facts) -> list[str]:
     """Which of the open design choices matter."""
     labels = facts.structure.design
     if not labels:
         return ["No open design choice was varied."]
-    rows = designs(facts)
+    rows = describe_designs(facts)
     matter = [row for row in rows if row.judge(facts.alpha) in ("better", "worse")]
     sentences = [
         f"Of {format_count(len(labels), 'choice')}, {len(matter) or 'none'} "
         f"{'changes' if len(matter) <= 1 else 'change'} {facts.named} significantly."
     ]
-    sentences += [compared(row, facts.alpha) for row in matter]
+    sentences += [describe_difference(row, facts.alpha) for row in matter]
     quiet, unknown = (
         [row for row in rows if row.judge(facts.alpha) == verdict]
         for verdict in ("not significant", "not tested")
     )
     if quiet:
-        sentences.append(_group(facts, "Not significant", quiet))
+        sentences.append(_describe_group(facts, "Not significant", quiet))
     if unknown:
-        sentences.append(_group(facts, "Not tested", unknown))
+        sentences.append(_describe_group(facts, "Not tested", unknown))
     missing = [label for label in labels if label not in {row.experiment for row in rows}]
     if missing:
         sentences.append(f"Not compared: {join_words(missing)}.")
     return sentences
 
 
-def geometry(facts: Facts) -> list[str]:
+def describe_geometry(facts: Facts) -> list[str]:
     """Whether similarity of cells follows the order of stages, before and after training."""
     table = facts.correlations
     if table is None or table["rho"].notna().sum() == 0:
@@ -664,15 +666,15 @@ def _rho(row: Mapping[Any, Any]) -> str:
     return f"{shown}{alone} in {row['experiment']} ({size})"
 
 
-def whole_runs(facts: Facts) -> pd.DataFrame:
+def select_finished_runs(facts: Facts) -> pd.DataFrame:
     """Runs that trained and ended well in one job, so that their cost is whole."""
     runs = facts.runs
     return runs[(runs["status"] == "ok") & (runs["steps"] > 0) & ~costs.find_resumed(runs)]
 
 
-def cost(facts: Facts) -> list[str]:
+def describe_cost(facts: Facts) -> list[str]:
     """What a run costs, and what the ordinal term adds."""
-    runs = whole_runs(facts)
+    runs = select_finished_runs(facts)
     if runs.empty:
         return ["No run that trained anything ended well, so there is no cost to name."]
     sentences = []

@@ -26,11 +26,11 @@ from myostage.report.by_metric import (
 )
 from myostage.report.findings import (
     Facts,
-    design,
+    describe_design,
 )
 
 
-def regression(facts: Facts) -> Section | None:
+def describe_regression(facts: Facts) -> Section | None:
     """Whether ordinal regression helps, which terms matter, which oppose each other; latent algebra."""
     labels = facts.structure.regression
     if not labels:
@@ -46,7 +46,7 @@ def regression(facts: Facts) -> Section | None:
         if not view.family("against").keys() & against.keys():
             continue
         chosen = replace(view.structure, design=list(against))
-        sentences.append(" ".join(design(replace(view, structure=chosen))))
+        sentences.append(" ".join(describe_design(replace(view, structure=chosen))))
     sentences += [*_conflict(facts), *_algebra(facts)]
     rows = [row for view in views[:1] for row in find_to_reference(view, labels)]
     return Section("regression", "Does ordinal regression help?", sentences, rows)

@@ -38,9 +38,9 @@ from myostage.report.by_metric import (
 from myostage.report.findings import (
     Difference,
     Facts,
-    compared,
-    grouped,
-    sizes,
+    describe_difference,
+    describe_differences,
+    format_sizes,
 )
 from myostage.study.config import control_of
 
@@ -56,7 +56,7 @@ SPACE: dict[Verdict, str] = {
 }
 
 
-def smoothing(facts: Facts) -> Section | None:
+def describe_smoothing(facts: Facts) -> Section | None:
     """Whether smoothing attention helps, by setting; its spectrum; where at a border it errs."""
     labels = [label for label, model in facts.models.items() if model in SMOOTHING]
     if facts.slide_structure is None or not labels:
@@ -76,7 +76,7 @@ def smoothing(facts: Facts) -> Section | None:
     return Section("smoothing", "Does smoothing attention help?", sentences, rows)
 
 
-def spatial(facts: Facts) -> Section | None:
+def describe_spatial(facts: Facts) -> Section | None:
     """Whether spatial regularisation helps, and whether it uses where cells lie."""
     known = facts.slide_structure
     controls = known.controls if known else {}
@@ -96,10 +96,11 @@ def spatial(facts: Facts) -> Section | None:
         sentences += describe_metrics("spatial regularisation", list(controls), views, SLIDE_METRICS)
         for view in views:
             without = [
-                f"Without reconstruction {compared(row, view.alpha)}" for row in find_to_reference(view, free)
+                f"Without reconstruction {describe_difference(row, view.alpha)}"
+                for row in find_to_reference(view, free)
             ]
             rows = (view.between(one, other) for one in controls for other in free)
-            sentences += [*without, *(compared(row, view.alpha) for row in rows if row)]
+            sentences += [*without, *(describe_difference(row, view.alpha) for row in rows if row)]
             sentences += _space(view, "SRMIL", controls)
             differences = differences or [
                 *find_to_reference(view, list(controls)),
@@ -111,13 +112,15 @@ def spatial(facts: Facts) -> Section | None:
         for label in of_cells:
             row = facts.between(label, start) if start else None
             sentences.append(
-                compared(row, facts.alpha) if row else f"{label} was not compared with L_prop alone."
+                describe_difference(row, facts.alpha)
+                if row
+                else f"{label} was not compared with L_prop alone."
             )
     title = "Does spatial regularisation help, and does it use space?"
     return Section("spatial", title, sentences, differences)
 
 
-def stages(facts: Facts) -> Section | None:
+def describe_stage_smoothing(facts: Facts) -> Section | None:
     """Whether smoothing stages or embeddings over the graph of cells helps OSLSP."""
     labels = facts.structure.smoothed
     if not labels:
@@ -129,8 +132,8 @@ def stages(facts: Facts) -> Section | None:
     ]
     sentences = count_verdicts(facts, "smoothing stages", rows)
     for own in group_by_reference(rows):
-        # one alone has been told with its numbers
-        sentences += grouped(facts, own) if len(own) > 1 else []
+        # a single experiment was described with its numbers
+        sentences += describe_differences(facts, own) if len(own) > 1 else []
     sentences = sentences or ["Smoothing stages was compared with nothing."]
     return Section("stages", "Does smoothing stages help?", sentences, rows)
 
@@ -145,7 +148,7 @@ def _space(facts: Facts, of: str, controls: Mapping[str, str]) -> list[str]:
         parts = [f"{row.experiment} {row.interval}" for row in own]
         if own:
             detectable = describe_detectable(facts, own)
-            sentences.append(f"{start}: {words} ({sizes(own)}{detectable}): {'; '.join(parts)}.")
+            sentences.append(f"{start}: {words} ({format_sizes(own)}{detectable}): {'; '.join(parts)}.")
     missing = [label for label in controls if label not in {row.experiment for row in rows}]
     return sentences + ([f"{start}: {join_words(missing)} could not be compared."] if missing else [])
 

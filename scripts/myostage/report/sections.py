@@ -3,10 +3,10 @@
 from myostage.report.by_metric import Section
 from myostage.report.findings import (
     Facts,
-    ended,
+    describe_runs,
 )
-from myostage.report.findings_regression import regression
-from myostage.report.findings_spatial import smoothing, spatial, stages
+from myostage.report.findings_regression import describe_regression
+from myostage.report.findings_spatial import describe_smoothing, describe_spatial, describe_stage_smoothing
 
 RULES = (
     "What uses adjacent cells, and ordinal regression, is judged by this rule too, in each metric named; "
@@ -20,7 +20,9 @@ RULES = (
 def list_sections(facts: Facts) -> list[Section]:
     """The questions that the study asks."""
     return [
-        section for asked in (smoothing, spatial, regression, stages) if (section := asked(facts)) is not None
+        section
+        for asked in (describe_smoothing, describe_spatial, describe_regression, describe_stage_smoothing)
+        if (section := asked(facts)) is not None
     ]
 
 
@@ -28,4 +30,4 @@ def describe_slide_runs(facts: Facts) -> list[str]:
     """What was run on labels of slides, beside what stages cells."""
     if facts.slide_runs is None or not facts.structure.parts:
         return []
-    return ended(facts.slide_runs, int(facts.slide_runs["fold"].nunique()), " on labels of slides")
+    return describe_runs(facts.slide_runs, int(facts.slide_runs["fold"].nunique()), " on labels of slides")

@@ -29,15 +29,19 @@ def headline(facts: Facts) -> list[str]:
     own = structure.ordinal.get("with", structure.reference)
     to_baseline = facts.family("baseline").get(own)
     sentences = [
-        findings.helps(facts)[0],
-        findings.compared(to_baseline, facts.alpha) if to_baseline else findings.baselines(facts)[0],
+        findings.answer_ordinal_term(facts)[0],
+        findings.describe_difference(to_baseline, facts.alpha)
+        if to_baseline
+        else findings.compare_with_baselines(facts)[0],
     ]
     further = (
-        (structure.grid, findings.grid),
-        (structure.weights, findings.weights),
-        (structure.design, findings.design),
+        (structure.grid, findings.describe_grid),
+        (structure.weights, findings.describe_weights),
+        (structure.design, findings.describe_design),
     )
-    sentences.append(next((say(facts) for present, say in further if present), findings.ran(facts))[0])
+    sentences.append(
+        next((say(facts) for present, say in further if present), findings.describe_study(facts))[0]
+    )
     return sentences
 
 
@@ -53,7 +57,7 @@ def write(out: str | Path, facts: Facts) -> None:
     """
     staged = bool(facts.structure.parts)
     asked = list_sections(facts)
-    run = [*findings.ran(facts), *describe_slide_runs(facts)]
+    run = [*findings.describe_study(facts), *describe_slide_runs(facts)]
     short = [*(headline(facts) if staged else run[:1]), *(section.sentences[0] for section in asked)]
     judged = " ".join([rules(facts), *([RULES] if asked else [])])
     sections = [Section("run", "What was run", [Block(points=run)])]
@@ -68,9 +72,17 @@ def write(out: str | Path, facts: Facts) -> None:
             Section(
                 "design",
                 "Which open choices matter?",
-                [Block("", findings.design(facts), table=_differences(facts, findings.designs(facts)))],
+                [
+                    Block(
+                        "",
+                        findings.describe_design(facts),
+                        table=_differences(facts, findings.describe_designs(facts)),
+                    )
+                ],
             ),
-            Section("geometry", "Are similar stages alike?", [Block(points=findings.geometry(facts))]),
+            Section(
+                "geometry", "Are similar stages alike?", [Block(points=findings.describe_geometry(facts))]
+            ),
             Section("cost", "What does it cost?", _cost(facts)),
         ]
     for section in asked:
@@ -109,10 +121,10 @@ def _helps(facts: Facts) -> list[Block]:
         for family in ("reference", "baseline")
     }
     return [
-        Block("", findings.helps(facts), table=_differences(facts, by_family["reference"])),
+        Block("", findings.answer_ordinal_term(facts), table=_differences(facts, by_family["reference"])),
         Block(
             "Against the best baseline",
-            findings.baselines(facts),
+            findings.compare_with_baselines(facts),
             table=_differences(facts, by_family["baseline"]),
         ),
     ]
@@ -121,11 +133,13 @@ def _helps(facts: Facts) -> list[Block]:
 def _where(facts: Facts) -> list[Block]:
     structure = facts.structure
     swept = [row for label in structure.weights.values() if (row := facts.to_plain(label)) is not None]
-    fallen = [row for points in structure.curves.values() for row in findings.falls(facts, points).values()]
-    wrong = findings.wrong_proportions(facts)
+    fallen = [
+        row for points in structure.curves.values() for row in findings.find_falls(facts, points).values()
+    ]
+    wrong = findings.describe_wrong_proportions(facts)
     return [
-        Block("Over sigma and bins", findings.grid(facts), table=_grid(facts)),
-        Block("Over its weight", findings.weights(facts), table=_differences(facts, swept)),
+        Block("Over sigma and bins", findings.describe_grid(facts), table=_grid(facts)),
+        Block("Over its weight", findings.describe_weights(facts), table=_differences(facts, swept)),
         Block("With wrong proportions", wrong, table=_differences(facts, fallen)),
     ]
 
@@ -145,10 +159,10 @@ def _methods(facts: Facts) -> list[Block]:
 
 
 def _cost(facts: Facts) -> list[Block]:
-    trained = set(findings.whole_runs(facts)["experiment"])
+    trained = set(findings.select_finished_runs(facts)["experiment"])
     labels = [label for label in facts.structure.main if label in trained]
     table = Grid.of(formatting.tabulate_costs(facts.runs, labels), formatting.COST) if labels else None
-    return [Block(points=findings.cost(facts), table=table)]
+    return [Block(points=findings.describe_cost(facts), table=table)]
 
 
 def _differences(facts: Facts, rows: Sequence[Difference]) -> Grid | None:
@@ -225,7 +239,7 @@ def _grid(facts: Facts) -> Grid | None:
     ]
     head = ["", *(f"{format_setting(b)} bins" for b in bins)]
     rows = [row for label in points if (row := facts.to_plain(label)) is not None]
-    size = f" {findings.sizes(rows)}." if rows else ""
+    size = f" {findings.format_sizes(rows)}." if rows else ""
     marks = "; ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items())
     to = f" to {rows[0].reference}" if rows else ""
     caption = f"Difference in {METRICS[facts.metric].label}{to} [95 % interval].{size} {marks}."
