@@ -117,7 +117,7 @@ def test_a_notebook_or_a_figure_runs_again_its_theme_and_the_page(project: Proje
 
 
 def test_metrics_and_exports_train_nothing(project: Project) -> None:
-    files = ("evaluation/metrics.py", "export/geojson.py")
+    files = ("evaluation/metrics/cells.py", "export/geojson.py")
     plan = project.edited(code, *(f"scripts/myostage/{file}" for file in files))
     assert {"evaluate", "export", "summary"} <= project.reruns(plan)
     assert not plan.trained(project.before)

@@ -30,7 +30,7 @@ Cells = tuple[np.ndarray, np.ndarray]
 def spec_of(fold: int = 0, seed: int = 0, **training: Any) -> RunSpec:
     return RunSpec(
         method="proportions",
-        losses={"prop": 1.0},
+        losses={"prop": 1.0, "supcr": 1.0},  # a term with an option of halves
         training=Training(**training),
         encoder=Encoder(),
         folds=2,

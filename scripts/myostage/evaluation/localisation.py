@@ -213,9 +213,9 @@ def borders(
     """Write the share of cells that attention tells rightly, by their distance to the border of the injury.
 
     That distance is the one to the nearest labelled cell of the other kind, negative for injured cells. A
-    cell counts as injured where its attention is more than the even one, 1/n of the slide's n cells. The share
-    is taken per slide and run, then the mean over the runs of a slide, then over slides. A band without cells
-    has no row; slides without a label, or with cells of one kind only, take no part.
+    cell counts as injured where its attention is more than the even one, 1/n of the slide's n cells. The
+    share is taken per slide and run, then the mean over the runs of a slide, then over slides. A band
+    without cells has no row; slides without a label, or with cells of one kind only, take no part.
 
     Parameters
     ----------

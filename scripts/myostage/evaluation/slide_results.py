@@ -26,8 +26,8 @@ from myostage.evaluation.results import (
     comparison_rows,
     evaluate_all,
     families,
-    read_outcome,
     per_seed,
+    read_outcome,
     run_rows,
     write_rows,
 )

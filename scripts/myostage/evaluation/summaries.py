@@ -243,6 +243,8 @@ def reconstruction(histories: pd.DataFrame, pairs: Mapping[str, str]) -> pd.Data
         last tenth of steps of every run), ``low``, ``high`` (bootstrap over runs), ``runs``; missing without
         a run.
     """
+    if "spatial_reconstruction" not in histories:
+        histories = histories.assign(spatial_reconstruction=np.nan)
     last = histories["step"] >= 0.9 * (histories.groupby(["experiment", "run"])["step"].transform("max") + 1)
     ends = histories[last].groupby(["experiment", "run"])["spatial_reconstruction"].mean().dropna()
     rows = []

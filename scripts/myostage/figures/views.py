@@ -204,8 +204,8 @@ def confusion(path: str | Path, experiment: str, stages: int) -> np.ndarray:
 
 
 def histories(paths: Mapping[str, Sequence[str | Path]]) -> pd.DataFrame:
-    """Training histories as one table: ``experiment``, ``run`` (number), then the columns of HISTORY and of
-    all terms, missing where a run does not have one.
+    """Training histories as one table: ``experiment``, ``run`` (number), the columns of HISTORY and of the
+    terms of any run, missing where a run does not have one.
 
     ``step`` runs on through the phases, so that the head fitted after L_SimProp follows its encoder.
     """
