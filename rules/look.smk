@@ -5,7 +5,7 @@ out:  figures/{figure}.png, .svg and .csv, some .html and .tex; the executed not
       kept beside the log
 
 A job draws the figures of one theme and leaves a receipt: those that are there, made from the same files by the same
-code, are left as they are. A figure is asked for by its file.
+code, are left as they are. A figure is asked for by its file; one whose files are gone is drawn again alone.
 """
 
 import re
@@ -31,7 +31,7 @@ def specification(theme):
             "files": figure.request.files,
             "parameters": figure.request.parameters,
             "inputs": PLAN.behind(figure.request.files),
-            "outputs": [PATHS.study(f"figures/{name}{ending}") for ending in figure.record.endings],
+            "outputs": files_of(name, figure),
             "caption": figure.record.caption,
             "code": code_of(figure.key, theme=theme),
         }
@@ -70,25 +70,65 @@ for theme in dict.fromkeys(figure.record.theme for figure in DRAWN.values()):
             "../scripts/look.py"
 
 
+def files_of(name, figure):
+    return [PATHS.study(f"figures/{name}{ending}") for ending in figure.record.endings]
+
+
+def reported(name, figure, flag):
+    """The files of a figure as outputs, each with ``flag``; those that a report shows are marked."""
+    for file in files_of(name, figure):
+        if file.endswith(".png"):
+            caption = str(Path(PATHS.log("look", name)).with_suffix(".rst").resolve())
+            yield report(flag(file), caption=caption, category=figure.record.category)
+        elif file.endswith(".html"):
+            yield report(flag(file), category=figure.record.category)
+        else:
+            yield flag(file)
+
+
+def is_lost(name, figure):
+    """Whether the theme was drawn and files of this figure are gone, or empty, since."""
+    drawn = Path(PATHS.receipt("look", figure.record.theme)).exists()
+    return drawn and not all(
+        Path(file).exists() and Path(file).stat().st_size for file in files_of(name, figure)
+    )
+
+
 for name, figure in DRAWN.items():
 
-    # The job of the theme has written the files; here they become known to Snakemake, one figure by one.
-    rule:
-        name:
-            f"figure_{name}"
-        input:
-            PATHS.receipt("look", figure.record.theme),
-        output:
-            report(
-                touch(PATHS.study(f"figures/{name}.png")),
-                caption=str(Path(PATHS.log("look", name)).with_suffix(".rst").resolve()),
-                category=figure.record.category,
-            ),
-            [
-                (
-                    report(touch(file), category=figure.record.category)
-                    if file.endswith(".html")
-                    else touch(file)
-                )
-                for file in [PATHS.study(f"figures/{name}{ending}") for ending in figure.record.endings[1:]]
-            ],
+    if is_lost(name, figure):
+
+        rule:
+            name:
+                f"figure_{name}"
+            input:
+                PLAN.behind(figure.request.files),
+                notebook=f"{workflow.basedir}/notebooks/{figure.record.theme}.ipynb",
+            output:
+                *reported(name, figure, str),
+            log:
+                PATHS.log("look", f"{name}.alone"),
+            conda:
+                "../envs/myostage.yaml"
+            threads: 1
+            resources:
+                **needs("look"),
+            params:
+                figures=lambda wildcards, output, name=name, theme=figure.record.theme: {
+                    name: specification(theme)[name]
+                },
+            message:
+                f"Drawing {name} again"
+            script:
+                "../scripts/look.py"
+
+    else:
+
+        # The job of the theme has written the files; here they become known to Snakemake, one figure by one.
+        rule:
+            name:
+                f"figure_{name}"
+            input:
+                PATHS.receipt("look", figure.record.theme),
+            output:
+                *reported(name, figure, touch),

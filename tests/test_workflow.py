@@ -274,3 +274,14 @@ def test_shipped_studies_dry_run_and_say_what_they_cost(
     (said,) = [line for line in plan.text.splitlines() if line.startswith(f"{name}: ")]
     cost = rf"{len(table)} slides, \d+ experiments, \d+ runs in \d+ training jobs.* GPU hours"
     assert re.search(cost, said)
+
+
+def test_a_figure_whose_file_is_gone_is_drawn_again_alone(made: Path, results: Path) -> None:
+    figure = results / "figures/forest.png"
+    others = {file: file.stat().st_mtime_ns for file in figure.parent.glob("*.png") if file != figure}
+    figure.unlink()
+    result = tiny.run(made, "results/tiny/figures/forest.png")
+    assert result.returncode == 0, result.stderr[-4000:]
+    with Image.open(figure) as image:
+        assert min(image.size) > 200
+    assert {file: file.stat().st_mtime_ns for file in others} == others
