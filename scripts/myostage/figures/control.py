@@ -105,7 +105,7 @@ def draw(
                     place + shift,
                     f"{coordinates}: no run",
                     fontsize=7,
-                    color="#777",
+                    color=style.ABSENT,
                     va="center",
                     transform=drawn[0].get_yaxis_transform(),
                 )
@@ -115,7 +115,9 @@ def draw(
         for place, row in enumerate(selection.iterate_rows(rows)):
             if not np.isfinite(row.difference):
                 where = axes.get_yaxis_transform()
-                axes.text(0.02, place, "not compared", fontsize=7, color="#777", va="center", transform=where)
+                axes.text(
+                    0.02, place, "not compared", fontsize=7, color=style.ABSENT, va="center", transform=where
+                )
                 continue
             colour = style.VERDICT_COLOURS.get(style.judge_row(row, metric, alpha), style.FAINT)
             marks = {"color": colour, "mfc": colour if colour != style.FAINT else "white"}

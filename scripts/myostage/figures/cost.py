@@ -73,7 +73,7 @@ def draw(runs: pd.DataFrame, experiments: Sequence[str]) -> Figure:
                     place,
                     said,
                     fontsize=7,
-                    color="#777",
+                    color=style.ABSENT,
                     va="center",
                     transform=axes.get_yaxis_transform(),
                 )

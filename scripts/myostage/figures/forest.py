@@ -122,7 +122,7 @@ def draw(
         ticks.append(one if single or row is None else f"{one} (against {row.reference})")
         if row is None:
             right.text(
-                0, place, (failed or {}).get(one, "not compared"), va="center", fontsize=8, color="#777"
+                0, place, (failed or {}).get(one, "not compared"), va="center", fontsize=8, color=style.ABSENT
             )
             continue
         if np.isfinite(row.minimum_detectable):

@@ -135,7 +135,7 @@ def draw(
                     mpatches.Rectangle((place[0] - 0.5, place[1] - 0.5), 1, 1, color="#eee", lw=0, zorder=0)
                 )
                 text = row.absent if column == "value" else "–"
-                axes.text(*place, text, ha="center", va="center", fontsize=6.5, color="#777")
+                axes.text(*place, text, ha="center", va="center", fontsize=6.5, color=style.ABSENT)
                 continue
             red, green, blue, _ = colours((value - bottom) / (top - bottom))
             ink = palette.ink("#" + "".join(f"{round(255 * part):02x}" for part in (red, green, blue)))

@@ -128,7 +128,9 @@ def draw(
         for place, name in enumerate(order):
             if name not in at or not np.isfinite(at[name].value):
                 text = failed.get(name, "undefined")
-                axes.text(0.02, place, text, fontsize=7, color="#777", va="center", transform=_rows(axes))
+                axes.text(
+                    0.02, place, text, fontsize=7, color=style.ABSENT, va="center", transform=_rows(axes)
+                )
                 continue
             row = at[name]
             colour = learnt

@@ -156,7 +156,7 @@ def draw(
             if not np.isfinite(row.value):
                 text = (failed or {}).get(one, "undefined")
                 where = axes.get_yaxis_transform()
-                axes.text(0.02, place, text, fontsize=7, color="#777", va="center", transform=where)
+                axes.text(0.02, place, text, fontsize=7, color=style.ABSENT, va="center", transform=where)
                 continue
             colour = style.VERDICT_COLOURS.get(style.judge_row(row, name, alpha), style.FAINT)
             marker = "D" if one in controls else "o"
