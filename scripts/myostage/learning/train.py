@@ -15,14 +15,13 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from myostage import tables
 from myostage.errors import UserError
 from myostage.features.encoder import Suffix
 from myostage.learning import term
-from myostage.learning.loop import Diverged, autocast, fit, resume, write_history
+from myostage.learning.loop import Diverged, autocast, fit, resume
+from myostage.learning.outputs import save_model, write_history
 from myostage.learning.regression import Queue
 from myostage.learning.steps import BagPair, BagStep, CellStep, LabelledCells
 from myostage.runtime.checkpoints import Checkpoints, Progress
@@ -186,22 +185,13 @@ def train(
         raise
     model.eval()
     write_history(history_out, history, spec, made_by)
-    save_model(model_out, model.state_dict(), spec, len(stages), made_by)
+    save_model(model_out, as_arrays(model), spec, len(stages), made_by)
     return model, len(history) - begun
 
 
-def save_model(
-    path: Path, tensors: dict[str, Tensor], spec: RunSpec, stages: int, made_by: str, failed: str = ""
-) -> None:
-    """Write a model as safetensors, atomically, with the specification that made it.
-
-    ``failed`` says why there is no model; such a file holds no tensors.
-    """
-    metadata = {"spec": spec.model_dump_json(), "stages": str(stages), "made_by": made_by}
-    metadata |= {"failed": failed} if failed else {}
-    own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with tables.atomic(path) as temporary:
-        save_file(own, temporary, metadata)
+def as_arrays(model: nn.Module) -> dict[str, NDArray[np.generic]]:
+    """The parameters and buffers of a model, by name."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
 
 
 def embed_with(model: StageModel, device: torch.device, precision: str) -> Callable[[Tensor], Tensor]:
