@@ -51,7 +51,7 @@ def counted(tries: Path) -> Iterator[None]:
                 yield
             finally:
                 faulthandler.disable()
-                if before:
+                if before and sys.__stderr__:
                     faulthandler.enable(sys.__stderr__)
     except BaseException as error:
         causes += [MEMORY] if is_short_of_memory(error) else []
