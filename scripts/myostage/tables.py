@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 
 from myostage.errors import UserError
 
+_TRIAL_BYTES = 2**20
+
 
 @dataclass(frozen=True)
 class Column:
@@ -133,6 +135,11 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; it is renamed to ``path`` when the block ends well.
 
     The file gets the permissions that the user's umask leaves.
+
+    Raises
+    ------
+    OSError
+        The disk is full, also where what writes within the block raises something else of it.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -145,5 +152,15 @@ def atomic(path: str | Path) -> Iterator[Path]:
             permissions
         )  # some writers, such as that of safetensors, put a file of their own there
         temporary.replace(target)
+    except Exception as error:
+        if getattr(error, "errno", None) is None and not isinstance(error, UserError):
+            _try_to_write(temporary)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _try_to_write(path: Path) -> None:
+    """OSError where the disk takes no more: torch, safetensors and tifffile say it in words of their own."""
+    with path.open("ab") as file:
+        file.write(bytes(_TRIAL_BYTES))
