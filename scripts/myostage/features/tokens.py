@@ -4,12 +4,14 @@ A cell's T x D float16 tokens are one value of a fixed-size binary column, uncom
 or statistics, so that reading is copying: a bag touches the bytes of its own cells and nothing else. Any
 Parquet reader can open the file; ours maps it into memory and finds each row by arithmetic, which needs every
 row group to hold one single data page. The writer sees to that and the reader verifies it. Each cell's tokens
-bear a checksum, so that a bag verifies the cells that it reads and no page of others.
+bear a checksum, so that a bag verifies the cells that it reads and no page of others. Only the files read
+last are mapped: each keeps a handle, of which a process has few (`ulimit -n`).
 """
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ import xxhash
 from torch import Tensor
 
 from myostage import tables
-from myostage.errors import Damaged
+from myostage.errors import Damaged, UserError
 
 ROW_GROUP_CELLS = 256
 BIG_ROW_GROUP_CELLS = 64
@@ -32,6 +34,8 @@ LAYOUT = "row-major T x D, one data page per row group"
 _PAGE_OVERHEAD_BYTES = 64
 """At most this lies before a page's values: its header and its definition levels."""
 _MAXIMUM_PAGE_BYTES = 2**30
+MAPPED_FILES = 128
+"""Most token files mapped at a time, over all stores of a process."""
 
 
 def tokens_table(tokens: int, width: int) -> tables.Table:
@@ -127,7 +131,7 @@ def writer(
 
 
 class TokenStore:
-    """The tokens of one slide, mapped into memory.
+    """The tokens of one slide, mapped into memory while they are read.
 
     Parameters
     ----------
@@ -152,6 +156,7 @@ class TokenStore:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         with tables.open_parquet(self.path, "tokens", memory_map=True) as file:
+            self._changed_ns = self.path.stat().st_mtime_ns
             self.metadata = {
                 key.decode(errors="replace"): value.decode(errors="replace")
                 for key, value in (file.schema_arrow.metadata or {}).items()
@@ -165,7 +170,6 @@ class TokenStore:
             self._checksums = own.column("checksum").to_numpy()
             self._verified = np.zeros(len(self.cells), bool)
             self._groups, self._starts = self._lay_out(file.metadata)
-            self._mapped = np.memmap(self.path, np.uint8, "r") if len(self.cells) else np.empty(0, np.uint8)
             self._verify(file)
 
     def __len__(self) -> int:
@@ -229,7 +233,8 @@ class TokenStore:
         """The mapped bytes of one row group, uint8[n, T * D * 2]; nothing is read yet."""
         count = int(self._groups[group + 1] - self._groups[group])
         start = int(self._starts[group])
-        return self._mapped[start : start + count * self._bytes].reshape(count, self._bytes)
+        mapped = _map(self.path, self._changed_ns)
+        return mapped[start : start + count * self._bytes].reshape(count, self._bytes)
 
     def _compare(self, rows: np.ndarray, read: np.ndarray) -> None:
         """Compare rows ``read``, uint8[n, T * D * 2], with their checksums, each when first read."""
@@ -281,3 +286,16 @@ class TokenStore:
         )
         if not np.array_equal(expected, self._rows_of(last).reshape(-1)):
             raise Damaged(f"{self.path}: the tokens do not lie where the file's footer says")
+
+
+@lru_cache(MAPPED_FILES)
+def _map(path: Path, changed_ns: int) -> np.ndarray:
+    """The bytes of a file; its handle goes with the last array that shows them."""
+    try:
+        mapped = np.memmap(path, np.uint8, "r")
+        if path.stat().st_mtime_ns == changed_ns:
+            return mapped
+        fault = "was changed"
+    except FileNotFoundError:
+        fault = "is gone"
+    raise UserError(f"{path}: the file {fault} while its tokens were read; run the workflow again")

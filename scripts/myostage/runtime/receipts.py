@@ -121,7 +121,7 @@ def _verify_file(path: str) -> None:
 
 def _refuse(path: str, fault: str) -> None:
     if fault.endswith("gone since it was made"):
-        raise UserError(f"{path} {fault}; run the workflow again, which makes it anew")
+        raise UserError(f"{path} {fault}; run the workflow again")
     if fault:
         raise Damaged(f"{path} {fault}")
 
