@@ -28,6 +28,7 @@ from myostage.cluster.site import read_site
 from myostage.errors import UserError
 from myostage.figures.record import Scope, of_study
 from myostage.runtime.lock import acquire, release
+from myostage.runtime.lost import remake_lost
 from myostage.runtime.provenance import code_digest
 from myostage.study.load import load_study
 from myostage.study.plan import Plan
@@ -52,6 +53,7 @@ PATHS = PLAN.paths
 CORES = None if workflow.resource_settings.nodes else workflow.resource_settings.cores
 
 if workflow.is_main_process:
+    remake_lost(workflow)
     for label, reason in PLAN.left_out.items():
         logger.warning(f"{label} is left out: {reason}")
     logger.info(estimate(STUDY, len(PLAN.slides), PLAN.runnable, PLAN.run_batches, CORES).sentence)
