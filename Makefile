@@ -102,7 +102,7 @@ lock: install  ## resolve envs/requirements.in and envs/dev.in anew, and name th
 		sed -i -E "s/^# lock sha256: .*/# lock sha256: $$sha/" envs/myostage.yaml envs/myostage.def
 
 docs: install  ## config/README.md from the models of the study file, docs/architecture.svg from the floors
-	cd scripts && ../$(BIN)/python -m myostage.study.config > ../config/README.md
+	cd scripts && ../$(BIN)/python -m myostage.study.reference > ../config/README.md
 	$(BIN)/python docs/draw_architecture.py > docs/architecture.svg
 
 rulegraph: install  ## docs/rulegraph.svg from the rules, by Snakemake and graphviz

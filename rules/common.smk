@@ -29,7 +29,7 @@ from myostage.errors import UserError
 from myostage.figures.record import Scope, of_study
 from myostage.runtime.lock import acquire, release
 from myostage.runtime.provenance import code_digest
-from myostage.study.config import load_study
+from myostage.study.load import load_study
 from myostage.study.plan import Plan
 
 try:

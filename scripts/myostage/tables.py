@@ -4,8 +4,7 @@ Every table is written atomically (a temporary file beside it, then renamed) and
 writing and on reading, so that a half-written or foreign file is never taken for a table.
 """
 
-import os
-import tempfile
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -131,15 +130,20 @@ def writer(
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; it is renamed to ``path`` when the block ends well."""
+    """Yield a temporary path beside ``path``; it is renamed to ``path`` when the block ends well.
+
+    The file gets the permissions that the user's umask leaves.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    temporary.touch(exist_ok=False)
+    permissions = temporary.stat().st_mode
     try:
         yield temporary
-        temporary.chmod(0o644)
+        temporary.chmod(
+            permissions
+        )  # some writers, such as that of safetensors, put a file of their own there
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """Runs on synthetic tokens whose stage is known: learning, resuming, failing, baselines, applying a model."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from myostage.learning.calibration import fit_temperature
 from myostage.learning.predictions import read_run
 from myostage.learning.tables import HISTORY, OUTCOME, SPLITS, predictions_table
 from myostage.learning.terms import dist, prop
+from myostage.runtime import checkpoints as resuming
+from myostage.runtime import provenance
 from myostage.runtime.checkpoints import Checkpoints
 from myostage.study.run import RunSpec
 from myostage.study.sections.encoder import NOT_IN_TOKENS, Architecture, Dino, Encoder
@@ -301,11 +303,66 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert checkpoints.last() == "there is no checkpoint yet"
 
 
-def test_a_checkpoint_of_another_run_is_not_resumed(
-    checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture
+def test_a_checkpoint_of_another_recipe_is_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert Checkpoints(checkpoints.folder, "yours").load() is None
-    assert "of another specification or other data" in caplog.text
+    code = tmp_path / "loss.py"
+    code.write_text("weight = 1")
+    folder = tmp_path / "checkpoint"
+
+    def of(fingerprint: str = "mine") -> Checkpoints:
+        for remembered in (provenance._tree, provenance._imports, provenance._meaning, resuming._code_digest):
+            remembered.cache_clear()
+        return Checkpoints(folder, fingerprint, (code,))
+
+    def said_of(others: Callable[[], Checkpoints]) -> list[str]:
+        for step in (5, 10):
+            of().save(0, step, {"model": {}})
+        caplog.clear()
+        assert others().load() is None and not list(folder.iterdir())
+        return caplog.messages
+
+    of().save(0, 5, {"model": {}})
+    code.write_text("weight = 1  # of the loss")
+    assert of().load() is not None
+    assert said_of(lambda: of("yours")) == [
+        f"the checkpoints in {folder} are of other specification or data: training starts from the beginning"
+    ]
+    assert said_of(lambda: (code.write_text("weight = 2"), of())[1]) == [
+        f"the checkpoints in {folder} are of other code: training starts from the beginning"
+    ]
+    of().save(0, 5, {"model": {}})
+    monkeypatch.setattr(provenance, "versions", lambda: {"torch": "0.1"})
+    assert of().load() is None
+    assert "are of other versions of packages: training starts" in caplog.text
+
+
+@pytest.mark.parametrize("changed", ["code", "versions"])
+def test_a_run_whose_code_or_packages_changed_since_it_was_killed_starts_from_the_beginning(
+    bench: Bench,
+    changed: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    draw, asked = runs.BagSource.draw, []
+
+    def draws(self: runs.BagSource, step: int) -> Any:
+        asked.append(step)
+        if len(asked) == 5:
+            raise Killed
+        return draw(self, step)
+
+    monkeypatch.setattr(runs.BagSource, "draw", draws)
+    with pytest.raises(Killed):
+        bench.run(spec_of(COMBINED, checkpoint_every=2), tmp_path.name)
+    if changed == "code":
+        monkeypatch.setattr(resuming, "_code_digest", lambda file: "edited")
+    else:
+        monkeypatch.setattr(provenance, "versions", lambda: {"torch": "0.1"})
+    resumed = bench.run(spec_of(COMBINED, checkpoint_every=2), tmp_path.name)
+    assert asked[5] == 0 and outcome(resumed)["steps"] == len(history(resumed))
+    assert sum("training starts from the beginning" in message for message in caplog.messages) == 1
 
 
 def test_the_fingerprint_follows_what_shapes_the_numbers() -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
 from myostage.report.findings import Difference, Facts
-from myostage.study import config
+from myostage.study.expand import expand
 from myostage.study.sections.experiment import Experiment
 from myostage.study.sections.study import Study
 from myostage.study.structure import Structure, structure
@@ -77,7 +77,7 @@ def parts(
     experiments: list[dict[str, Any]], left_out: dict[str, str] | None = None, **changes: Any
 ) -> Structure:
     made = study(experiments, **changes)
-    return Structure(**structure(made, config.expand(made), left_out or {}))
+    return Structure(**structure(made, expand(made), left_out or {}))
 
 
 def difference(

@@ -35,7 +35,7 @@ from myostage.learning.bags import Bag, BagSampler, Floats, perturbed
 from myostage.learning.baseline import BASELINES
 from myostage.learning.calibration import fit_temperature
 from myostage.learning.folds import STAGED_ONLY
-from myostage.learning.loop import Diverged, fingerprint, write_history
+from myostage.learning.loop import Diverged, code_of, fingerprint, write_history
 from myostage.learning.steps import BagPair, LabelledCells
 from myostage.learning.tables import OUTCOME, SPLITS, predictions_table
 from myostage.learning.term import which
@@ -143,7 +143,9 @@ def train_run(
                 source = _source(
                     spec, learnt, tokens, cells or {}, labels, proportions, slide_proportions, scores, where
                 )
-                checkpoints = Checkpoints(Path(checkpoint_dir), fingerprint(spec, stages, source.digest()))
+                checkpoints = Checkpoints(
+                    Path(checkpoint_dir), fingerprint(spec, stages, source.digest()), code_of(spec, __file__)
+                )
                 model, steps = train(
                     spec,
                     stages,

@@ -22,7 +22,7 @@ from myostage.cells.positions import positions
 from myostage.errors import UserError
 from myostage.learning import mil
 from myostage.learning.folds import STAGED_ONLY
-from myostage.learning.loop import Diverged, fingerprint, fit, resume, write_history
+from myostage.learning.loop import Diverged, code_of, fingerprint, fit, resume, write_history
 from myostage.learning.runs import compute_on, finish, slides_with_cells, suffix_of, token_store
 from myostage.learning.tables import ATTENTION, SLIDE_PREDICTIONS
 from myostage.learning.train import save_model
@@ -104,7 +104,9 @@ def train_slide_run(
             for slide in [*learnt, *predicted]
         }
         source = _Source(spec, {slide: bags[slide] for slide in learnt})
-        checkpoints = Checkpoints(Path(checkpoint_dir), fingerprint(spec, names, source.digest()))
+        checkpoints = Checkpoints(
+            Path(checkpoint_dir), fingerprint(spec, names, source.digest()), code_of(spec, __file__)
+        )
         torch.manual_seed(spec.seed)
         width = next(iter(bags.values())).features.shape[1]
         model = mil.build(spec.mil, width, spec.label.kind, len(names), mask_ratio=spec.training.mask_ratio)

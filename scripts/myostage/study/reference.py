@@ -1,4 +1,7 @@
-"""The text of config/README.md, made from the sections and tables so that it cannot drift."""
+"""The text of config/README.md, made from the sections and tables so that it cannot drift.
+
+``python -m myostage.study.reference`` prints it; a test compares it with the file.
+"""
 
 import json
 import typing
@@ -18,7 +21,7 @@ One YAML file per study. Snakemake reads it with `--configfile config/NAME.yaml`
 folder it is started in (the root of the repository), `$VARIABLES` and a leading `~` in them are expanded.
 A key that is not listed here is an error, which names the nearest one.
 
-This page is made from the code (`cd scripts; python -m myostage.study.config > ../config/README.md`).
+This page is made from the code (`cd scripts; python -m myostage.study.reference > ../config/README.md`).
 *Source* is where a default comes from; "ours" means that it is a choice of this workflow which no paper made.
 """
 
@@ -158,3 +161,7 @@ def readme() -> str:
         ]
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    print(readme(), end="")
