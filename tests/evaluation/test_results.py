@@ -18,7 +18,7 @@ from myostage.cells.tables import CELLS, LABELS
 from myostage.errors import UserError
 from myostage.evaluation import comparisons, results, tallies
 from myostage.evaluation.metrics import cells as of_cells
-from myostage.evaluation.metrics import composition, expected_stage
+from myostage.evaluation.metrics import calibration, composition, expected_stage
 from myostage.evaluation.metrics.expected_stage import find_tail
 from myostage.evaluation.tables import COMPARISONS, CONFUSION, METRICS, RELIABILITY, RUNS, SCORES
 from myostage.evaluation.weighted import spearman, wasserstein
@@ -392,7 +392,9 @@ def test_staged_slides_average_seeds_of_their_fold_or_all_runs(study: StudyFiles
         assert np.allclose(np.stack(found["probabilities"].tolist()), mean, atol=1e-6)
         assert found["stage"].tolist() == mean.argmax(1).tolist()
         assert set(found["slide"]) == {slide}
-        assert found["calibrated"].tolist() == pytest.approx(found["probabilities"].tolist())
+        np.testing.assert_array_equal(
+            *(np.stack(found[name].tolist()) for name in ("calibrated", "probabilities"))
+        )
 
 
 def test_runs_are_calibrated_each_by_its_temperature_and_then_averaged(study: StudyFiles) -> None:
@@ -486,7 +488,7 @@ def test_an_experiment_without_a_whole_seed_is_there_and_missing(study: StudyFil
         against={"gone too": "gone"},
     )
     pooled = found["metrics"].query("run == '' and experiment == 'gone'")
-    assert pooled["metric"].tolist() == [*of_cells.NAMES, *composition.NAMES]
+    assert pooled["metric"].tolist() == [*of_cells.NAMES, *calibration.NAMES, *composition.NAMES]
     assert pooled["value"].isna().all() and not pooled[["slides", "cells"]].to_numpy().any()
     assert found["confusion"].empty
     assert set(found["scores"]["slide"]) == set(FOLD)
@@ -624,7 +626,7 @@ def test_comparisons_are_paired_by_fold_and_seed(study: StudyFiles) -> None:
         compare=Compare(reference="both", alpha=0.1, power=0.9),
     )
     table = found["comparisons"]
-    assert set(table["metric"]) == {*of_cells.NAMES, *composition.NAMES}
+    assert set(table["metric"]) == {*of_cells.NAMES, *calibration.NAMES, *composition.NAMES}
     assert table[["experiment", "reference", "family"]].drop_duplicates().to_numpy().tolist() == [
         ["better", "both", "reference"]
     ]

@@ -133,7 +133,7 @@ def _batches(
 ) -> Iterator[tuple[pa.Table, dict[int, Any], str]]:
     """Cells a batch at a time, with the row of the table of stages by cell and the slide's name."""
     staged = read_stages(predictions, stages)
-    known = {int(row.cell): row for row in staged.itertuples()}
+    known = dict(zip(staged["cell"].tolist(), staged.itertuples(), strict=True))
     # A slide without a staged cell has no row to name it; its cells table lies in a folder of that name.
     slide = str(staged["slide"].iloc[0]) if len(staged) else Path(cells).parent.name
     with tables.open_table(cells, CELLS) as file:

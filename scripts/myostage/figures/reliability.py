@@ -112,7 +112,7 @@ def draw(
 
 def _panel(axes: Axes, rows: pandas.DataFrame, most: float) -> None:
     axes.plot([0, 1], [0, 1], color="#bbbbbb", lw=0.9, zorder=1)
-    kinds = (
+    kinds: Any = (
         (False, "as predicted", "o", style.FAINT, "none"),
         (True, "after scaling", "s", *[style.BLUE] * 2),
     )

@@ -1,7 +1,7 @@
 """Temperature scaling fitted on bags: how sure a run may be, judged by the groups of its training cells.
 
 No cell label is read. A calibrated p(k | x) says, with the proportions p_d of every group, how probable it is
-that a cell comes from group d: in proportion to sum_k p(k | x) p_d[k] / mean_d p_d[k], where cells of one stage
+that a cell comes from group d: in proportion to sum_k p(k | x) p_d[k] / mean_d p_d[k], where cells of a stage
 look alike in all groups. The temperature minimises the log loss of the groups that the cells do come from, a
 proper score; groups of different proportions determine it. The divergence of given from mean predicted
 proportions would not do: it is least where every stage that a group lacks is denied with certainty, which

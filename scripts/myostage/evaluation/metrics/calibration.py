@@ -1,7 +1,7 @@
 """Metrics of calibration, from sums over staged cells by confidence, which add up over slides.
 
-The confidence of a cell is the probability of its predicted stage. Where it is calibrated, cells of confidence c
-are staged rightly in a share c of cases.
+The confidence of a cell is the probability of its predicted stage. Where it is calibrated, a share c of the
+cells of confidence c is staged rightly.
 """
 
 import numpy as np

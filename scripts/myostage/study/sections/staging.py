@@ -8,7 +8,7 @@ class Staging(Section):
 
     uncertain_below: float = key(
         0.5,
-        "calibrated probability of its stage below which a cell is flagged as uncertain in the exports, 0 to 1",
+        "calibrated probability of its stage below which exports flag a cell as uncertain, 0 to 1",
         ge=0,
         le=1,
     )
