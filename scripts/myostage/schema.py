@@ -33,7 +33,12 @@ def expand_path(text: str) -> str:
     if unset:
         raise UnsetVariable(text, unset)
     text = os.path.expandvars(text)
-    return str(Path(text).expanduser()) if text.startswith("~") else text
+    if "\0" in text:
+        raise ValueError("holds the character NUL; remove it")
+    try:
+        return str(Path(text).expanduser()) if text.startswith("~") else text
+    except RuntimeError:
+        raise ValueError(f"{text} names the home of a user who is not known; write the folder") from None
 
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]

@@ -132,13 +132,11 @@ def test_files_that_a_receipt_stands_for_are_looked_for(study: Path) -> None:
     receipts.verify(inputs)
     table = study / "slides/b/tiles.parquet"
     table.write_bytes(b"x" * 699)
-    for what in ("was changed", "is gone"):
+    for what, remedy in (("was changed", "delete it and run"), ("is gone", "run")):
         with pytest.raises(UserError) as caught:
             receipts.verify(inputs)
-        assert str(caught.value) == (
-            f"{table} {what} since it was made; delete {inputs[2]} and run the workflow again: "
-            "it makes what is missing"
-        )
+        again = f"{remedy} the workflow again, which makes it anew"
+        assert str(caught.value) == f"{table} {what} since it was made; {again}"
         table.unlink(missing_ok=True)
     receipts.verify(inputs[:2])
 

@@ -3,12 +3,14 @@
 A cell's T x D float16 tokens are one value of a fixed-size binary column, uncompressed and without dictionary
 or statistics, so that reading is copying: a bag touches the bytes of its own cells and nothing else. Any
 Parquet reader can open the file; ours maps it into memory and finds each row by arithmetic, which needs every
-row group to hold one single data page. The writer sees to that and the reader verifies it.
+row group to hold one single data page. The writer sees to that and the reader verifies it. Only the files
+read last are mapped: each keeps a handle, of which a process has few (`ulimit -n`).
 """
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,8 @@ LAYOUT = "row-major T x D, one data page per row group"
 _PAGE_OVERHEAD_BYTES = 64
 """At most this lies before a page's values: its header and its definition levels."""
 _MAXIMUM_PAGE_BYTES = 2**30
+MAPPED_FILES = 128
+"""Most token files mapped at a time, over all stores of a process."""
 
 
 def tokens_table(tokens: int, width: int) -> tables.Table:
@@ -120,7 +124,7 @@ def writer(
 
 
 class TokenStore:
-    """The tokens of one slide, mapped into memory.
+    """The tokens of one slide, mapped into memory while they are read.
 
     Parameters
     ----------
@@ -145,6 +149,7 @@ class TokenStore:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         file = _open(self.path)
+        self._changed_ns = self.path.stat().st_mtime_ns
         with file:
             self.metadata = {
                 key.decode(): value.decode()
@@ -158,7 +163,6 @@ class TokenStore:
                 file.read(columns=["cell"]).column("cell").to_numpy().astype(np.int32, copy=False)
             )
             self._groups, self._starts = self._lay_out(file.metadata)
-            self._mapped = np.memmap(self.path, np.uint8, "r") if len(self.cells) else np.empty(0, np.uint8)
             self._verify(file)
 
     def __len__(self) -> int:
@@ -219,7 +223,8 @@ class TokenStore:
         """The mapped bytes of one row group, uint8[n, T * D * 2]; nothing is read yet."""
         count = int(self._groups[group + 1] - self._groups[group])
         start = int(self._starts[group])
-        return self._mapped[start : start + count * self._bytes].reshape(count, self._bytes)
+        mapped = _map(self.path, self._changed_ns)
+        return mapped[start : start + count * self._bytes].reshape(count, self._bytes)
 
     def _read_shape(self) -> tuple[int, int]:
         try:
@@ -265,6 +270,19 @@ class TokenStore:
                 f"{self.path}: the tokens do not lie where the file's footer says, so the file is damaged; "
                 "delete it and run the workflow again"
             )
+
+
+@lru_cache(MAPPED_FILES)
+def _map(path: Path, changed_ns: int) -> np.ndarray:
+    """The bytes of a file; its handle goes with the last array that shows them."""
+    try:
+        mapped = np.memmap(path, np.uint8, "r")
+        if path.stat().st_mtime_ns == changed_ns:
+            return mapped
+        fault = "was changed"
+    except FileNotFoundError:
+        fault = "is gone"
+    raise UserError(f"{path}: the file {fault} while its tokens were read; run the workflow again")
 
 
 def _open(path: Path) -> pq.ParquetFile:

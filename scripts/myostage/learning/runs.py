@@ -8,7 +8,6 @@ import copy
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -30,6 +29,7 @@ from myostage.cells.positions import positions
 from myostage.cells.tables import LABELS
 from myostage.errors import UserError
 from myostage.features.encoder import Suffix, split
+from myostage.features.held import Held
 from myostage.features.tokens import TokenStore
 from myostage.learning.bags import Bag, BagSampler, Floats, perturbed
 from myostage.learning.baseline import BASELINES
@@ -382,7 +382,7 @@ def cell_numbers(path: Path) -> NDArray[np.int32]:
         ) from None
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=8192)
 def _open_store(path: Path, changed_ns: int) -> TokenStore:
     """``changed_ns`` keeps a file that was written anew from being taken for the old one."""
     return TokenStore(path)
@@ -403,16 +403,10 @@ def _suffix(encoder: Encoder, tuned: Path | None) -> Suffix:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings float32[n, E] of one slide, with the reading methods of a token store."""
+    """Embeddings float32[n, E] of one slide, read as a token store is by a sampler that keeps none itself."""
 
     values: Tensor
     cells: NDArray[np.int32]
-
-    @classmethod
-    def of(cls, store: TokenStore, embed: Callable[[Tensor], Tensor]) -> "Embeddings":
-        parts = [embed(tokens) for _, tokens in store.stream()]
-        # Cloned outside inference mode, so that the head may be trained on them.
-        return cls(torch.cat(parts).clone(), store.cells)
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -420,9 +414,6 @@ class Embeddings:
     @property
     def nbytes(self) -> int:
         return self.values.nbytes
-
-    def read(self) -> Tensor:
-        return self.values
 
     def read_rows(self, rows: NDArray[np.int64]) -> Tensor:
         return self.values[torch.as_tensor(rows, device=self.values.device)]
@@ -531,21 +522,34 @@ class BagSource:
         return LabelledCells(inputs, torch.from_numpy(np.concatenate(stages)))
 
     def embedded(self, embed: Callable[[Tensor], Tensor]) -> "BagSource":
+<<<<<<< HEAD
         """The same draws of embeddings, computed once per cell and held in memory."""
         cells = sum(len(store) for store in self.stores.values())
         log.info("%s: embedding %d cells once", self._spec.id, cells)
         # The sampler asks for rows and their number only, which embeddings answer as tokens do.
         held = {slide: cast(TokenStore, Embeddings.of(store, embed)) for slide, store in self.stores.items()}
+=======
+        """The same draws of embeddings, computed once per cell and held in the place of tokens."""
+        cells = sum(len(store) for store in self._stores.values())
+        log.info("%s: embedding %d cells once", self._spec.id, cells)
+        self._sampler.forget()
+        held = Held(self._spec.training.cache_mb)
+        embeddings = {}
+        for slide, store in self._stores.items():
+            values = held.hold((embed(tokens) for _, tokens in store.stream()), len(store), store.path.parent)
+            # The sampler asks for rows and their number only, which embeddings answer as tokens do.
+            embeddings[slide] = cast(TokenStore, Embeddings(values, store.cells))
+>>>>>>> main
         return BagSource(
             self._spec,
-            held,
+            embeddings,
             self._slides,
             self._proportions,
             self._device,
             self._stages,
             self._places,
             self._scores,
-            cache_mb=math.inf,
+            cache_mb=0,
         )
 
     def digest(self) -> str:

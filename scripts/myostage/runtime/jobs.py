@@ -7,7 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,10 @@ from typing import Any
 from myostage import tables
 from myostage.errors import UserError
 from myostage.paths import Paths
-from myostage.runtime import devices, provenance, receipts
+from myostage.runtime import deaths, devices, provenance, receipts
 from myostage.runtime.disk import disk_error
 
 LAST_LINES = 15
-# A slide that its job died on so often is skipped where bad slides are.
-TRIES = 2
 # What a shell says of a process that SIGTERM ended.
 TERMINATED = 128 + signal.SIGTERM
 # params that list the members of a job, or say how and not what is made: they shape no member
@@ -150,8 +148,9 @@ def make_each(
     make
         Makes the member of that name.
     skip
-        Called with name and reason for a member that fails, or whose job has died on it ``TRIES`` times, to
-        leave files that say so; the job goes on. None: such a member fails the job.
+        Called with name and reason for a member that fails, or that its job has died of
+        (:mod:`myostage.runtime.deaths`), to leave files that say so; the job goes on. A fault of the machine,
+        or a file that is gone, is no member's own and fails the job. None: any fault does.
     ready
         Called once, before the first member that is to be made, for what all of them need, such as a model:
         its failure is no fault of a member, and fails the job.
@@ -181,14 +180,15 @@ def make_each(
         tries = Path(f"{path}.tries")
         try:
             if skip:
-                with _counted(tries):
+                with deaths.counted(tries):
                     make(member.name)
             else:
                 make(member.name)
         except Exception as error:
             fault = _fault(error, where.root)
-            if skip is None or _short_of_memory(error):
-                faults[member.name] = fault
+            gone = [path for path in member.inputs if not Path(path).exists()]
+            if skip is None or gone or deaths.is_of_machine(error):
+                faults[member.name] = f"{gone[0]} is gone ({fault})" if gone else fault
                 continue
             log.error("%s is skipped: %s", member.name, fault)
             skip(member.name, fault)
@@ -231,36 +231,6 @@ def _stoppable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-
-
-@contextmanager
-def _counted(tries: Path) -> Iterator[None]:
-    """Keep in the file ``tries`` how often a job died within the block, or was short of memory there.
-
-    A job that fails otherwise, or that is stopped, has not died: then the count is as before.
-
-    Raises
-    ------
-    UserError
-        It died there ``TRIES`` times.
-    """
-    died = tries.stat().st_size if tries.exists() else 0
-    if died >= TRIES:
-        raise UserError(f"its job died or ran out of memory {died} times while at work on it")
-    tries.parent.mkdir(parents=True, exist_ok=True)
-    tries.write_text("." * (died + 1), encoding="utf-8")
-    try:
-        yield
-    except BaseException as error:
-        if not _short_of_memory(error):
-            with suppress(OSError):
-                os.truncate(tries, died)
-        raise
-
-
-def _short_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of the node or (as torch names it) of the GPU: at first no slide's fault."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _of_disk(error: Exception, folder: str | Path) -> UserError | None:

@@ -102,10 +102,12 @@ def verify(inputs: Iterable[str]) -> None:
             except OSError:
                 found = -1
             if found != size:
-                raise UserError(
-                    f"{output} {'is gone' if found < 0 else 'was changed'} since it was made; "
-                    f"delete {path} and run the workflow again: it makes what is missing"
+                fault = (
+                    "is gone since it was made;"
+                    if found < 0
+                    else "was changed since it was made; delete it and"
                 )
+                raise UserError(f"{output} {fault} run the workflow again, which makes it anew")
 
 
 @cache

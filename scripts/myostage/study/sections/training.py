@@ -56,7 +56,9 @@ class Loop(Section):
     precision: Literal["fp32", "bf16", "fp16"] = key("bf16", "autocast on a GPU; a CPU always trains in fp32")
     checkpoint_every: PositiveInt = key(500, "steps between two checkpoints; changes no result")
     cache_mb: float = key(
-        2000.0, "tokens a run keeps in memory, MB; more is streamed; changes no result", ge=0
+        2000.0,
+        "tokens, or embeddings that it trains no more, a run keeps in memory, MB; changes no result",
+        ge=0,
     )
 
 
