@@ -17,8 +17,8 @@ from myostage import tables
 from myostage.cells.tables import CELLS, LABELS
 from myostage.errors import UserError
 from myostage.evaluation import comparisons, results, tallies
-from myostage.evaluation.metrics import cells as of_cells
 from myostage.evaluation.metrics import calibration, composition, expected_stage
+from myostage.evaluation.metrics import cells as of_cells
 from myostage.evaluation.metrics.expected_stage import find_tail
 from myostage.evaluation.tables import COMPARISONS, CONFUSION, METRICS, RELIABILITY, RUNS, SCORES
 from myostage.evaluation.weighted import spearman, wasserstein

@@ -1,7 +1,7 @@
 """A stage for every cell: the predictions of one experiment's runs joined, slide by slide.
 
 Each run has a temperature of its own. Its probabilities are calibrated first and then averaged over runs, so
-that a run that is too sure does not outweigh the others. The stage is the most probable one before calibration.
+that a run that is too sure does not outweigh the others. The stage is the most probable before calibration.
 """
 
 from collections.abc import Mapping, Sequence

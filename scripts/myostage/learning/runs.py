@@ -8,6 +8,7 @@ import copy
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -522,24 +523,16 @@ class BagSource:
         return LabelledCells(inputs, torch.from_numpy(np.concatenate(stages)))
 
     def embedded(self, embed: Callable[[Tensor], Tensor]) -> "BagSource":
-<<<<<<< HEAD
-        """The same draws of embeddings, computed once per cell and held in memory."""
-        cells = sum(len(store) for store in self.stores.values())
-        log.info("%s: embedding %d cells once", self._spec.id, cells)
-        # The sampler asks for rows and their number only, which embeddings answer as tokens do.
-        held = {slide: cast(TokenStore, Embeddings.of(store, embed)) for slide, store in self.stores.items()}
-=======
         """The same draws of embeddings, computed once per cell and held in the place of tokens."""
-        cells = sum(len(store) for store in self._stores.values())
+        cells = sum(len(store) for store in self.stores.values())
         log.info("%s: embedding %d cells once", self._spec.id, cells)
         self._sampler.forget()
         held = Held(self._spec.training.cache_mb)
         embeddings = {}
-        for slide, store in self._stores.items():
+        for slide, store in self.stores.items():
             values = held.hold((embed(tokens) for _, tokens in store.stream()), len(store), store.path.parent)
             # The sampler asks for rows and their number only, which embeddings answer as tokens do.
             embeddings[slide] = cast(TokenStore, Embeddings(values, store.cells))
->>>>>>> main
         return BagSource(
             self._spec,
             embeddings,
