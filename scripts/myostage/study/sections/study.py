@@ -17,6 +17,7 @@ from myostage.study.sections.mil import Mil
 from myostage.study.sections.phantom import Phantom
 from myostage.study.sections.segmentation import Segmentation
 from myostage.study.sections.slide_label import SlideLabel
+from myostage.study.sections.staging import Staging
 from myostage.study.sections.tiling import Tiling
 from myostage.study.sections.training import Training
 
@@ -72,6 +73,7 @@ class Study(Section):
     apply: Apply | None = key(None, "stage the slides with the models of another study")
     compare: Compare = key(Compare(), "how experiments are compared")
     jobs: Jobs = key(Jobs(), "how work is cut into jobs")
+    staging: Staging = key(Staging(), "a stage for every cell, and how sure it is")
     look: Look = key(Look(), "what the figures show")
 
     @property
