@@ -118,7 +118,8 @@ def test_figures_open(results: Path) -> None:
     figures = sorted((results / "figures").rglob("*.png"))
     assert {
         "composition", "confusions", "metrics", "forest", "grid", "similarity", "gradients", "curves",
-        "gallery", "attention_table", "spatial_table", "regression_table", "placement", "spectrum",
+        "reliability", "gallery",
+        "attention_table", "spatial_table", "regression_table", "placement", "spectrum",
         "borders", "attention_maps", "control", "conflict", "algebra",
     } <= {file.stem for file in figures}  # fmt: skip
     for figure in figures:

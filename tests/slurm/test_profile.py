@@ -117,7 +117,7 @@ def copy(here: Path, folder: Path) -> Path:
     results = folder / "results/tiny"
     shutil.rmtree(results / "made/train")
     shutil.rmtree(results / "made/baselines")
-    for table in ("metrics", "comparisons", "confusion", "scores", "runs"):
+    for table in ("metrics", "comparisons", "confusion", "reliability", "scores", "runs"):
         (results / f"{table}.parquet").unlink()
     return folder
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from myostage import tables
-from myostage.errors import UserError
+from myostage.errors import Damaged, UserError
 from myostage.paths import Paths
 from myostage.runtime import deaths, devices, provenance, receipts
 from myostage.runtime.disk import disk_error
@@ -190,7 +190,7 @@ def make_each(
         except Exception as error:
             fault = _fault(error, where.root)
             gone = [path for path in member.inputs if not Path(path).exists()]
-            if skip is None or gone or deaths.is_of_machine(error):
+            if skip is None or gone or isinstance(error, Damaged) or deaths.is_of_machine(error):
                 faults[member.name] = f"{gone[0]} is gone ({fault})" if gone else fault
                 continue
             log.error("%s is skipped: %s", member.name, fault)
@@ -264,8 +264,15 @@ def _fault(error: Exception, folder: str) -> str:
 
 
 def _state(snakemake: Any, path: Path) -> None:
+    """What made the outputs, beside the log; and what they are, beside them, for the jobs that read them."""
     recipe = provenance.recipe(snakemake.rule, dict(snakemake.params.items()), _flat(snakemake.input))
-    write_json(path, provenance.statement(recipe, _flat(snakemake.output)))
+    statement = provenance.statement(recipe, _flat(snakemake.output))
+    write_json(path, statement)
+    folders: dict[Path, dict[str, Any]] = {}
+    for output, said in statement["outputs"].items():
+        folders.setdefault(Path(output).parent, {})[output] = said
+    for folder, outputs in folders.items():
+        write_json(folder / "made" / f"{snakemake.rule}.json", {"rule": snakemake.rule, "outputs": outputs})
 
 
 def _flat(files: Any) -> list[str]:
