@@ -20,6 +20,8 @@ from myostage.errors import UserError
 from myostage.features import encoder, tokens
 from myostage.learning import bags, loop, runs, train
 from myostage.learning.baseline_runs import predict_baseline
+from myostage.learning.calibration import fit_temperature
+from myostage.learning.predictions import read_run
 from myostage.learning.tables import HISTORY, OUTCOME, SPLITS, predictions_table
 from myostage.learning.terms import dist, prop
 from myostage.runtime import checkpoints as resuming
@@ -710,6 +712,53 @@ def test_a_run_whose_last_step_ruins_it_is_marked_failed(bench: Bench) -> None:
     assert outcome(out)["status"] == "failed"
     assert "are not finite after the last step; lower" in outcome(out)["reason"]
     assert predictions(out).empty
+
+
+def test_a_run_keeps_the_temperature_of_its_training_bags(bench: Bench, tmp_path: Path) -> None:
+    # Some cells look like another stage: a run that is never wrong cannot be too sure.
+    rng = np.random.default_rng(0)
+    looks = {
+        slide: np.where(rng.random(len(stages)) < 0.2, rng.integers(0, K, len(stages)), stages)
+        for slide, stages in bench.truth.items()
+    }
+    bench = replace(bench, truth=looks).under(ENCODER, "odd-cells")
+    spec = spec_of({"prop": 1.0}, steps=60)
+    out = bench.run(spec, "temperature")
+    found = outcome(out)["temperature"]
+    training = {slide: bench.tokens[slide] for slide in bench.tokens if slide.endswith("_a1")}
+    runs.predict_run(out / "model.safetensors", training, tmp_path / "training.parquet", device="cpu")
+    rows = tables.read(tmp_path / "training.parquet", predictions_table(K))
+    bags = [np.stack(part["probabilities"].tolist()) for _, part in rows.groupby("slide", sort=False)]
+    assert 0.1 < found < 8
+    assert found == fit_temperature(bags, [PROPORTIONS[slide.removesuffix("_a1")] for slide in training])
+    assert read_run(out / "predictions.parquet", K) == (found, None)
+    assert read_run(tmp_path / "training.parquet", K) == (found, None)
+    # Neither labels nor held-out cells take part.
+    other = bench.run(spec, "temperature-unlabelled", labels={})
+    assert outcome(other)["temperature"] == found
+
+
+def test_where_bags_say_nothing_there_is_no_temperature(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    alike = dict.fromkeys(PROPORTIONS, np.array([0.2, 0.3, 0.5]))
+    out = bench.run(spec_of({"prop": 1.0}), "no-temperature", proportions=alike)
+    assert np.isnan(outcome(out)["temperature"]) and np.isnan(read_run(out / "predictions.parquet", K)[0])
+    assert "the training bags determine no temperature" in caplog.text
+    assert np.isnan(outcome(bench.run(spec_of({}, "majority"), "no-temperature-idle"))["temperature"])
+
+
+def test_large_slides_are_sampled_for_the_temperature(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "SAMPLED", 12)
+    monkeypatch.setattr(runs, "SAMPLED_TOGETHER", 4)
+    store = runs.token_store(bench.tokens["d3_a0"])
+    sample = runs.Sampled.of(store)
+    assert sample.rows.tolist() == [0, 1, 2, 3, 28, 29, 30, 31, 56, 57, 58, 59]
+    cells, tokens_read = next(sample.stream())
+    assert cells.tolist() == store.cells[sample.rows].tolist() and len(sample) == 12
+    assert torch.equal(tokens_read, store.read_rows(sample.rows))
+    monkeypatch.setattr(runs, "SAMPLED", 60)
+    assert runs.Sampled.of(store).rows.tolist() == list(range(60))
 
 
 def test_the_outcome_tells_what_a_run_cost(bench: Bench) -> None:

@@ -209,7 +209,7 @@ def test_experiments_stage_cells_or_learn_labels_of_slides(folder: Path) -> None
     assert plan.baselines == ["majority", "group_majority"]
     names = [Path(file).stem for file in plan.tables]
     assert names == [
-        *("metrics", "comparisons", "confusion", "scores", "runs"),
+        *("metrics", "comparisons", "confusion", "reliability", "scores", "runs"),
         *("slides_metrics", "slides_comparisons", "slides_runs", "spectrum", "borders", "algebra"),
     ]
     assert plan.answers["metrics"] == plan.paths.study("metrics.parquet")

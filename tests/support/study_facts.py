@@ -131,7 +131,7 @@ def facts(
         {"experiment": label, "run": f"{label}-f{fold}-s{seed}", "fold": fold, "seed": seed}
         | {"status": "ok", "reason": "", "device": "cpu", "steps": 0 if label == "majority" else 300}
         | {"seconds": 40.0 * (1 + (label == "combined")) + fold, "cpu_seconds": 70.0}
-        | {"peak_memory_mb": 900.0, "joules": np.nan}
+        | {"peak_memory_mb": 900.0, "joules": np.nan, "temperature": np.nan}
         for label in made.main
         for fold in range(3)
         for seed in range(2)

@@ -17,10 +17,10 @@ from myostage import tables
 from myostage.cells.tables import CELLS, LABELS
 from myostage.errors import UserError
 from myostage.evaluation.comparisons import Key, holm, paired_differences, paired_seeds, paired_test
+from myostage.evaluation.metrics import calibration, composition, expected_stage, registry
 from myostage.evaluation.metrics import cells as of_cells
-from myostage.evaluation.metrics import composition, expected_stage, registry
 from myostage.evaluation.resampling import resample
-from myostage.evaluation.tables import COMPARISONS, CONFUSION, METRICS, RUNS, SCORES
+from myostage.evaluation.tables import COMPARISONS, CONFUSION, METRICS, RELIABILITY, RUNS, SCORES
 from myostage.evaluation.tallies import PerCell, Split, Tally, held_out, read_splits, tally_run
 from myostage.evaluation.weighted import mean_of
 from myostage.learning.folds import STAGED_ONLY
@@ -109,6 +109,7 @@ def evaluate_runs(
     comparisons_out: Path,
     scores_out: Path,
     confusion_out: Path,
+    reliability_out: Path,
     runs_out: Path,
     slide_level: bool = False,
     repeats: int = 1000,
@@ -147,7 +148,7 @@ def evaluate_runs(
     parts
         Label -> part of the study (``main`` where it has none): Holm corrects within a part, so that a wide
         grid does not drown the main question.
-    metrics_out, comparisons_out, scores_out, confusion_out, runs_out
+    metrics_out, comparisons_out, scores_out, confusion_out, reliability_out, runs_out
         Tables to write.
     slide_level
         Whether the expected stage of slides with labelled cells is measured too, see :func:`stage_measure`.
@@ -166,7 +167,7 @@ def evaluate_runs(
     truth = PerCell(labels, LABELS, "stage", -1)
     area = None if areas is None else PerCell(areas, CELLS, "area_um2", np.nan)
     measured = any(slide in labels and row.fold != STAGED_ONLY for slide, row in split_of.items())
-    names = [*(of_cells.NAMES if measured else ())]
+    names = [*((*of_cells.NAMES, *calibration.NAMES) if measured else ())]
     names += [*(expected_stage.NAMES if measured and slide_level else ()), *composition.NAMES]
     # A run that two experiments share is read once.
     paths = {spec.id: (spec, path) for runs in experiments.values() for spec, path in runs}
@@ -186,16 +187,19 @@ def evaluate_runs(
     evaluated, measured_rows = evaluate_all(
         specs, held, dict.fromkeys(specs, names), dict.fromkeys(specs, measures), repeats
     )
-    scores, confusions = [], []
+    scores, confusions, reliabilities = [], [], []
     for name, listed in specs.items():
         scores += _score_rows(name, [tallies[spec.id] for spec in listed if spec.id in tallies], split_of)
-        confusions += _confusion_rows(name, list(whole_seeds(name, listed, held).values()))
+        seeds = list(whole_seeds(name, listed, held).values())
+        confusions += _confusion_rows(name, seeds)
+        reliabilities += _reliability_rows(name, seeds)
     pairs = families(evaluated, compare, against, baselines, ceilings)
     compared = comparison_rows(evaluated, pairs, parts, lambda *_: names, compare, repeats)
     write_rows(METRICS, measured_rows, metrics_out, metadata)
     write_rows(COMPARISONS, compared, comparisons_out, metadata)
     write_rows(SCORES, scores, scores_out, metadata)
     write_rows(CONFUSION, confusions, confusion_out, metadata)
+    write_rows(RELIABILITY, reliabilities, reliability_out, metadata)
     write_rows(RUNS, run_rows(specs, outcome), runs_out, metadata)
 
 
@@ -315,6 +319,9 @@ def _measures(
         counts = [[np.append(seed[slide].confusion, seed[slide].rps) for seed in seeds] for slide in labelled]
         cells = sum(seeds[0][slide].labelled for slide in labelled)
         measures.append(Measure(of_cells.NAMES, additive(_cell_metrics), labelled, np.array(counts), cells))
+        sums = np.array([[seed[slide].confidences.ravel() for seed in seeds] for slide in labelled])
+        scaled = additive(calibration.measure_calibration)
+        measures.append(Measure(calibration.NAMES, scaled, labelled, sums, cells))
         if rare is not None:
             measures.append(stage_measure(seeds, labelled, rare))
     if slides:
@@ -545,4 +552,26 @@ def _confusion_rows(experiment: str, seeds: Seeds) -> list[dict[str, Any]]:
     return [
         {"experiment": experiment, "true_stage": true, "predicted_stage": predicted, "cells": cells}
         for (true, predicted), cells in np.ndenumerate(mean)
+    ]
+
+
+def _reliability_rows(experiment: str, seeds: Seeds) -> list[dict[str, Any]]:
+    sums = [np.sum([tally.confidences for tally in seed.values()], axis=0) for seed in seeds if seed]
+    if not sums:
+        return []
+    return [
+        {
+            "experiment": experiment,
+            "stage": stage,
+            "calibrated": kind == calibration.CALIBRATED,
+            "low": place / calibration.BINS,
+            "high": (place + 1) / calibration.BINS,
+            "cells": cells,
+            "confidence": confidence / cells,
+            "accuracy": right / cells,
+        }
+        for kind, by_stage in enumerate(np.mean(sums, axis=0))
+        for stage, bins in enumerate(by_stage)
+        for place, (cells, confidence, right) in enumerate(bins)
+        if cells
     ]

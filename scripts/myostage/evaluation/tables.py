@@ -3,7 +3,7 @@
 import pyarrow as pa
 
 from myostage.learning.tables import COST
-from myostage.tables import FLOAT64, INT32, STRING, Column, Table
+from myostage.tables import BOOL, FLOAT64, INT32, STRING, Column, Table
 
 RUNS = Table(
     "runs",
@@ -157,6 +157,29 @@ CONFUSION = Table(
         Column("true_stage", INT32, "", "annotated stage, 0..K-1"),
         Column("predicted_stage", INT32, "", "most probable stage, 0..K-1"),
         Column("cells", FLOAT64, "cells", "number of cells, mean over seeds"),
+    ),
+)
+
+RELIABILITY = Table(
+    "reliability",
+    "labelled held-out cells by predicted stage and confidence, all folds of an experiment together; no row "
+    "without a cell",
+    (
+        Column("experiment", STRING, "", "experiment"),
+        Column("stage", INT32, "", "predicted stage, 0..K-1"),
+        Column(
+            "calibrated",
+            BOOL,
+            "",
+            "whether the probabilities of every run are scaled by its temperature first",
+        ),
+        Column(
+            "low", FLOAT64, "", "lower end of the bin of confidence, the probability of the predicted stage"
+        ),
+        Column("high", FLOAT64, "", "upper end"),
+        Column("cells", FLOAT64, "cells", "cells, mean over seeds"),
+        Column("confidence", FLOAT64, "", "mean confidence"),
+        Column("accuracy", FLOAT64, "", "share of cells staged rightly"),
     ),
 )
 

@@ -1,5 +1,6 @@
 """What a run reads of the slides and writes of itself, trained or not: no torch is imported here."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -7,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from myostage import tables
-from myostage.errors import UserError
+from myostage.errors import Damaged, UserError
 from myostage.learning.folds import STAGED_ONLY
 from myostage.learning.tables import HISTORY, OUTCOME, SPLITS, predictions_table
 from myostage.runtime.cost import Cost
@@ -55,14 +55,10 @@ def cell_numbers(path: Path) -> NDArray[np.int32]:
     UserError
         The file is missing, damaged, or has no cells.
     """
-    try:
-        return pq.read_table(path, columns=["cell"]).column("cell").to_numpy().astype(np.int32, copy=False)
-    except FileNotFoundError:
-        raise UserError(f"{path}: the slide's cells are missing; run the workflow to make them") from None
-    except (pa.ArrowInvalid, OSError, KeyError) as error:
-        raise UserError(
-            f"{path}: no readable table of cells ({error}); delete it and run the workflow again"
-        ) from None
+    with tables.open_parquet(path, "cells") as file:
+        if "cell" not in file.schema_arrow.names:
+            raise Damaged(f"{path}: no table of cells")
+        return file.read(columns=["cell"]).column("cell").to_numpy().astype(np.int32, copy=False)
 
 
 def save_model(
@@ -72,13 +68,16 @@ def save_model(
     stages: int,
     made_by: str,
     failed: str = "",
+    temperature: float = math.nan,
 ) -> None:
     """Write a model as safetensors, atomically, with the specification that made it.
 
-    ``failed`` says why there is no model; such a file holds no arrays.
+    ``failed`` says why there is no model; such a file holds no arrays. ``temperature`` calibrates what it
+    predicts; nan: it has none.
     """
     metadata = {"spec": spec.model_dump_json(), "stages": str(stages), "made_by": made_by}
     metadata |= {"failed": failed} if failed else {}
+    metadata |= {} if math.isnan(temperature) else {"temperature": repr(temperature)}
     with tables.atomic(path) as temporary:
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary, metadata)
 
@@ -97,13 +96,15 @@ def write_predictions(
     spec: RunSpec,
     made_by: str,
     failed: str = "",
+    temperature: float = math.nan,
 ) -> None:
     """Stream predictions into ``predictions_table(stages)``; no row group holds two slides.
 
-    ``failed`` says why there are none.
+    ``failed`` says why there are none; ``temperature`` calibrates them (nan: nothing does).
     """
     table = predictions_table(stages)
     metadata = {"spec": spec.model_dump_json(), "made_by": made_by} | ({"failed": failed} if failed else {})
+    metadata |= {} if math.isnan(temperature) else {"temperature": repr(temperature)}
     with tables.writer(path, table, metadata) as out:
         for slide, batches in slides:
             for cells, probabilities, embedding in batches:
@@ -131,6 +132,7 @@ def write_outcome(
     reason: str = "",
     steps: int = 0,
     device: str = "cpu",
+    temperature: float = math.nan,
 ) -> None:
     """Write the row of ``OUTCOME``; ``reason`` says why the run failed, ``device`` names what it used."""
     row = {
@@ -139,5 +141,6 @@ def write_outcome(
         "reason": reason,
         "device": device,
         "steps": steps,
+        "temperature": temperature,
     }
     tables.write(path, pd.DataFrame([row | asdict(cost)]), OUTCOME, {"made_by": made_by})

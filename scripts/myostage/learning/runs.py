@@ -28,9 +28,11 @@ from myostage.cells.positions import positions
 from myostage.cells.tables import LABELS
 from myostage.errors import UserError
 from myostage.features.encoder import Suffix, split
+from myostage.features.held import Held
 from myostage.features.tokens import TokenStore
 from myostage.learning.bags import Bag, BagSampler, Floats, perturbed
 from myostage.learning.baseline_runs import PROBABILITIES, repeat
+from myostage.learning.calibration import fit_temperature
 from myostage.learning.loop import Diverged, code_of, fingerprint
 from myostage.learning.outputs import (
     Batch,
@@ -44,6 +46,7 @@ from myostage.learning.steps import BagPair, LabelledCells
 from myostage.learning.term import which
 from myostage.learning.train import (
     StageModel,
+    as_arrays,
     classify,
     embed_with,
     smooths,
@@ -59,6 +62,9 @@ log = logging.getLogger(__name__)
 
 # Supervised runs draw from all training slides alike, whatever their group.
 _EVERY_SLIDE = "all training slides"
+
+# Cells of a training slide that its temperature is fitted on, read so many together.
+SAMPLED, SAMPLED_TOGETHER = 256, 16
 
 # Rows of a batch where a slide's predictions are smoothed together.
 ROWS = 4096
@@ -131,7 +137,7 @@ def train_run(
     """
     where = compute_on(device, threads)
     learnt, predicted = learnt_and_predicted(splits, spec.fold, tokens)
-    checkpoints, reason, steps = None, "", 0
+    checkpoints, reason, steps, temperature = None, "", 0, math.nan
     with measure(str(where)) as cost:
         try:
             source = _source(
@@ -147,18 +153,19 @@ def train_run(
                 suffix_of(spec.encoder, encoder_weights),
                 checkpoints=checkpoints,
                 history_out=Path(history_out),
-                model_out=Path(model_out),
                 device=where,
                 made_by=made_by,
             )
+            temperature = _temperature(model, source, cells or {}, spec, where)
+            save_model(model_out, as_arrays(model), spec, len(stages), made_by, temperature=temperature)
             batches = _predict(model, _stores(spec, predicted, tokens), cells or {}, spec, where)
-            write_predictions(predictions_out, batches, len(stages), spec, made_by)
+            write_predictions(predictions_out, batches, len(stages), spec, made_by, temperature=temperature)
         except Diverged as error:
             log.error("%s", error)
             reason, steps = str(error), max(steps, error.steps)
             save_model(model_out, {}, spec, len(stages), made_by, failed=reason)
             write_predictions(predictions_out, iter(()), len(stages), spec, made_by, failed=reason)
-    finish(spec, outcome_out, checkpoints, cost, reason, steps, where, made_by)
+    finish(spec, outcome_out, checkpoints, cost, reason, steps, where, made_by, temperature)
 
 
 def finish(
@@ -170,10 +177,13 @@ def finish(
     steps: int,
     device: torch.device,
     made_by: str,
+    temperature: float = math.nan,
 ) -> None:
     """Write the row of ``OUTCOME``; the checkpoints go unless there is a ``reason`` why the run failed."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    write_outcome(outcome_out, spec, cost, made_by, reason=reason, steps=steps, device=name)
+    write_outcome(
+        outcome_out, spec, cost, made_by, reason=reason, steps=steps, device=name, temperature=temperature
+    )
     if checkpoints is not None and not reason:
         checkpoints.clear()
 
@@ -245,7 +255,7 @@ def predict_run(
         The model is missing, failed or is no model of a run, or the tokens are another encoder's.
     """
     where = compute_on(device, threads)
-    spec, stages, tensors = read_model(model_path)
+    spec, stages, tensors, temperature = read_model(model_path)
     if not spec.trained:
         share = tensors[PROBABILITIES].numpy()
         batches = ((slide, repeat(cell_numbers(path), share)) for slide, path in tokens.items())
@@ -257,11 +267,11 @@ def predict_run(
     model.load_state_dict(tensors)
     stores = {slide: token_store(path, spec.encoder) for slide, path in tokens.items()}
     predicted = _predict(model.to(where), stores, cells or {}, spec, where)
-    write_predictions(predictions_out, predicted, stages, spec, made_by)
+    write_predictions(predictions_out, predicted, stages, spec, made_by, temperature=temperature)
 
 
-def read_model(path: Path) -> tuple[RunSpec, int, dict[str, Tensor]]:
-    """Specification, number of stages K and tensors of a run's model file.
+def read_model(path: Path) -> tuple[RunSpec, int, dict[str, Tensor], float]:
+    """Specification, number of stages K, tensors and temperature (nan: none) of a run's model file.
 
     Raises
     ------
@@ -273,6 +283,7 @@ def read_model(path: Path) -> tuple[RunSpec, int, dict[str, Tensor]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         spec, stages = RunSpec.model_validate_json(metadata["spec"]), int(metadata["stages"])
+        temperature = float(metadata.get("temperature", math.nan))
     except FileNotFoundError:
         raise UserError(f"{path}: the run's model is missing; run the workflow to make it") from None
     except (SafetensorError, KeyError, ValidationError) as error:
@@ -283,7 +294,7 @@ def read_model(path: Path) -> tuple[RunSpec, int, dict[str, Tensor]]:
         ) from None
     if "failed" in metadata:
         raise UserError(f"{path}: there is no model, for the run failed ({metadata['failed']})")
-    return spec, stages, tensors
+    return spec, stages, tensors, temperature
 
 
 def compute_on(device: str | None, threads: int | None) -> torch.device:
@@ -315,7 +326,7 @@ def token_store(path: Path, encoder: Encoder | None = None) -> TokenStore:
     return store
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=8192)
 def _open_store(path: Path, changed_ns: int) -> TokenStore:
     """``changed_ns`` keeps a file that was written anew from being taken for the old one."""
     return TokenStore(path)
@@ -336,16 +347,10 @@ def _suffix(encoder: Encoder, tuned: Path | None) -> Suffix:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings float32[n, E] of one slide, with the reading methods of a token store."""
+    """Embeddings float32[n, E] of one slide, read as a token store is by a sampler that keeps none itself."""
 
     values: Tensor
     cells: NDArray[np.int32]
-
-    @classmethod
-    def of(cls, store: TokenStore, embed: Callable[[Tensor], Tensor]) -> "Embeddings":
-        parts = [embed(tokens) for _, tokens in store.stream()]
-        # Cloned outside inference mode, so that the head may be trained on them.
-        return cls(torch.cat(parts).clone(), store.cells)
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -353,9 +358,6 @@ class Embeddings:
     @property
     def nbytes(self) -> int:
         return self.values.nbytes
-
-    def read(self) -> Tensor:
-        return self.values
 
     def read_rows(self, rows: NDArray[np.int64]) -> Tensor:
         return self.values[torch.as_tensor(rows, device=self.values.device)]
@@ -400,7 +402,7 @@ class BagSource:
         scores: Mapping[str, float] | None = None,
         cache_mb: float | None = None,
     ) -> None:
-        self._spec, self._stores, self._slides, self._device = spec, stores, slides, device
+        self._spec, self.stores, self._slides, self._device = spec, stores, slides, device
         self._stages, self._places, self._scores = stages, places, scores
         self._proportions = proportions
         training = spec.training
@@ -418,15 +420,16 @@ class BagSource:
         )
 
     @property
+    def given(self) -> dict[str, Floats]:
+        """The proportions [K] of every slide that is learnt from."""
+        by_slide = self._spec.training.proportions == "slide"
+        pairs = zip(self._slides["slide"], self._slides["group"], strict=True)
+        return {str(slide): self._proportions[slide if by_slide else group] for slide, group in pairs}
+
+    @property
     def scores(self) -> Floats:
         """The score of every slide that is learnt from, in stages."""
-        by_slide = self._spec.training.proportions == "slide"
-        return np.array(
-            [
-                self._score({slide: 1}, self._proportions[slide if by_slide else group])
-                for slide, group in zip(self._slides["slide"], self._slides["group"], strict=True)
-            ]
-        )
+        return np.array([self._score({slide: 1}, share) for slide, share in self.given.items()])
 
     def _score(self, cells: Mapping[str, int], p: Floats) -> float:
         """Of a bag with so many ``cells`` of each slide and proportions ``p`` [K], in stages."""
@@ -463,28 +466,33 @@ class BagSource:
         return LabelledCells(inputs, torch.from_numpy(np.concatenate(stages)))
 
     def embedded(self, embed: Callable[[Tensor], Tensor]) -> "BagSource":
-        """The same draws of embeddings, computed once per cell and held in memory."""
-        cells = sum(len(store) for store in self._stores.values())
+        """The same draws of embeddings, computed once per cell and held in the place of tokens."""
+        cells = sum(len(store) for store in self.stores.values())
         log.info("%s: embedding %d cells once", self._spec.id, cells)
-        # The sampler asks for rows and their number only, which embeddings answer as tokens do.
-        held = {slide: cast(TokenStore, Embeddings.of(store, embed)) for slide, store in self._stores.items()}
+        self._sampler.forget()
+        held = Held(self._spec.training.cache_mb)
+        embeddings = {}
+        for slide, store in self.stores.items():
+            values = held.hold((embed(tokens) for _, tokens in store.stream()), len(store), store.path.parent)
+            # The sampler asks for rows and their number only, which embeddings answer as tokens do.
+            embeddings[slide] = cast(TokenStore, Embeddings(values, store.cells))
         return BagSource(
             self._spec,
-            held,
+            embeddings,
             self._slides,
             self._proportions,
             self._device,
             self._stages,
             self._places,
             self._scores,
-            cache_mb=math.inf,
+            cache_mb=0,
         )
 
     def digest(self) -> str:
         """Of what is drawn from: cells, proportions, labels, and each slide's first and last tokens."""
         digest = hashlib.sha256()
         for slide, group in sorted(zip(self._slides["slide"], self._slides["group"], strict=True)):
-            store = self._stores[slide]
+            store = self.stores[slide]
             digest.update(f"{slide}\0{group}\0{store.shape}".encode())
             digest.update(store.cells.tobytes())
             digest.update(store.read_rows([0, len(store) - 1]).numpy().tobytes())
@@ -522,6 +530,55 @@ def _stages_of_rows(store: TokenStore, labels: Path | None) -> NDArray[np.int64]
         known = table.set_index("cell")["stage"].reindex(store.cells)
         stages[known.notna().to_numpy()] = known.dropna().to_numpy(np.int64)
     return stages
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Some rows of a token store, with the reading methods of one."""
+
+    store: TokenStore
+    rows: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, store: TokenStore) -> "Sampled":
+        """At most SAMPLED rows in evenly spaced runs of SAMPLED_TOGETHER: few row groups are read."""
+        count = len(store)
+        starts = np.linspace(0, count - SAMPLED_TOGETHER, SAMPLED // SAMPLED_TOGETHER).astype(np.int64)
+        spaced = (starts[:, None] + np.arange(SAMPLED_TOGETHER)).ravel()
+        return cls(store, np.arange(count) if count <= SAMPLED else spaced)
+
+    @property
+    def cells(self) -> NDArray[np.int32]:
+        return self.store.cells[self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def stream(self) -> Iterator[tuple[NDArray[np.int32], Tensor]]:
+        yield self.cells, self.store.read_rows(self.rows)
+
+
+def _temperature(
+    model: StageModel, source: BagSource, cells_of: Mapping[str, Path], spec: RunSpec, device: torch.device
+) -> float:
+    """Temperature of a trained run, by cells of its training slides and the proportions given for these."""
+    given = source.given
+    # A sample of a slide has other neighbours than the slide.
+    smoothed = smooths(spec.training, "prediction")
+    stores = {
+        slide: store if smoothed else cast(TokenStore, Sampled.of(store))
+        for slide, store in source.stores.items()
+    }
+    found = {
+        slide: np.concatenate([probabilities for _, probabilities, _ in batches])
+        for slide, batches in _predict(model, stores, cells_of, spec, device)
+    }
+    temperature = fit_temperature(list(found.values()), [given[slide] for slide in found])
+    if math.isnan(temperature):
+        log.warning(
+            "%s: the training bags determine no temperature; its probabilities are not calibrated", spec.id
+        )
+    return temperature
 
 
 def _predict(

@@ -21,7 +21,7 @@ from myostage.errors import UserError
 from myostage.features.encoder import Suffix
 from myostage.learning import term
 from myostage.learning.loop import Diverged, autocast, fit, resume
-from myostage.learning.outputs import save_model, write_history
+from myostage.learning.outputs import write_history
 from myostage.learning.regression import Queue
 from myostage.learning.steps import BagPair, BagStep, CellStep, LabelledCells
 from myostage.runtime.checkpoints import Checkpoints, Progress
@@ -112,11 +112,10 @@ def train(
     *,
     checkpoints: Checkpoints,
     history_out: Path,
-    model_out: Path,
     device: torch.device,
     made_by: str,
 ) -> tuple[StageModel, int]:
-    """Train one run and write its model and its history.
+    """Train one run and write its history.
 
     Parameters
     ----------
@@ -130,9 +129,8 @@ def train(
         A fresh copy of the encoder's last blocks and norm; trained in place.
     checkpoints
         Of this run and its training data (:func:`fingerprint`); the newest one that fits is resumed.
-    history_out, model_out
-        ``HISTORY`` and safetensors (parameters of suffix and head, metadata ``spec``, ``stages``,
-        ``made_by``).
+    history_out
+        ``HISTORY`` to write.
 
     Returns
     -------
@@ -144,7 +142,7 @@ def train(
     Raises
     ------
     Diverged
-        The loss or its gradient is not finite; the history up to there is written, the model is not.
+        The loss or its gradient is not finite; the history up to there is written.
     UserError
         The specification leaves nothing to learn.
     """
@@ -185,7 +183,6 @@ def train(
         raise
     model.eval()
     write_history(history_out, history, spec, made_by)
-    save_model(model_out, as_arrays(model), spec, len(stages), made_by)
     return model, len(history) - begun
 
 

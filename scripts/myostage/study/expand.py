@@ -2,6 +2,7 @@
 
 import importlib.util
 import itertools
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -52,6 +53,10 @@ def left_out(study: Study) -> dict[str, str]:
     return reasons
 
 
+# a grid beyond is a slip, and would fill memory while it is expanded
+MOST_RUNS = 100_000
+
+
 def expand(study: Study) -> dict[str, list[RunSpec]]:
     """The runs of every experiment.
 
@@ -78,6 +83,16 @@ _EXPANDED: dict[int, tuple[Study, dict[str, list[RunSpec]]]] = {}
 
 
 def _expand(study: Study) -> dict[str, list[RunSpec]]:
+    sizes = {
+        experiment.name: math.prod(map(len, experiment.vary.values())) * study.folds * len(study.seeds)
+        for experiment in study.experiments
+    }
+    if sum(sizes.values()) > MOST_RUNS:
+        name = max(sizes, key=lambda name: sizes[name])
+        raise UserError(
+            f"study {study.study}: {sum(sizes.values()):,} runs, more than {MOST_RUNS:,}; {sizes[name]:,} "
+            f"are those of experiments[{name}], so shorten its vary, or lower folds or seeds"
+        )
     problems: list[str] = []
     labels: dict[str, list[RunSpec]] = {}
     for experiment in study.experiments:

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from myostage.errors import UserError, raise_all
+from myostage.errors import raise_all
 from myostage.schema import Section, nearest
 from myostage.study.sections.study import Study
+from myostage.study.yaml_file import read_mapping
 
 S = typing.TypeVar("S", bound=Section)
 
@@ -21,17 +21,7 @@ def parse(source: str | Path | Mapping[str, Any], where: str = "study file") -> 
     """The study, checked within itself only, and what messages call it."""
     if isinstance(source, Mapping):
         return validate(Study, source, where), where
-    where = str(source)
-    try:
-        data = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{where}: no such study file; correct the path") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{where}: not a readable YAML file ({reason}); correct it there") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{where}: no keys in it; write `key: value` lines, config/README.md names the keys")
-    return validate(Study, data, where), where
+    return validate(Study, read_mapping(source), str(source)), str(source)
 
 
 def validate(section: type[S], data: Mapping[Any, Any], where: str) -> S:

@@ -42,7 +42,7 @@ MADE_BY = {
 # what a study starts from -> the table of a slide that says where cells lie, and the one that lists them
 PLACES = {"slides": "cells.parquet", "crops": "", "features": "positions.parquet"}
 COUNTED = {"slides": "crops.parquet", "crops": "crops.parquet", "features": "positions.parquet"}
-CELL_TABLES = ("metrics", "comparisons", "confusion", "scores", "runs")
+CELL_TABLES = ("metrics", "comparisons", "confusion", "reliability", "scores", "runs")
 SLIDE_TABLES = ("slides_metrics", "slides_comparisons", "slides_runs")
 ATTENTION_TABLES = ("spectrum", "borders")
 

@@ -69,7 +69,7 @@ def _type_words(schema: Mapping[str, Any]) -> str:
     }.get(schema.get("type", ""), "any")
     if schema.get("type") == "array":
         items = schema.get("items") or schema.get("prefixItems", [{}])[0]
-        exact = f"{schema['maxItems']} " if schema.get("maxItems") else ""
+        exact = f"{schema['maxItems']} " if schema.get("maxItems") == schema.get("minItems") else ""
         words = f"list of {exact}{_type_words(items)}" if items != {} else "list"
         return (
             words.replace("whole number", "whole numbers")
@@ -82,7 +82,9 @@ def _type_words(schema: Mapping[str, Any]) -> str:
         words = "name"
     bounds = (("exclusiveMinimum", ">"), ("minimum", ">="), ("exclusiveMaximum", "<"), ("maximum", "<="))
     shown = [
-        f"{sign} {schema[bound]:g}" for bound, sign in bounds if bound in schema and schema[bound] < 2**32
+        f"{sign} {schema[bound]:g}"
+        for bound, sign in bounds
+        if bound in schema and abs(schema[bound]) < 2**32
     ]
     return " ".join([words, ", ".join(shown)]).strip()
 
