@@ -745,7 +745,8 @@ def test_where_bags_say_nothing_there_is_no_temperature(
     out = bench.run(spec_of({"prop": 1.0}), "no-temperature", proportions=alike)
     assert np.isnan(outcome(out)["temperature"]) and np.isnan(read_run(out / "predictions.parquet", K)[0])
     assert "the training bags determine no temperature" in caplog.text
-    assert np.isnan(outcome(bench.run(spec_of({}, "majority"), "no-temperature-idle"))["temperature"])
+    idle = bench.predict_baseline("majority", "no-temperature-idle", bench.tokens)
+    assert np.isnan(outcome(idle)["temperature"])
 
 
 def test_large_slides_are_sampled_for_the_temperature(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
