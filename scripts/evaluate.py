@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from myostage.evaluation import results
-from myostage.evaluation.experiments import Testing
+from myostage.evaluation.experiments import Families
 from myostage.runtime import jobs
 from myostage.study.run import RunSpec
 from myostage.study.sections.compare import Compare
@@ -32,7 +32,7 @@ def work(smk: Any) -> None:
         against=smk.params.against,
         baselines=smk.params.baselines,
         ceilings=smk.params.ceilings,
-        testing=Testing(smk.params.question, smk.params.parts, smk.params.baselines, smk.params.untested),
+        families=Families(smk.params.question, smk.params.parts, smk.params.baselines, smk.params.untested),
         metrics_out=Path(smk.output.metrics),
         comparisons_out=Path(smk.output.comparisons),
         scores_out=Path(smk.output.scores),

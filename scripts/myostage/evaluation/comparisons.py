@@ -16,6 +16,10 @@ Key = tuple[int, int]
 """Fold and seed."""
 
 
+# What intervals of METRICS and COMPARISONS are made of, see myostage.evaluation.intervals.
+INTERVAL = "95 % interval over animals and training runs (one seed: over folds)"
+
+
 def judge(metric: str, difference: float, p_holm: float, alpha: float) -> Verdict:
     """The verdict on a difference of two experiments, by the rule that :func:`state_rule` puts in words.
 

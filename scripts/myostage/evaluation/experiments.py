@@ -27,9 +27,9 @@ from myostage.evaluation.intervals import (
     Estimate,
     estimate_by_folds,
     estimate_effect,
+    find_lack,
     find_pseudo_values,
     find_spread,
-    is_trusted,
 )
 from myostage.evaluation.metrics.registry import METRICS
 from myostage.evaluation.tallies import Split
@@ -72,6 +72,11 @@ class Design:
             np.array([folds[animal] for animal in animals]),
             np.array(["\n".join(sorted(days[animal])) for animal in animals]),
         )
+
+    def is_trusted(self, days: bool) -> bool:
+        """Whether an interval covers as it says; ``days``: whether they are strata, as of a value."""
+        strata = np.unique(self.days).size if days else 1
+        return not find_lack(self.folds.size, np.unique(self.folds).size, strata)
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,7 @@ def _list_metrics(
         if learns is not None:
             found = estimate_effect(measure.pseudo_values, design.folds, design.days, learns=learns)
             by_folds = estimate_by_folds(measure.pseudo_values, design.folds, design.days)
-            trusted = is_trusted(found.method, design.folds, design.days)
+            trusted = design.is_trusted(days=True)
             ends = zip(*_limit(measure, found, values), *_limit(measure, by_folds, values), strict=True)
             intervals = [
                 dict(zip(("low", "high", "low_folds", "high_folds"), four, strict=True))
@@ -293,7 +298,7 @@ def _find_best(evaluated: Mapping[str, Evaluated], metric: str) -> str | None:
 
 
 @dataclass(frozen=True)
-class Testing:
+class Families:
     """Which comparisons are tested, and which of them together.
 
     Parameters
@@ -329,17 +334,17 @@ class Testing:
 
 def list_comparisons(
     evaluated: Mapping[str, Evaluated],
-    families: Mapping[str, Sequence[tuple[str, str]]],
-    testing: Testing,
+    pairs: Mapping[str, Sequence[tuple[str, str]]],
+    families: Families,
     names: Callable[[str, str], Sequence[str]],
     compare: Compare,
 ) -> list[dict[str, Any]]:
     """Every comparison in every metric that ``names`` has for two experiments: rows of COMPARISONS."""
     rows: list[dict[str, Any]] = []
     together: dict[tuple[str, ...], list[tuple[dict[str, Any], Estimate]]] = {}
-    for family, pairs in families.items():
-        for one, other in pairs:
-            group = testing.find_group(family, one, other)
+    for family, listed in pairs.items():
+        for one, other in listed:
+            group = families.find_group(family, one, other)
             for row, estimate in _compare(evaluated[one], evaluated[other], names(one, other)):
                 row = {"experiment": one, "reference": other, "family": family, **row, "tests": 0}
                 row |= dict.fromkeys(("p", "p_holm", "minimum_detectable"), np.nan)
@@ -407,7 +412,7 @@ def subtract(
             )
         )
         row = _describe(estimate, by_folds) | {"animals": folds.size, "slides": len(one.slides)}
-        row["trusted"] = bool(estimate.error >= 0) and is_trusted(estimate.method, folds)
+        row["trusted"] = bool(estimate.error >= 0) and one.design.is_trusted(days=False)
         row["effect_size"] = value / sd if estimate.error > 0 else np.nan
         rows.append((row, estimate))
     return rows

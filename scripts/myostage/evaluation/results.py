@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from myostage.cells.tables import CELLS, LABELS
 from myostage.evaluation.experiments import (
     Design,
+    Families,
     Floats,
     Measure,
-    Testing,
     add_up,
     collect_seeds,
     evaluate_all,
@@ -53,7 +53,7 @@ def evaluate_runs(
     against: Mapping[str, str],
     baselines: Sequence[str],
     ceilings: Sequence[str],
-    testing: Testing,
+    families: Families,
     metrics_out: Path,
     comparisons_out: Path,
     scores_out: Path,
@@ -92,12 +92,13 @@ def evaluate_runs(
         Label of an experiment -> label of the one that it changes something of.
     baselines, ceilings
         Labels. The experiments that are neither are compared with the best baseline.
-    testing
+    families
         Which comparisons are tested, and which together, so that a wide grid does not drown the question.
     metrics_out, comparisons_out, scores_out, confusion_out, runs_out
         Tables to write.
     slide_level
-        Whether the expected stage of slides with labelled cells is measured too, see :func:`measure_expected_stage`.
+        Whether the expected stage of slides with labelled cells is measured too, see
+        :func:`measure_expected_stage`.
     metadata
         Goes into the written files.
 
@@ -136,7 +137,7 @@ def evaluate_runs(
         scores += _list_scores(name, [tallies[spec.id] for spec in listed if spec.id in tallies], split_of)
         confusions += _list_confusions(name, list(collect_seeds(name, listed, held).values()))
     pairs = list_families(evaluated, compare, against, baselines, ceilings)
-    compared = list_comparisons(evaluated, pairs, testing, lambda *_: names, compare)
+    compared = list_comparisons(evaluated, pairs, families, lambda *_: names, compare)
     write_rows(METRICS, measured_rows, metrics_out, metadata)
     write_rows(COMPARISONS, compared, comparisons_out, metadata)
     write_rows(SCORES, scores, scores_out, metadata)

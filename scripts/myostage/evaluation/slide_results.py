@@ -18,9 +18,9 @@ from myostage.cells.tables import LABELS
 from myostage.errors import UserError
 from myostage.evaluation.experiments import (
     Design,
+    Families,
     Floats,
     Measure,
-    Testing,
     add_up,
     evaluate_all,
     list_comparisons,
@@ -83,7 +83,7 @@ def evaluate_slides(
     classes: Mapping[str, int],
     compare: Compare,
     against: Mapping[str, str],
-    testing: Testing,
+    families: Families,
     metrics_out: Path,
     comparisons_out: Path,
     runs_out: Path | None = None,
@@ -122,7 +122,7 @@ def evaluate_slides(
         Experiments of different slide labels are compared in cells and energy alone.
     against
         Label of an experiment -> label of the one that it changes something of.
-    testing
+    families
         Which comparisons are tested, and which together.
     metrics_out, comparisons_out, runs_out
         Tables to write; None: not written.
@@ -160,7 +160,7 @@ def evaluate_slides(
     compared = list_comparisons(
         evaluated,
         list_families(evaluated, compare, against, reference_of=reference_of),
-        testing,
+        families,
         lambda one, other: names[one] if label_of[one] == label_of[other] else of_cells,
         compare,
     )
