@@ -3,10 +3,10 @@
     python benchmarks/bench_coverage.py [--repeats 2000]
 
 Writes benchmarks/results/coverage.csv, a row per setting, and coverage.md, a row per design. A slide's value
-is that of its day, its animal, itself and the run that stages it; runs are one per fold and seed. Simulated are
-the mean of a method, the paired difference of two equal methods, and quadratic kappa of both, from confusions
-of unequal numbers of cells. :mod:`myostage.evaluation.intervals` judges them; on the same values stand the
-plain t over folds, the percentile bootstrap over slides and the corrected resampled t-test.
+is that of its day, its animal, itself and the run that stages it; runs are one per fold and seed. Simulated
+are the mean of a method, the paired difference of two equal methods, and quadratic kappa of both, from
+confusions of unequal numbers of cells. :mod:`myostage.evaluation.intervals` judges them; on the same values
+stand the plain t over folds, the percentile bootstrap over slides and the corrected resampled t-test.
 """
 
 import argparse
@@ -134,7 +134,7 @@ def find_kappa(weights: Floats, counts: Floats) -> Floats:
 
 
 def bootstrap_slides(statistic: Callable[[Floats], Floats], slides: int) -> tuple[Floats, Floats]:
-    """Percentile interval of the mean over seeds, [repeats] each; ``statistic`` gives [..., seeds, repeats]."""
+    """Percentile interval of the mean over seeds, [repeats] each, of a statistic [..., seeds, repeats]."""
     drawn = np.random.default_rng(0).multinomial(slides, np.full(slides, 1 / slides), size=RESAMPLES)
     low, high = np.quantile(statistic(drawn.astype(float)).mean(-2), (0.025, 0.975), axis=0)
     return low, high
@@ -288,10 +288,12 @@ def write(rows: pd.DataFrame, repeats: int, seconds: float, out: Path) -> None:
     lines = [" | ".join(table.columns), " | ".join(["---"] * table.shape[1])]
     lines += [" | ".join(line) for line in table.itertuples(index=False)]
     made = f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, Python {platform.python_version()}"
-    text = f"""# Coverage of 95 % intervals, false positives at {ALPHA}, power at the minimum detectable effect
+    text = f"""# Coverage of 95 % intervals, false positives at {ALPHA}, power at minimum detectable effects
 
 {repeats:,} repeats a setting ({repeats // OF_KAPPA:,} of kappa), {made}, {seconds:.0f} s on one core
-(`python benchmarks/bench_coverage.py`). {count_outside(rows)}
+(`python benchmarks/bench_coverage.py`).
+
+{count_outside(rows)}
 
 Each cell: smallest to largest over slide sd {SLIDE_SD} and run sd {RUN_SD}; every setting is in
 `coverage.csv`. Mean, difference and kappa: coverage by `myostage.evaluation.intervals`. Power: at level

@@ -163,8 +163,8 @@ def test_slides_built_as_reference_plus_perturbation_rank_first(tmp_path: Path, 
         slides[slide] = certain([2, 2, 0, 1]), axis(0, 0, number, number)
     run = write_run(tmp_path / "p.parquet", slides)
     found = measure(tmp_path, splits, {"exact": [(spec_of(), run)]})
-    np.families.assert_allclose(found["own"], 1, atol=1e-12)
-    np.families.assert_allclose(found["others"], 0.5, atol=1e-12)
+    np.testing.assert_allclose(found["own"], 1, atol=1e-12)
+    np.testing.assert_allclose(found["others"], 0.5, atol=1e-12)
     assert (found["rank"] == 1).all()
     row = algebra.summary(found).iloc[0]
     assert (row["reciprocal_rank"], row["top_1"], row["own_minus_others"]) == pytest.approx((1, 1, 0.5))
@@ -258,7 +258,7 @@ def test_slides_of_other_folds_take_no_part(tmp_path: Path) -> None:
     found = measure(tmp_path, splits, {"more": [(spec_of(), more)], "less": [(spec_of(), less)]})
     columns = ["slide", "own", "others", "rank", "candidates"]
     more_rows, less_rows = (found.loc[found["experiment"] == name, columns] for name in ("more", "less"))
-    np.families.assert_array_equal(more_rows.to_numpy(), less_rows.to_numpy())
+    np.testing.assert_array_equal(more_rows.to_numpy(), less_rows.to_numpy())
 
 
 def test_two_experiments_share_a_run_that_is_read_once(

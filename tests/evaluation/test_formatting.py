@@ -88,7 +88,7 @@ def test_a_row_is_compared_with_what_it_changes_something_of_else_with_the_refer
     rows = selection.find_differences(everything, "accuracy", ["supervised", "combined", "nobody"])
     assert rows["experiment"].tolist() == ["supervised", "combined", "nobody"]
     assert rows["reference"].tolist()[:2] == [study_tables.REFERENCE, "majority"]
-    np.families.assert_allclose(rows["difference"], [0.27, 0.31, np.nan])
+    np.testing.assert_allclose(rows["difference"], [0.27, 0.31, np.nan])
     text = formatting.tabulate_differences(rows)
     assert text.loc["nobody"].eq("–").all()
     both = selection.find_to_references(everything, "accuracy", ["combined", "supervised"])

@@ -135,8 +135,8 @@ def test_cosines_are_those_of_a_double_loop(bench: Bench) -> None:
     # Stages 0 and 3 are never held out together.
     wanted = np.nanmean(np.ma.masked_invalid(by_run), axis=0).filled(np.nan)
     assert np.isnan(wanted[0, 3]) and np.isfinite(wanted).sum() == K * K - 2
-    np.families.assert_allclose(_matrix(found, "combined"), wanted, atol=1e-12)
-    np.families.assert_allclose(_matrix(found, "one"), by_run[0], atol=1e-12)
+    np.testing.assert_allclose(_matrix(found, "combined"), wanted, atol=1e-12)
+    np.testing.assert_allclose(_matrix(found, "one"), by_run[0], atol=1e-12)
     upper = np.triu_indices(K)
     known = np.isfinite(wanted[upper])
     rho = stats.spearmanr(wanted[upper][known], similarity(K)[upper][known]).statistic
@@ -144,7 +144,7 @@ def test_cosines_are_those_of_a_double_loop(bench: Bench) -> None:
     assert row["rho"] == pytest.approx(rho, abs=1e-12)
     assert (row["slides"], row["cells"]) == (5, 5 * (CELLS - 1))
     assert 0.5 < row["low"] <= row["rho"] <= row["high"] <= 1
-    np.families.assert_allclose(found["expected"].to_numpy().reshape(2, K, K), [similarity(K)] * 2)
+    np.testing.assert_allclose(found["expected"].to_numpy().reshape(2, K, K), [similarity(K)] * 2)
 
 
 def test_a_slide_drawn_twice_brings_no_cell_beside_itself(bench: Bench) -> None:
@@ -155,7 +155,7 @@ def test_a_slide_drawn_twice_brings_no_cell_beside_itself(bench: Bench) -> None:
     found = products.mean(weights)
     drawn = (["a", "a", "b"], ["a", "b", "c"], ["b"] * 3)
     for matrix, slides in zip(found, drawn, strict=False):
-        np.families.assert_allclose(matrix, bench.by_hand(spec.fold, spec.seed, slides), atol=1e-12)
+        np.testing.assert_allclose(matrix, bench.by_hand(spec.fold, spec.seed, slides), atol=1e-12)
     assert np.isnan(found[3]).all()
 
 
@@ -173,7 +173,7 @@ def test_what_has_no_embedding_is_left_out(bench: Bench) -> None:
         {"majority": baseline, "failed": failed, "half": [*failed, bench.runs[0]], "ok": bench.runs[:1]}
     )
     assert correlations["experiment"].tolist() == ["half", "ok"]
-    np.families.assert_array_equal(_matrix(found, "half"), _matrix(found, "ok"))
+    np.testing.assert_array_equal(_matrix(found, "half"), _matrix(found, "ok"))
     assert bench.measure({"majority": baseline})[0].empty
 
 
@@ -209,7 +209,7 @@ def test_cells_of_a_map_are_held_out_labelled_and_drawn_evenly(bench: Bench) -> 
     for row, vector in zip(cells.itertuples(), embedding, strict=True):
         assert row.stage == bench.truth[row.slide][row.cell]
         own = bench.vectors[spec.fold, spec.seed][row.slide][row.cell // 2].astype(float)
-        np.families.assert_allclose(vector, own / np.linalg.norm(own), atol=1e-12)
+        np.testing.assert_allclose(vector, own / np.linalg.norm(own), atol=1e-12)
     some, vectors = geometry.held_out_cells(path, bench.labels, bench.splits, K, most=9)
     assert some["stage"].value_counts().to_dict() == {1: 3, 2: 3, 3: 3} and vectors.shape == (9, WIDTH)
     none, nothing = geometry.held_out_cells(path, {}, bench.splits, K, most=9)
@@ -231,7 +231,7 @@ def test_purity_of_two_clusters() -> None:
     near = geometry.neighbours(embedding, 5)
     cosine = embedding @ embedding.T - 2 * np.eye(80)
     assert near.shape == (80, 5)
-    np.families.assert_array_equal(np.sort(near), np.sort(np.argsort(-cosine, axis=1)[:, :5]))
+    np.testing.assert_array_equal(np.sort(near), np.sort(np.argsort(-cosine, axis=1)[:, :5]))
     by_stage = geometry.purity(near, stage)
     # One of 79 others is of the same stage in 39 cases.
     assert by_stage.found == 1 and by_stage.chance == pytest.approx(39 / 79) and by_stage.excess == 1
@@ -261,5 +261,5 @@ def test_a_map_keeps_clusters_apart_and_stays_the_same() -> None:
     placed = geometry.plane(embedding)
     assert placed.shape == (90, 2)
     assert geometry.purity(geometry.neighbours(placed, 5), kind).found > 0.99
-    np.families.assert_array_equal(placed, geometry.plane(embedding))
+    np.testing.assert_array_equal(placed, geometry.plane(embedding))
     assert geometry.plane(embedding[:3]).shape == (3, 2)

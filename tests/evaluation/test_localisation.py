@@ -130,7 +130,7 @@ def test_an_eigenvector_has_all_power_in_the_band_of_its_eigenvalue(slides: Slid
     wanted = np.zeros(BANDS)
     wanted[min(int(eigenvalue / 2 * BANDS), BANDS - 1)] = 1
     for signal in ("raw", "smoothed"):
-        np.families.assert_allclose(shares(found, signal), wanted, atol=1e-5)
+        np.testing.assert_allclose(shares(found, signal), wanted, atol=1e-5)
     # n values u of variance 1 and n edges: the sum over edges of (u_i - u_j)^2 is 2 n x eigenvalue
     assert found["energy"].to_numpy() == pytest.approx(2 * eigenvalue, rel=1e-4)
     assert found["instance_auroc"].isna().all()
@@ -148,7 +148,7 @@ def test_shares_of_a_random_signal_are_its_squared_coefficients(slides: Slides) 
     # eigenvalue 1 is many-fold on a grid and lies on an edge of bands: the two bands beside it are summed
     middle = BANDS // 2
     merged = [np.add.reduceat(x, [*range(middle), middle + 1]) for x in (shares(found, "raw"), wanted)]
-    np.families.assert_allclose(*merged, atol=1e-6)
+    np.testing.assert_allclose(*merged, atol=1e-6)
 
 
 def test_smoothing_moves_power_to_low_eigenvalues_and_lowers_energy(slides: Slides) -> None:
@@ -192,11 +192,11 @@ def test_numbers_are_means_over_seeds_and_slides_are_their_own(slides: Slides) -
         name: found[(found["experiment"] == name) & (found["slide"] == "s")][numbers].to_numpy()
         for name in ("first", "second", "both")
     }
-    np.families.assert_allclose(rows["both"], (rows["first"] + rows["second"]) / 2, rtol=1e-12)
+    np.testing.assert_allclose(rows["both"], (rows["first"] + rows["second"]) / 2, rtol=1e-12)
     of_t = [
         found[(found["experiment"] == name) & (found["slide"] == "t")][numbers] for name in ("both", "second")
     ]
-    np.families.assert_array_equal(*of_t)
+    np.testing.assert_array_equal(*of_t)
     assert set(found["experiment"]) == {"first", "both", "second"}
     assert len(found) == 2 * BANDS * 5
 
@@ -226,7 +226,7 @@ def test_a_large_slide_is_measured_in_the_middle(slides: Slides) -> None:
     found = slides.spectra({"one": [run]}, max_cells=9)
     numbers = ["share", "energy", "instance_auroc"]
     windowed, alone = (found.loc[found["slide"] == slide, numbers].to_numpy() for slide in "st")
-    np.families.assert_allclose(windowed, alone, rtol=1e-6)
+    np.testing.assert_allclose(windowed, alone, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -378,7 +378,8 @@ def _compare(
             found |= dict(
                 zip(measure.names, subtract(measure, theirs[measure.names], places, either), strict=True)
             )
-    nothing = Estimate(*[np.array(np.nan)] * 3, "")
+    unknown = np.array(np.nan)
+    nothing = Estimate(unknown, unknown, unknown, "")
     for name in names:
         a, b = one.runs[name], other.runs[name]
         pairs = paired_seeds({seed for _, seed in a}, {seed for _, seed in b}, **learns)

@@ -26,7 +26,7 @@ values are jackknife pseudo-values (Tukey 1958; Miller 1974, Biometrika 61:1), o
 slides is the special case.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -170,9 +170,7 @@ def find_spread(values: ArrayLike, days: ArrayLike | None = None) -> Floats:
     return np.sqrt(_sum_squares(of_animals, residual) / df)
 
 
-def find_pseudo_values(
-    statistic: Callable[[Floats], Floats], animals: Sequence[str] | NDArray[np.integer]
-) -> Floats:
+def find_pseudo_values(statistic: Callable[[Floats], Floats], animals: ArrayLike) -> Floats:
     """Jackknife pseudo-values of a statistic by animal: n times it, less n - 1 times it without that animal.
 
     Parameters

@@ -33,8 +33,12 @@ def find_measured(metrics: pd.DataFrame, metric: str) -> dict[str, Measured]:
     decimals = METRICS[metric].decimals
     return {
         str(row.experiment): Measured(
-            *(float(end) for end in (row.value, row.low, row.high)),
-            *(int(row.slides), int(row.cells), decimals),
+            float(row.value),
+            float(row.low),
+            float(row.high),
+            int(row.slides),
+            int(row.cells),
+            decimals,
             trusted=bool(row.trusted) or not np.isfinite(row.low),
         )
         for row in iterate_rows(rows)
