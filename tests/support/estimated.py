@@ -5,8 +5,8 @@ import numpy as np
 VALUE = {
     "method": "animals and runs",
     "trusted": True,
-    "low_folds": np.nan,
-    "high_folds": np.nan,
+    "low_folds": -0.2,
+    "high_folds": 0.3,
     "animals": 8,
 }
 DIFFERENCE = VALUE | {"tests": 1, "p_folds": np.nan, "p_corrected": np.nan}

@@ -59,7 +59,7 @@ def tabulate_differences(rows: pd.DataFrame, runs: pd.DataFrame | None = None) -
             "minimum detectable": detectable,
             "t over folds": by_folds,
             "p (corrected t)": rows["p_corrected"].map(format_p).tolist(),
-            "noise": rows["method"].fillna("").tolist(),
+            "noise": rows["method"].fillna("").replace("", "–").tolist(),
             "pairs": rows["pairs"].map(format_count).tolist(),
             "animals": rows["animals"].map(format_count).tolist(),
             "slides": rows["slides"].map(format_count).tolist(),
