@@ -37,6 +37,7 @@ def work(smk: Any) -> None:
         comparisons_out=Path(smk.output.comparisons),
         scores_out=Path(smk.output.scores),
         confusion_out=Path(smk.output.confusion),
+        reliability_out=Path(smk.output.reliability),
         runs_out=Path(smk.output.runs),
         slide_level=smk.params.slide_level,
     )

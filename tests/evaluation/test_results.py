@@ -19,14 +19,14 @@ from myostage.errors import UserError
 from myostage.evaluation import comparisons, results, tallies
 from myostage.evaluation.experiments import Families
 from myostage.evaluation.intervals import estimate_effect
+from myostage.evaluation.metrics import calibration, composition, expected_stage
 from myostage.evaluation.metrics import cells as of_cells
-from myostage.evaluation.metrics import composition, expected_stage
 from myostage.evaluation.metrics.expected_stage import find_tail
 from myostage.evaluation.metrics.registry import METRICS as METRIC
-from myostage.evaluation.tables import COMPARISONS, CONFUSION, METRICS, RUNS, SCORES
+from myostage.evaluation.tables import COMPARISONS, CONFUSION, METRICS, RELIABILITY, RUNS, SCORES
 from myostage.evaluation.weighted import spearman, wasserstein
 from myostage.export import cell_stages
-from myostage.learning.tables import OUTCOME, SPLITS, predictions_table
+from myostage.learning.tables import OUTCOME, SPLITS, predictions_table, stages_table
 from myostage.study.run import RunSpec
 from myostage.study.sections.compare import Compare
 from myostage.study.sections.encoder import Encoder
@@ -41,6 +41,7 @@ TABLES = {
     "comparisons": COMPARISONS,
     "scores": SCORES,
     "confusion": CONFUSION,
+    "reliability": RELIABILITY,
     "runs": RUNS,
 }
 GIVEN = {"d0": np.array([0.1, 0.2, 0.3, 0.4]), "d3": np.array([0.5, 0.5, 0, 0])}
@@ -95,9 +96,11 @@ class StudyFiles:
         return self.probabilities[FOLD[slide], seed, slide]
 
 
-def write_predictions(path: Path, slides: dict[str, NDArray[np.float64]], row_group: int = 16) -> None:
+def write_predictions(
+    path: Path, slides: dict[str, NDArray[np.float64]], row_group: int = 16, temperature: float | None = None
+) -> None:
     table = predictions_table(K)
-    with tables.writer(path, table) as out:
+    with tables.writer(path, table, {"temperature": repr(temperature)} if temperature else {}) as out:
         for slide, p in slides.items():
             frame = pd.DataFrame({"slide": slide, "cell": numbers(slide)[: len(p)], "stage": p.argmax(1)})
             frame["probabilities"] = list(p.astype(np.float32))
@@ -109,7 +112,7 @@ def write_predictions(path: Path, slides: dict[str, NDArray[np.float64]], row_gr
 def write_outcome(path: Path, run: str, failed: bool) -> Path:
     row: dict[str, Any] = {"run": run, "status": "failed" if failed else "ok", "device": "cpu", "steps": 7}
     row |= {"reason": "its loss was nan" if failed else "", "seconds": 2.5, "cpu_seconds": 3.0}
-    row |= {"peak_memory_mb": 100.0, "joules": None}
+    row |= {"peak_memory_mb": 100.0, "joules": None, "temperature": 1.25}
     tables.write(path, pd.DataFrame([row]), OUTCOME)
     return path
 
@@ -227,10 +230,47 @@ def test_runs_have_rows_of_their_own(study: StudyFiles) -> None:
     assert found["run"].nunique() == 1 + 6
 
 
+def test_calibration_is_measured_before_and_after_each_run_is_scaled_by_its_temperature(
+    study: StudyFiles,
+) -> None:
+    temperatures = {(fold, seed): 0.5 + fold + seed for fold in (0, 1, 2) for seed in SEEDS}
+    for run, path in study.runs:
+        held = {
+            s: p for (fold, seed, s), p in study.probabilities.items() if (fold, seed) == (run.fold, run.seed)
+        }
+        write_predictions(path, held, temperature=temperatures[run.fold, run.seed])
+    found = study.evaluate()
+    errors = {kind: [] for kind in (False, True)}
+    cells = {kind: [] for kind in (False, True)}
+    for seed in SEEDS:
+        for kind in errors:
+            parts = []
+            for slide in ("s1", "s2", "s3", "s4"):
+                known = study.truth[slide] >= 0
+                p = study.held_out(seed, slide)[known].astype(np.float32).astype(float)
+                power = p ** (1 / temperatures[FOLD[slide], seed] if kind else 1)
+                p = power / power.sum(1, keepdims=True)
+                right = p.argmax(1) == study.truth[slide][known]
+                parts.append(pd.DataFrame({"stage": p.argmax(1), "confidence": p.max(1), "right": right}))
+            frame = pd.concat(parts)
+            bins = np.minimum(np.floor(frame["confidence"] * 10), 9)
+            gaps = frame.groupby(bins)[["confidence", "right"]].sum()
+            errors[kind].append((gaps["confidence"] - gaps["right"]).abs().sum() / len(frame))
+            cells[kind].append(frame.assign(bin=bins))
+    for kind, name in ((False, "ece"), (True, "ece_calibrated")):
+        assert value(found["metrics"], name)["value"] == pytest.approx(np.mean(errors[kind]), rel=1e-6)
+        rows = found["reliability"][found["reliability"]["calibrated"] == kind]
+        joined = pd.concat(cells[kind]).groupby(["stage", "bin"])
+        assert rows["cells"].tolist() == (joined.size() / 2).tolist()
+        np.testing.assert_allclose(rows["confidence"], joined["confidence"].mean(), rtol=1e-6)
+        np.testing.assert_allclose(rows["accuracy"], joined["right"].mean())
+        assert rows["low"].tolist() == [place / 10 for _, place in joined.groups]
+
+
 def test_composition_is_compared_slide_by_slide(study: StudyFiles) -> None:
     found = study.evaluate(labels={})
     assert set(found["metrics"]["metric"]) == {"kl", "l1"}
-    assert found["confusion"].empty
+    assert found["confusion"].empty and found["reliability"].empty
     l1 = [
         np.abs(study.held_out(seed, s).mean(0) - GIVEN[group(s)]).sum()
         for seed in SEEDS
@@ -348,14 +388,37 @@ def test_cells_without_area_are_refused(study: StudyFiles) -> None:
 
 def test_staged_slides_average_seeds_of_their_fold_or_all_runs(study: StudyFiles) -> None:
     out = {slide: study.folder / "staged" / f"{slide}.parquet" for slide in ("s2", "bare")}
-    cell_stages.stage_slides(study.runs, study.splits, out, K, {"made_by": "test"})
+    cell_stages.stage_slides(study.runs, study.splits, out, K, 0.5, {"made_by": "test"})
     for slide, path in out.items():
-        found = tables.read(path, predictions_table(K))
+        found = tables.read(path, stages_table(K))
         mean = np.mean([p for (_, _, s), p in study.probabilities.items() if s == slide], axis=0)
         assert found["cell"].tolist() == numbers(slide).tolist()
         assert np.allclose(np.stack(found["probabilities"].tolist()), mean, atol=1e-6)
         assert found["stage"].tolist() == mean.argmax(1).tolist()
-        assert set(found["slide"]) == {slide} and found["embedding"].map(len).eq(0).all()
+        assert set(found["slide"]) == {slide}
+        np.testing.assert_array_equal(
+            *(np.stack(found[name].tolist()) for name in ("calibrated", "probabilities"))
+        )
+
+
+def test_runs_are_calibrated_each_by_its_temperature_and_then_averaged(study: StudyFiles) -> None:
+    seeds = [study.probabilities[1, seed, "s3"] for seed in SEEDS]
+    of_fold = [(spec, path) for spec, path in study.runs if spec.fold == 1]
+    for (_, path), p, temperature in zip(of_fold, seeds, (0.5, 3.0), strict=True):
+        write_predictions(path, {"s3": p}, temperature=temperature)
+    out = study.folder / "staged" / "s3.parquet"
+    cell_stages.stage_slides(of_fold, study.splits, {"s3": out}, K, 0.45)
+    found = tables.read(out, stages_table(K))
+    powers = [p.astype(np.float32) ** (1 / t) for p, t in zip(seeds, (0.5, 3.0), strict=True)]
+    wanted = np.mean([power / power.sum(1, keepdims=True) for power in powers], axis=0)
+    np.testing.assert_allclose(np.stack(found["calibrated"].tolist()), wanted, atol=1e-6)
+    np.testing.assert_allclose(found["entropy"], stats.entropy(wanted, axis=1), atol=1e-5)
+    plain = np.mean(seeds, axis=0)
+    np.testing.assert_allclose(np.stack(found["probabilities"].tolist()), plain, atol=1e-6)
+    assert found["stage"].tolist() == plain.argmax(1).tolist()
+    of_stage = wanted[np.arange(len(wanted)), plain.argmax(1)]
+    assert found["uncertain"].tolist() == (of_stage < 0.45).tolist()
+    assert 0 < found["uncertain"].sum() < len(found)
 
 
 def test_slide_without_cells_is_staged_as_an_empty_table(study: StudyFiles) -> None:
@@ -363,21 +426,21 @@ def test_slide_without_cells_is_staged_as_an_empty_table(study: StudyFiles) -> N
     empty = pd.DataFrame([("glass", "d0", "a9", 0, 1)], columns=table.columns)
     tables.write(study.splits, pd.concat([table, empty]), SPLITS)
     out = study.folder / "glass.parquet"
-    cell_stages.stage_slides(study.runs, study.splits, {"glass": out}, K)
-    assert tables.read(out, predictions_table(K)).empty
+    cell_stages.stage_slides(study.runs, study.splits, {"glass": out}, K, 0.5)
+    assert tables.read(out, stages_table(K)).empty
     assert "glass" not in set(study.evaluate()["scores"]["slide"])
 
 
 def test_staging_refuses_what_it_cannot_stage(study: StudyFiles) -> None:
     out = study.folder / "x.parquet"
     with pytest.raises(UserError, match="no row for slide s9"):
-        cell_stages.stage_slides(study.runs, study.splits, {"s9": out}, K)
+        cell_stages.stage_slides(study.runs, study.splits, {"s9": out}, K, 0.5)
     with pytest.raises(UserError, match="s3 has 50 cells, but the experiment's runs predict 0"):
-        cell_stages.stage_slides(study.runs[:2], study.splits, {"s3": out}, K)
+        cell_stages.stage_slides(study.runs[:2], study.splits, {"s3": out}, K, 0.5)
     other = study.folder / "other.parquet"
     write_predictions(other, {"s3": np.full((49, K), 1 / K)})
     with pytest.raises(UserError, match="not those of the experiment's other runs"):
-        cell_stages.stage_slides([*study.runs, (spec(1, 2), other)], study.splits, {"s3": out}, K)
+        cell_stages.stage_slides([*study.runs, (spec(1, 2), other)], study.splits, {"s3": out}, K, 0.5)
     assert not out.exists()
 
 
@@ -429,7 +492,7 @@ def test_an_experiment_without_a_whole_seed_is_there_and_missing(study: StudyFil
         against={"gone too": "gone"},
     )
     pooled = found["metrics"].query("run == '' and experiment == 'gone'")
-    assert pooled["metric"].tolist() == [*of_cells.NAMES, *composition.NAMES]
+    assert pooled["metric"].tolist() == [*of_cells.NAMES, *calibration.NAMES, *composition.NAMES]
     assert pooled["value"].isna().all() and not pooled[["slides", "cells"]].to_numpy().any()
     assert found["confusion"].empty
     assert set(found["scores"]["slide"]) == set(FOLD)
@@ -582,7 +645,7 @@ def test_comparisons_are_paired_by_fold_and_seed(study: StudyFiles) -> None:
         compare=Compare(reference="both", alpha=0.1, power=0.9),
     )
     table = found["comparisons"]
-    assert set(table["metric"]) == {*of_cells.NAMES, *composition.NAMES}
+    assert set(table["metric"]) == {*of_cells.NAMES, *calibration.NAMES, *composition.NAMES}
     assert table[["experiment", "reference", "family"]].drop_duplicates().to_numpy().tolist() == [
         ["better", "both", "reference"]
     ]
@@ -705,14 +768,14 @@ def fail(path: Path, reason: str) -> None:
 def test_staging_leaves_out_runs_that_failed(study: StudyFiles) -> None:
     fail(study.runs[2][1], "the loss at step 3 is nan")  # fold 1, seed 0
     out = {slide: study.folder / "staged" / f"{slide}.parquet" for slide in ("s3", "bare")}
-    cell_stages.stage_slides(study.runs, study.splits, out, K)
+    cell_stages.stage_slides(study.runs, study.splits, out, K, 0.5)
     for slide, path in out.items():
         left = [p for key, p in study.probabilities.items() if key[2] == slide and key[:2] != (1, 0)]
-        found = tables.read(path, predictions_table(K))["probabilities"].tolist()
+        found = tables.read(path, stages_table(K))["probabilities"].tolist()
         assert len(left) == (5 if slide == "bare" else 1)
         assert np.allclose(np.stack(found), np.mean(left, axis=0), atol=1e-6)
     fail(study.runs[3][1], "the loss at step 4 is nan")
     with pytest.raises(
         UserError, match=rf"slide s3 .* run {spec(1, 0).id} failed \(the loss at step 3 is nan\)"
     ):
-        cell_stages.stage_slides(study.runs, study.splits, out, K)
+        cell_stages.stage_slides(study.runs, study.splits, out, K, 0.5)

@@ -161,7 +161,14 @@ class Study:
         for run in (run for told in experiments.values() for run in told.runs):
             status = "failed" if run.spec.id in failed else "ok"
             row: dict[str, Any] = {"run": run.spec.id, "status": status, "reason": "", "device": "cpu"}
-            row |= {"steps": 7, "seconds": 1.0, "cpu_seconds": 1.0, "peak_memory_mb": 1.0, "joules": None}
+            row |= {
+                "steps": 7,
+                "seconds": 1.0,
+                "cpu_seconds": 1.0,
+                "peak_memory_mb": 1.0,
+                "joules": None,
+                "temperature": None,
+            }
             outcomes[run.spec.id] = self.folder / f"{run.spec.id}.outcome.parquet"
             tables.write(outcomes[run.spec.id], pd.DataFrame([row]), OUTCOME)
             if status == "failed":

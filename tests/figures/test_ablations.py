@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from myostage.evaluation import cost, selection, summaries
-from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
+from myostage.evaluation.tables import COMPARISONS, METRICS, RELIABILITY, RUNS
 from myostage.figures import style
 from support import estimated
 from support.figures import draw, title_of
@@ -54,7 +54,15 @@ def _measured(values: dict[str, float], metric: str = "accuracy", half: float = 
 
 def _runs(experiment: str, seconds: list[float], **more: Any) -> pd.DataFrame:
     frame = pd.DataFrame({"experiment": experiment, "seconds": seconds, "fold": range(len(seconds))})
-    usual = {"status": "ok", "reason": "", "device": "cpu", "steps": 9, "joules": np.nan, "seed": 0}
+    usual = {
+        "status": "ok",
+        "reason": "",
+        "device": "cpu",
+        "steps": 9,
+        "joules": np.nan,
+        "temperature": np.nan,
+        "seed": 0,
+    }
     frame = frame.assign(run=[f"{experiment}-{n}" for n in range(len(seconds))], **(usual | more))
     frame["cpu_seconds"], frame["peak_memory_mb"] = frame["seconds"] * 2, 500.0
     return frame[RUNS.schema.names]
@@ -179,6 +187,37 @@ def test_confusions_count_errors_that_are_one_stage_off() -> None:
     )
     for empty in ({}, {"none": np.zeros((3, 3))}):
         assert "No confusion matrices" in title_of(draw("confusions", empty, STAGES))
+
+
+def test_reliability_is_shown_by_stage_before_and_after_scaling() -> None:
+    rows = pd.DataFrame(
+        [
+            (0, False, 0.9, 1.0, 30.0, 0.96, 0.80),
+            (0, False, 0.5, 0.6, 10.0, 0.56, 0.40),
+            (0, True, 0.8, 0.9, 40.0, 0.82, 0.70),
+            (2, False, 0.4, 0.5, 5.0, 0.45, 0.60),
+            (2, True, 0.3, 0.4, 5.0, 0.39, 0.60),
+        ],
+        columns=[name for name in RELIABILITY.schema.names if name != "experiment"],
+    )
+    figure = draw("reliability", rows, STAGES, "e", [".089", ".085"], pd.Series([1.1, np.nan, 1.25]))
+    assert title_of(figure) == "Expected calibration error of e: .089 as predicted, .085 after scaling"
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        "a\nconfidence .86, scaled .82; right .70",
+        "b\nno cell",
+        "c\nconfidence .45, scaled .39; right .60",
+    ]
+    before, after = (line.get_xydata().tolist() for line in figure.axes[0].lines[1:])
+    assert before == [[0.56, 0.40], [0.96, 0.80]] and after == [[0.82, 0.70]]
+    assert (
+        "temperature 1.10 to 1.25 in 2 of 3 runs"
+        in figure.legends[0].get_title().get_text().replace("\n", " ").lower()
+    )
+    figure = draw("reliability", rows, STAGES, "e", [".1", ".1"], pd.Series([np.nan]))
+    assert "determine no temperature" in figure.legends[0].get_title().get_text().replace("\n", " ")
+    assert "No reliability diagram" in title_of(
+        draw("reliability", rows.head(0), STAGES, "e", ["–", "–"], pd.Series([1.0]))
+    )
 
 
 def _scores() -> pd.DataFrame:

@@ -422,6 +422,7 @@ def test_slides_left_out_have_a_section_with_their_reasons(tmp_path: Path) -> No
     section = text.split('<h2 id="unused">Slides left out</h2>')[1].split("<h2")[0]
     assert "<li>d3_m1: d3_m1.svs: the file is empty; copy it again</li>" in section
     assert "<li>d7_m2: level &lt;2&gt; is cut short</li>" in section
+    assert f"To try a slide again, delete its folder, {tmp_path}/slides/ and its name, and run" in section
 
 
 @pytest.mark.parametrize(

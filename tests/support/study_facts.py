@@ -7,7 +7,7 @@ import pandas as pd
 
 from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
 from myostage.report.findings import Difference, Facts
-from myostage.study import config
+from myostage.study.expand import expand
 from myostage.study.sections.experiment import Experiment
 from myostage.study.sections.study import Study
 from myostage.study.structure import Structure, structure
@@ -78,7 +78,7 @@ def parts(
     experiments: list[dict[str, Any]], left_out: dict[str, str] | None = None, **changes: Any
 ) -> Structure:
     made = study(experiments, **changes)
-    return Structure(**structure(made, config.expand(made), left_out or {}))
+    return Structure(**structure(made, expand(made), left_out or {}))
 
 
 def difference(
@@ -136,7 +136,7 @@ def facts(
         {"experiment": label, "run": f"{label}-f{fold}-s{seed}", "fold": fold, "seed": seed}
         | {"status": "ok", "reason": "", "device": "cpu", "steps": 0 if label == "majority" else 300}
         | {"seconds": 40.0 * (1 + (label == "combined")) + fold, "cpu_seconds": 70.0}
-        | {"peak_memory_mb": 900.0, "joules": np.nan}
+        | {"peak_memory_mb": 900.0, "joules": np.nan, "temperature": np.nan}
         for label in made.main
         for fold in range(3)
         for seed in range(2)

@@ -23,9 +23,9 @@ from myostage.evaluation.experiments import (
     read_outcome,
     write_rows,
 )
+from myostage.evaluation.metrics import calibration, composition, expected_stage
 from myostage.evaluation.metrics import cells as of_cells
-from myostage.evaluation.metrics import composition, expected_stage
-from myostage.evaluation.tables import COMPARISONS, CONFUSION, METRICS, RUNS, SCORES
+from myostage.evaluation.tables import COMPARISONS, CONFUSION, METRICS, RELIABILITY, RUNS, SCORES
 from myostage.evaluation.tallies import PerCell, Split, Tally, held_out, read_splits, tally_run
 from myostage.evaluation.weighted import mean_of
 from myostage.learning.folds import STAGED_ONLY
@@ -58,6 +58,7 @@ def evaluate_runs(
     comparisons_out: Path,
     scores_out: Path,
     confusion_out: Path,
+    reliability_out: Path,
     runs_out: Path,
     slide_level: bool = False,
     metadata: dict[str, str] | None = None,
@@ -94,7 +95,7 @@ def evaluate_runs(
         Labels. The experiments that are neither are compared with the best baseline.
     families
         Which comparisons are tested, and which together, so that a wide grid does not drown the question.
-    metrics_out, comparisons_out, scores_out, confusion_out, runs_out
+    metrics_out, comparisons_out, scores_out, confusion_out, reliability_out, runs_out
         Tables to write.
     slide_level
         Whether the expected stage of slides with labelled cells is measured too, see
@@ -112,7 +113,7 @@ def evaluate_runs(
     truth = PerCell(labels, LABELS, "stage", -1)
     area = None if areas is None else PerCell(areas, CELLS, "area_um2", np.nan)
     measured = any(slide in labels and row.fold != STAGED_ONLY for slide, row in split_of.items())
-    names = [*(of_cells.NAMES if measured else ())]
+    names = [*((*of_cells.NAMES, *calibration.NAMES) if measured else ())]
     names += [*(expected_stage.NAMES if measured and slide_level else ()), *composition.NAMES]
     # A run that two experiments share is read once.
     paths = {spec.id: (spec, path) for runs in experiments.values() for spec, path in runs}
@@ -132,16 +133,19 @@ def evaluate_runs(
     evaluated, measured_rows = evaluate_all(
         specs, held, dict.fromkeys(specs, names), dict.fromkeys(specs, measures)
     )
-    scores, confusions = [], []
+    scores, confusions, reliabilities = [], [], []
     for name, listed in specs.items():
         scores += _list_scores(name, [tallies[spec.id] for spec in listed if spec.id in tallies], split_of)
-        confusions += _list_confusions(name, list(collect_seeds(name, listed, held).values()))
+        seeds = list(collect_seeds(name, listed, held).values())
+        confusions += _list_confusions(name, seeds)
+        reliabilities += _list_reliability(name, seeds)
     pairs = list_families(evaluated, compare, against, baselines, ceilings)
     compared = list_comparisons(evaluated, pairs, families, lambda *_: names, compare)
     write_rows(METRICS, measured_rows, metrics_out, metadata)
     write_rows(COMPARISONS, compared, comparisons_out, metadata)
     write_rows(SCORES, scores, scores_out, metadata)
     write_rows(CONFUSION, confusions, confusion_out, metadata)
+    write_rows(RELIABILITY, reliabilities, reliability_out, metadata)
     write_rows(RUNS, list_runs(specs, outcome), runs_out, metadata)
 
 
@@ -168,6 +172,9 @@ def _measure(
         measures.append(
             Measure(of_cells.NAMES, add_up(_measure_cells), labelled, np.array(counts), cells, design)
         )
+        sums = np.array([[seed[slide].confidences.ravel() for seed in seeds] for slide in labelled])
+        scaled = add_up(calibration.measure_calibration)
+        measures.append(Measure(calibration.NAMES, scaled, labelled, sums, cells, design))
         if rare is not None:
             measures.append(measure_expected_stage(seeds, labelled, rare, design))
     if slides:
@@ -261,4 +268,26 @@ def _list_confusions(experiment: str, seeds: Seeds) -> list[dict[str, Any]]:
     return [
         {"experiment": experiment, "true_stage": true, "predicted_stage": predicted, "cells": cells}
         for (true, predicted), cells in np.ndenumerate(mean)
+    ]
+
+
+def _list_reliability(experiment: str, seeds: Seeds) -> list[dict[str, Any]]:
+    sums = [np.sum([tally.confidences for tally in seed.values()], axis=0) for seed in seeds if seed]
+    if not sums:
+        return []
+    return [
+        {
+            "experiment": experiment,
+            "stage": stage,
+            "calibrated": kind == calibration.CALIBRATED,
+            "low": place / calibration.BINS,
+            "high": (place + 1) / calibration.BINS,
+            "cells": cells,
+            "confidence": confidence / cells,
+            "accuracy": right / cells,
+        }
+        for kind, by_stage in enumerate(np.mean(sums, axis=0))
+        for stage, bins in enumerate(by_stage)
+        for place, (cells, confidence, right) in enumerate(bins)
+        if cells
     ]

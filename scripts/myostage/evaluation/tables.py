@@ -197,6 +197,29 @@ CONFUSION = Table(
     ),
 )
 
+RELIABILITY = Table(
+    "reliability",
+    "labelled held-out cells by predicted stage and confidence, all folds of an experiment together; no row "
+    "without a cell",
+    (
+        Column("experiment", STRING, "", "experiment"),
+        Column("stage", INT32, "", "predicted stage, 0..K-1"),
+        Column(
+            "calibrated",
+            BOOL,
+            "",
+            "whether the probabilities of every run are scaled by its temperature first",
+        ),
+        Column(
+            "low", FLOAT64, "", "lower end of the bin of confidence, the probability of the predicted stage"
+        ),
+        Column("high", FLOAT64, "", "upper end"),
+        Column("cells", FLOAT64, "cells", "cells, mean over seeds"),
+        Column("confidence", FLOAT64, "", "mean confidence"),
+        Column("accuracy", FLOAT64, "", "share of cells staged rightly"),
+    ),
+)
+
 SCORES = Table(
     "scores",
     "composition and recovery score of every slide, by experiment",

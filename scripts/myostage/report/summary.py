@@ -63,7 +63,11 @@ def write(out: str | Path, facts: Facts) -> None:
     sections = [Section("run", "What was run", [Block(points=run)])]
     if facts.unused:
         unused = [f"{slide}: {reason}" for slide, reason in facts.unused.items()]
-        sections.append(Section("unused", "Slides left out", [Block(points=unused)]))
+        retry = (
+            f"To try a slide again, delete its folder, {Path(out).parent}/slides/ and its name, and run the "
+            "workflow again."
+        )
+        sections.append(Section("unused", "Slides left out", [Block(points=unused, text=retry)]))
     if staged:
         sections += [
             Section("ordinal", "Does the ordinal term help, and by how much?", _helps(facts)),

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from myostage.learning.term import option_keys
-from myostage.study.config import PERMUTED, control_of
+from myostage.study.expand import PERMUTED, control_of
 from myostage.study.inputs import read_quoted
 from myostage.study.run import RunSpec
 from myostage.study.sections.experiment import Experiment
@@ -106,7 +106,7 @@ def structure(
     study : Study
         The study.
     experiments : mapping
-        Label -> runs, as :func:`myostage.study.config.expand` returns them.
+        Label -> runs, as :func:`myostage.study.expand.expand` returns them.
     left_out : mapping
         Label -> why it is not run; such experiments have no other part.
 
