@@ -5,6 +5,11 @@ CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 # jobs tagged `gpu` run one per GPU; without a GPU they share the cores
 GPUS ?= $(shell n=$$(nvidia-smi -L 2>/dev/null | wc -l); [ $$n -gt 0 ] && echo $$n || echo $(CORES))
 STUDY ?= config/demo.yaml
+# recipes read it as a variable of the shell, so that a space or a quote in it is no more than that
+export STUDY
+# what of the study is made (figures, tables, ...), and further options of Snakemake
+TARGET =
+OPTIONS =
 # profiles/slurm: on a cluster
 PROFILE ?=
 # every process would compile its imports again: half the time of a small study
@@ -12,14 +17,18 @@ unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 HERE = --cores $(CORES) --resources gpu=$(GPUS)
-SNAKEMAKE = $(BIN)/snakemake $(if $(PROFILE),--workflow-profile $(PROFILE),$(HERE)) --configfile $(STUDY)
+# The folder of the study's results. It fails where Snakemake must not read the file, so it comes first.
+FOLDER = $(BIN)/python scripts/study_folder.py "$$STUDY"
+SNAKEMAKE = $(BIN)/snakemake $(TARGET) $(if $(PROFILE),--workflow-profile $(PROFILE),$(HERE)) --configfile "$$STUDY" $(OPTIONS)
+REPORT = $(BIN)/snakemake --cores 1 --configfile "$$STUDY" --quiet all --report "$$out/report.zip"
 TESTS ?= tests
 
-.PHONY: help install dev demo ablation neighbours study report cluster-check test test-slurm test-real test-all lint format lock docs rulegraph clean
+.PHONY: help install dev demo ablation neighbours plan study report cluster-check test test-slurm test-real test-all lint format lock docs rulegraph clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
-	@echo "STUDY=config/my.yaml names the study, CORES and GPUS what it may use, PROFILE=profiles/slurm a cluster."
+	@echo "STUDY=config/my.yaml names the study, TARGET=figures a part of it, CORES and GPUS what it may use,"
+	@echo "PROFILE=profiles/slurm a cluster, OPTIONS=... further options of Snakemake."
 
 UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --no-deps --require-hashes
 
@@ -38,10 +47,6 @@ dev: .venv/installed-dev  ## on top of it what tests and linters need, from envs
 	$(UV_INSTALL) --requirement envs/dev.txt
 	@touch $@
 
-# what the study file says of its name and of the folder of its results
-key = $(shell sed -n 's/^$(1): *//p' $(STUDY) | head -n 1)
-OUT = $(or $(call key,results),results)/$(call key,study)
-
 demo: STUDY := config/demo.yaml
 demo: study  ## the demo study: slides with known truth, some minutes on two cores
 
@@ -51,19 +56,21 @@ ablation: study  ## every loss, baseline, sweep and design choice on the demo's 
 neighbours: STUDY := config/demo_neighbours.yaml
 neighbours: study  ## smooth attention, spatial regularisation, ordinal regression: drawn slides, 20 minutes on two cores
 
+plan: install  ## what STUDY would run and cost; nothing runs
+	@$(FOLDER) > /dev/null && $(SNAKEMAKE) --dry-run
+
 study: install  ## the study of STUDY, from slides to figures, report and headline
-	@$(SNAKEMAKE)
-	@[ -f $(OUT)/report.zip ] && [ -z "$$(find $(OUT) -maxdepth 1 -name '*metrics.parquet' -newer $(OUT)/report.zip)" ] \
-		|| $(MAKE) --no-print-directory report STUDY=$(STUDY)
-	@$(BIN)/python scripts/headline.py $(STUDY)
+	@out=$$($(FOLDER)) && $(SNAKEMAKE) $(if $(TARGET),,&& { \
+		{ [ -f "$$out/report.zip" ] && [ -z "$$(find "$$out" -maxdepth 1 -name '*metrics.parquet' -newer "$$out/report.zip")" ]; } \
+		|| $(REPORT); } && $(BIN)/python scripts/headline.py "$$STUDY")
 
 cluster-check: install  ## does SLURM work: partitions, a CPU and a GPU job, shared disk, accounting, in plain words
-	@$(BIN)/snakemake -s rules/cluster_check.smk --workflow-profile $(or $(PROFILE),profiles/slurm) \
+	@out=$$($(FOLDER)) && $(BIN)/snakemake -s rules/cluster_check.smk --workflow-profile $(or $(PROFILE),profiles/slurm) \
 		--forceall --quiet rules progress host reason \
-		--config results=$(or $(call key,results),results) gpu=$(if $(filter 0,$(GPUS)),false,true)
+		--config results="$$(dirname "$$out")" gpu=$(if $(filter 0,$(GPUS)),false,true)
 
 report: install  ## results/{study}/report.zip: figures and tables with captions
-	@$(BIN)/snakemake --cores 1 --configfile $(STUDY) --quiet all --report $(OUT)/report.zip
+	@out=$$($(FOLDER)) && $(REPORT)
 
 test: dev  ## the test suite, but for what needs a SLURM or the real slides
 	$(BIN)/python -m pytest -q -n $(CORES) --dist loadfile --no-loadscope-reorder -m "not studies and not slurm" $(TESTS)
@@ -102,7 +109,7 @@ lock: install  ## resolve envs/requirements.in and envs/dev.in anew, and name th
 		sed -i -E "s/^# lock sha256: .*/# lock sha256: $$sha/" envs/myostage.yaml envs/myostage.def
 
 docs: install  ## config/README.md from the models of the study file, docs/architecture.svg from the floors
-	cd scripts && ../$(BIN)/python -m myostage.study.config > ../config/README.md
+	cd scripts && ../$(BIN)/python -m myostage.study.reference > ../config/README.md
 	$(BIN)/python docs/draw_architecture.py > docs/architecture.svg
 
 rulegraph: install  ## docs/rulegraph.svg from the rules, by Snakemake and graphviz

@@ -1,11 +1,11 @@
 """myostage: from slides of regenerating muscle to a recovery stage for every cell.
 
-snakemake                                           the demo study
-snakemake paper --configfile config/paper.yaml      another study: everything
-snakemake ablations --configfile ...                only its comparisons and their figures
-snakemake neighbours --configfile ...               only labels of slides and what cells' neighbours add
-snakemake figures                                   only what the figures need
-snakemake report                                    the page that answers in sentences
+make study                                          the demo study
+make study STUDY=config/paper.yaml                  another study: everything
+make study STUDY=... TARGET=ablations               only its comparisons and their figures
+make study STUDY=... TARGET=neighbours              only labels of slides and what cells' neighbours add
+make study STUDY=... TARGET=figures                 only what the figures need
+make study STUDY=... TARGET=report                  the page that answers in sentences
 """
 
 from snakemake.utils import min_version

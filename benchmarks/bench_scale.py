@@ -43,7 +43,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from myostage import palette  # noqa: E402
 from myostage.figures.style import PNG_DPI, STYLE  # noqa: E402
-from myostage.study import config  # noqa: E402
+from myostage.study.load import load_study  # noqa: E402
 from myostage.study.plan import Plan  # noqa: E402
 
 SIZES = ((250, 500), (500, 1000), (1000, 2000))
@@ -186,7 +186,7 @@ def measure(slides: int, runs: int, repeats: int) -> dict[str, Any]:
     """All numbers of one size."""
     with tempfile.TemporaryDirectory() as name:
         file = write_study(Path(name) / "study", slides, runs)
-        study = config.load_study(file)
+        study = load_study(file)
         batches = Plan(study).run_batches
         assert sum(map(len, batches.values())) == runs
         planned = dry_run(file, "all")

@@ -28,13 +28,20 @@ from myostage.cluster.site import read_site
 from myostage.errors import UserError
 from myostage.figures.record import Scope, of_study
 from myostage.runtime.lock import acquire, release
+from myostage.runtime.lost import remake_lost
 from myostage.runtime.provenance import code_digest
-from myostage.study.config import load_study
+from myostage.study.load import load_study
 from myostage.study.plan import Plan
+from myostage.study.yaml_file import read_mapping
 
 try:
+    if workflow.is_main_process:
+        for file in workflow.configfiles:
+            read_mapping(file)  # Snakemake takes the last of two equal keys without a word
     # a job on a node need not look at every slide again
-    STUDY = load_study(config, files=workflow.is_main_process)
+    STUDY = load_study(
+        config, where=", ".join(map(str, workflow.configfiles)), files=workflow.is_main_process
+    )
     PLAN = Plan(STUDY)
     DRAWN = of_study(Scope(PLAN))
     SITE = read_site(Path(workflow.basedir))
@@ -46,6 +53,7 @@ PATHS = PLAN.paths
 CORES = None if workflow.resource_settings.nodes else workflow.resource_settings.cores
 
 if workflow.is_main_process:
+    remake_lost(workflow)
     for label, reason in PLAN.left_out.items():
         logger.warning(f"{label} is left out: {reason}")
     logger.info(estimate(STUDY, len(PLAN.slides), PLAN.runnable, PLAN.run_batches, CORES).sentence)

@@ -1,8 +1,9 @@
 """Metrics with intervals, and the differences between experiments.
 
 in:   held-out predictions and outcome of every run; cell labels where a study has them
-out:  metrics.parquet, comparisons.parquet, confusion.parquet, scores.parquet (composition and recovery score
-      of every slide), runs.parquet (how every run ended and what it cost)
+out:  metrics.parquet, comparisons.parquet, confusion.parquet, reliability.parquet (confidence and accuracy),
+      scores.parquet (composition and recovery score of every slide), runs.parquet (how every run ended and what it
+      cost)
 """
 
 if PLAN.experiments:
@@ -17,6 +18,7 @@ if PLAN.experiments:
             metrics=PATHS.study("metrics.parquet"),
             comparisons=PATHS.study("comparisons.parquet"),
             confusion=PATHS.study("confusion.parquet"),
+            reliability=PATHS.study("reliability.parquet"),
             scores=PATHS.study("scores.parquet"),
             runs=PATHS.study("runs.parquet"),
         log:
@@ -37,6 +39,8 @@ if PLAN.experiments:
             parts=PLAN.structure["parts"],
             baselines=PLAN.baselines,
             ceilings=PLAN.structure["ceilings"],
+            untested=PLAN.structure["untested"],
+            question=list(PLAN.structure["ordinal"].values()),
             labelled=PLAN.labelled,
             imaged=PLAN.imaged,
             proportions=PLAN.proportions,

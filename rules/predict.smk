@@ -57,6 +57,7 @@ if PLAN.staging:
             specs=lambda wildcards, output: [spec.model_dump() for spec in PLAN.staging],
             predictions=PLAN.staged_by,
             stages=STUDY.stages,
+            uncertain_below=STUDY.staging.uncertain_below,
             code=code("stage.py"),
         message:
             "Staging every cell"

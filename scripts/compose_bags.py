@@ -13,8 +13,8 @@ import numpy as np
 
 from myostage.errors import UserError
 from myostage.phantom import compose
-from myostage.study import config
 from myostage.study.inputs import read_proportions
+from myostage.study.load import load_study
 from myostage.study.sections.study import Study
 
 GROUPS = 5
@@ -57,7 +57,7 @@ def main(arguments: argparse.Namespace) -> None:
         pool, given, stages=stages, animals=arguments.animals, cells=arguments.cells, rng=rng
     )
     study = compose.write_study(arguments.out, pool, dealt, stages)
-    config.load_study(study)
+    load_study(study)
     print(
         f"{len(given)} groups of {arguments.animals} animals with {arguments.cells} cells each, "
         f"of {len(pool.names)} labelled crops\nnext: make study STUDY={study}"

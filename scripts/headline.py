@@ -11,7 +11,7 @@ from myostage import tables
 from myostage.errors import UserError
 from myostage.evaluation import formatting
 from myostage.evaluation.tables import METRICS
-from myostage.study.config import load_study
+from myostage.study.load import load_study
 from myostage.study.plan import Plan
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from myostage.cells.annotations import read_annotations
 from myostage.errors import UserError
 from myostage.phantom import compose, draw
-from myostage.study import config
 from myostage.study.inputs import SlideRow, read_proportions, read_slides
+from myostage.study.load import load_study
 from myostage.study.sections.study import Study
 
 
@@ -45,7 +45,7 @@ def counts(study: Study, slide: SlideRow, proportions: dict[str, np.ndarray]) ->
 
 def main(file: str, out: Path) -> None:
     """Write the table of the study in ``file``."""
-    study = config.load_study(file, files=False)
+    study = load_study(file, files=False)
     proportions = read_proportions(study)
     counted = {
         slide.slide: counts(study, slide, proportions) for slide in read_slides(study) if slide.annotations

@@ -15,6 +15,7 @@ def work(smk: Any) -> None:
         Path(smk.input.splits),
         {slide: Path(path) for slide, path in zip(smk.params.slides, smk.output.stages, strict=True)},
         len(smk.params.stages),
+        smk.params.uncertain_below,
     )
 
 

@@ -82,6 +82,8 @@ def _arguments(made: study_tables.Made) -> dict[str, dict[str, Any]]:
         | {"scores": made.study("scores"), "given": study_tables.GIVEN, "experiment": "combined"},
         "confusions": staged
         | {"confusion": made.study("confusion"), "experiments": ["combined", "majority"]},
+        "reliability": {name: made.study(name) for name in ("reliability", "metrics", "runs")}
+        | {"stages": study_tables.STAGES, "experiment": "combined"},
         "cost": {"runs": made.study("runs"), "experiments": ["combined", "broken"], "study": "demo"},
         "counts": {"slides": made.study("slides"), "cells": of["cells"], "crops": of["crops"]},
         "curves": {"histories": {name: runs[name] for name in ("combined", "prop")}},

@@ -118,7 +118,8 @@ def test_figures_open(results: Path) -> None:
     figures = sorted((results / "figures").rglob("*.png"))
     assert {
         "composition", "confusions", "metrics", "forest", "grid", "similarity", "gradients", "curves",
-        "gallery", "attention_table", "spatial_table", "regression_table", "placement", "spectrum",
+        "reliability", "gallery",
+        "attention_table", "spatial_table", "regression_table", "placement", "spectrum",
         "borders", "attention_maps", "control", "conflict", "algebra",
     } <= {file.stem for file in figures}  # fmt: skip
     for figure in figures:
@@ -216,6 +217,66 @@ def test_diameter_reruns_from_segmentation_on(planned: Callable[..., dry_run.Pla
 
 
 # --- what is refused, and what is killed --------------------------------------------------------------------
+
+
+def lose(path: Path, aside: Path) -> Callable[[], Path]:
+    """Move a file or folder away; what puts it back."""
+    aside = path.rename(aside / path.name)
+    return lambda: aside.rename(path)
+
+
+@pytest.mark.parametrize(
+    ("gone", "maker"),
+    [
+        ("slides.parquet", "check"),
+        ("slides/d0a/slide.parquet", "check"),
+        ("slides/d0a/tiles.parquet", "tile:slides1"),
+        ("slides/d0a/qc/cells.png", "segment:slides1"),
+        ("slides/d5a/crops.parquet", "crop:slides1"),
+        ("slides/d5a/labels.parquet", "label"),
+        ("slides/d5a/tokens", "embed"),
+        ("slides/d5a", "check"),
+        ("encoders", "dino_"),
+        ("splits.parquet", "split"),
+        ("runs/*-f0-*/predictions.parquet", "train"),
+        ("runs/*-f0-*", "train"),
+        ("made/segment/slides1.json", "segment:slides1"),
+        ("made", "tile:slides1"),
+    ],
+)
+def test_what_is_deleted_is_made_again_with_all_that_depends_on_it(
+    planned: Callable[..., dry_run.Plan], results: Path, tmp_path: Path, gone: str, maker: str
+) -> None:
+    path = min(results.glob(gone))
+    put_back = lose(path, tmp_path)
+    try:
+        plan = planned()
+    finally:
+        put_back()
+    makers = {job for job in plan.jobs if job.startswith(maker)}
+    assert makers and plan.jobs == plan.behind(makers)
+
+
+def test_what_is_deleted_is_made_again_for_what_depends_on_it_alone(
+    made: Path, results: Path, tmp_path: Path
+) -> None:
+    put_back = lose(results / "splits.parquet", tmp_path)
+    try:
+        plan = dry_run.plan(SNAKEFILE, made, made / "study.yaml", "cells")
+    finally:
+        put_back()
+    assert plan.jobs == set()
+
+
+def test_a_damaged_receipt_is_one_sentence_before_anything_runs(made: Path, results: Path) -> None:
+    receipt = results / "made/tile/slides1.json"
+    text = receipt.read_text()
+    receipt.write_text('{"members": 3, "outputs": {}}')
+    try:
+        said = dry_run.refusal(SNAKEFILE, made, made / "study.yaml")
+    finally:
+        receipt.write_text(text)
+    assert "the receipt of a job is damaged" in said and "Traceback" not in said
 
 
 def test_a_typo_is_one_sentence(tmp_path: Path) -> None:

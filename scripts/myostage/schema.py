@@ -33,11 +33,26 @@ def expand_path(text: str) -> str:
     if unset:
         raise UnsetVariable(text, unset)
     text = os.path.expandvars(text)
-    return str(Path(text).expanduser()) if text.startswith("~") else text
+    if "\0" in text:
+        raise ValueError("holds the character NUL; remove it")
+    try:
+        return str(Path(text).expanduser()) if text.startswith("~") else text
+    except RuntimeError:
+        raise ValueError(f"{text} names the home of a user who is not known; write the folder") from None
 
 
-Name = Annotated[str, Field(pattern=NAME_PATTERN)]
-FileName = Annotated[str, AfterValidator(expand_path)]
+# Every number and length has an upper limit: what is larger is a slip of the pen, and would fill memory or
+# the disk before anybody noticed. Names are parts of file names; numbers have to fit single precision.
+LARGEST = 1e30
+LONGEST_NAME = 100
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=LONGEST_NAME)]
+FileName = Annotated[str, Field(max_length=4000), AfterValidator(expand_path)]
+Text = Annotated[str, Field(max_length=1000)]
+Count = Annotated[int, Field(gt=0, le=1_000_000)]
+Width = Annotated[int, Field(gt=0, le=8192)]
+Whole = Annotated[int, Field(le=1_000_000)]
+Positive = Annotated[float, Field(gt=0, le=LARGEST)]
+Number = Annotated[float, Field(le=LARGEST)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from myostage.cluster import estimate
-from myostage.study import config
+from myostage.study.expand import expand
 from myostage.study.plan import run_batches
 from myostage.study.sections.encoder import Encoder
 from myostage.study.sections.study import Study
@@ -16,7 +16,7 @@ def test_the_estimate_grows_with_runs_and_cells_and_says_so() -> None:
     def of(**training: Any) -> estimate.Estimate:
         combined = {"name": "combined", "losses": {"simprop": 1, "prop": 1}}
         study = Study(**tiny.of_cells(combined, training=training, folds=3, seeds=[0, 1]))
-        experiments = config.expand(study)
+        experiments = expand(study)
         return estimate.estimate(study, 6, experiments, run_batches(experiments, 2), cores=2)
 
     small, large = of(steps=100), of(steps=100, bag_size=1000)

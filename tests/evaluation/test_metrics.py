@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as reference
 
+from myostage.evaluation.metrics import calibration
 from myostage.evaluation.metrics.cells import NAMES, confusion, measure_cells, measure_counts, rps
 from myostage.evaluation.metrics.composition import measure_composition
 from myostage.evaluation.resampling import bootstrap
@@ -61,6 +62,22 @@ def test_stages_off_the_scale_are_refused() -> None:
         confusion([0, 0], [-1, 0], 3)
     with pytest.raises(ValueError, match="3 stages"):
         measure_cells([0], [[0.5, 0.5]], 3)
+
+
+def test_calibration_by_hand() -> None:
+    p = [[0.95, 0.05], [0.97, 0.03], [0.1, 0.9], [0.35, 0.65], [0.5, 0.5], [1.0, 0.0]]
+    sums = calibration.sum_confidences([0, 1, 1, 1, 1, 0], p)
+    assert sums.shape == (2, calibration.BINS, 3)
+    np.testing.assert_allclose(sums[0, 9], [3, 2.92, 2])
+    np.testing.assert_allclose(sums[1, 9], [1, 0.9, 1])
+    # Bins .9 to 1 (3.82 of 3 right), .6 to .7 (.65 of 1) and .5 to .6 (.5 of 0), in six cells.
+    found = calibration.measure_calibration(np.stack([sums, sums * 2]).ravel())
+    np.testing.assert_allclose(found, [(0.82 + 0.35 + 0.5) / 6] * 2)
+    weighted = calibration.measure_calibration(np.stack([np.stack([sums] * 2).ravel() * w for w in (1, 3)]))
+    np.testing.assert_allclose(weighted, np.tile(found, (2, 1)))
+    assert np.isnan(calibration.measure_calibration(np.zeros_like(np.stack([sums] * 2)).ravel())).all()
+    with_nothing = np.zeros((0, 2))
+    assert not calibration.sum_confidences([], with_nothing).any()
 
 
 def test_composition_by_hand() -> None:

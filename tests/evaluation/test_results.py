@@ -17,13 +17,16 @@ from myostage import tables
 from myostage.cells.tables import CELLS, LABELS
 from myostage.errors import UserError
 from myostage.evaluation import comparisons, results, tallies
+from myostage.evaluation.experiments import Families
+from myostage.evaluation.intervals import estimate_effect
+from myostage.evaluation.metrics import calibration, composition, expected_stage
 from myostage.evaluation.metrics import cells as of_cells
-from myostage.evaluation.metrics import composition, expected_stage
 from myostage.evaluation.metrics.expected_stage import find_tail
-from myostage.evaluation.tables import COMPARISONS, CONFUSION, METRICS, RUNS, SCORES
+from myostage.evaluation.metrics.registry import METRICS as METRIC
+from myostage.evaluation.tables import COMPARISONS, CONFUSION, METRICS, RELIABILITY, RUNS, SCORES
 from myostage.evaluation.weighted import spearman, wasserstein
 from myostage.export import cell_stages
-from myostage.learning.tables import OUTCOME, SPLITS, predictions_table
+from myostage.learning.tables import OUTCOME, SPLITS, predictions_table, stages_table
 from myostage.study.run import RunSpec
 from myostage.study.sections.compare import Compare
 from myostage.study.sections.encoder import Encoder
@@ -38,6 +41,7 @@ TABLES = {
     "comparisons": COMPARISONS,
     "scores": SCORES,
     "confusion": CONFUSION,
+    "reliability": RELIABILITY,
     "runs": RUNS,
 }
 GIVEN = {"d0": np.array([0.1, 0.2, 0.3, 0.4]), "d3": np.array([0.5, 0.5, 0, 0])}
@@ -83,8 +87,7 @@ class StudyFiles:
             "against": {},
             "baselines": [],
             "ceilings": [],
-            "parts": {},
-            "repeats": 200,
+            "families": Families(),
         }
         results.evaluate_runs(**(arguments | changes))
         return {name: tables.read(path, TABLES[name]) for name, path in out.items()}
@@ -93,9 +96,11 @@ class StudyFiles:
         return self.probabilities[FOLD[slide], seed, slide]
 
 
-def write_predictions(path: Path, slides: dict[str, NDArray[np.float64]], row_group: int = 16) -> None:
+def write_predictions(
+    path: Path, slides: dict[str, NDArray[np.float64]], row_group: int = 16, temperature: float | None = None
+) -> None:
     table = predictions_table(K)
-    with tables.writer(path, table) as out:
+    with tables.writer(path, table, {"temperature": repr(temperature)} if temperature else {}) as out:
         for slide, p in slides.items():
             frame = pd.DataFrame({"slide": slide, "cell": numbers(slide)[: len(p)], "stage": p.argmax(1)})
             frame["probabilities"] = list(p.astype(np.float32))
@@ -107,7 +112,7 @@ def write_predictions(path: Path, slides: dict[str, NDArray[np.float64]], row_gr
 def write_outcome(path: Path, run: str, failed: bool) -> Path:
     row: dict[str, Any] = {"run": run, "status": "failed" if failed else "ok", "device": "cpu", "steps": 7}
     row |= {"reason": "its loss was nan" if failed else "", "seconds": 2.5, "cpu_seconds": 3.0}
-    row |= {"peak_memory_mb": 100.0, "joules": None}
+    row |= {"peak_memory_mb": 100.0, "joules": None, "temperature": 1.25}
     tables.write(path, pd.DataFrame([row]), OUTCOME)
     return path
 
@@ -209,8 +214,10 @@ def test_experiment_is_the_mean_over_seeds_of_pooled_held_out_cells(study: Study
         row = value(found, name)
         seeds = [by_hand(study, ["s1", "s2", "s3", "s4"], seed)[name] for seed in SEEDS]
         assert row["value"] == pytest.approx(np.mean(seeds), rel=1e-9)
-        assert row["low"] <= row["value"] <= row["high"]
-        assert (row["fold"], row["seed"], row["slides"], row["cells"]) == (-1, -1, 4, 30 + 7 + 50 + 5)
+        assert row["low"] <= row["value"] <= row["high"] and row["low_folds"] < row["high_folds"]
+        assert (row["method"], row["trusted"]) == ("animals and runs", False)  # of four animals
+        assert (row["fold"], row["seed"]) == (-1, -1)
+        assert (row["animals"], row["slides"], row["cells"]) == (4, 4, 30 + 7 + 50 + 5)
 
 
 def test_runs_have_rows_of_their_own(study: StudyFiles) -> None:
@@ -219,14 +226,51 @@ def test_runs_have_rows_of_their_own(study: StudyFiles) -> None:
         row = value(found, "rmse", run.id)
         assert row["value"] == pytest.approx(by_hand(study, slides, 1)["rmse"])
         assert (row["fold"], row["seed"], row["slides"]) == (run.fold, 1, len(slides))
-        assert np.isnan(row["low"]) == (len(slides) == 1)
+        assert np.isnan(row["low"]) and row["method"] == ""  # its noise of training is not known
     assert found["run"].nunique() == 1 + 6
+
+
+def test_calibration_is_measured_before_and_after_each_run_is_scaled_by_its_temperature(
+    study: StudyFiles,
+) -> None:
+    temperatures = {(fold, seed): 0.5 + fold + seed for fold in (0, 1, 2) for seed in SEEDS}
+    for run, path in study.runs:
+        held = {
+            s: p for (fold, seed, s), p in study.probabilities.items() if (fold, seed) == (run.fold, run.seed)
+        }
+        write_predictions(path, held, temperature=temperatures[run.fold, run.seed])
+    found = study.evaluate()
+    errors = {kind: [] for kind in (False, True)}
+    cells = {kind: [] for kind in (False, True)}
+    for seed in SEEDS:
+        for kind in errors:
+            parts = []
+            for slide in ("s1", "s2", "s3", "s4"):
+                known = study.truth[slide] >= 0
+                p = study.held_out(seed, slide)[known].astype(np.float32).astype(float)
+                power = p ** (1 / temperatures[FOLD[slide], seed] if kind else 1)
+                p = power / power.sum(1, keepdims=True)
+                right = p.argmax(1) == study.truth[slide][known]
+                parts.append(pd.DataFrame({"stage": p.argmax(1), "confidence": p.max(1), "right": right}))
+            frame = pd.concat(parts)
+            bins = np.minimum(np.floor(frame["confidence"] * 10), 9)
+            gaps = frame.groupby(bins)[["confidence", "right"]].sum()
+            errors[kind].append((gaps["confidence"] - gaps["right"]).abs().sum() / len(frame))
+            cells[kind].append(frame.assign(bin=bins))
+    for kind, name in ((False, "ece"), (True, "ece_calibrated")):
+        assert value(found["metrics"], name)["value"] == pytest.approx(np.mean(errors[kind]), rel=1e-6)
+        rows = found["reliability"][found["reliability"]["calibrated"] == kind]
+        joined = pd.concat(cells[kind]).groupby(["stage", "bin"])
+        assert rows["cells"].tolist() == (joined.size() / 2).tolist()
+        np.testing.assert_allclose(rows["confidence"], joined["confidence"].mean(), rtol=1e-6)
+        np.testing.assert_allclose(rows["accuracy"], joined["right"].mean())
+        assert rows["low"].tolist() == [place / 10 for _, place in joined.groups]
 
 
 def test_composition_is_compared_slide_by_slide(study: StudyFiles) -> None:
     found = study.evaluate(labels={})
     assert set(found["metrics"]["metric"]) == {"kl", "l1"}
-    assert found["confusion"].empty
+    assert found["confusion"].empty and found["reliability"].empty
     l1 = [
         np.abs(study.held_out(seed, s).mean(0) - GIVEN[group(s)]).sum()
         for seed in SEEDS
@@ -344,14 +388,37 @@ def test_cells_without_area_are_refused(study: StudyFiles) -> None:
 
 def test_staged_slides_average_seeds_of_their_fold_or_all_runs(study: StudyFiles) -> None:
     out = {slide: study.folder / "staged" / f"{slide}.parquet" for slide in ("s2", "bare")}
-    cell_stages.stage_slides(study.runs, study.splits, out, K, {"made_by": "test"})
+    cell_stages.stage_slides(study.runs, study.splits, out, K, 0.5, {"made_by": "test"})
     for slide, path in out.items():
-        found = tables.read(path, predictions_table(K))
+        found = tables.read(path, stages_table(K))
         mean = np.mean([p for (_, _, s), p in study.probabilities.items() if s == slide], axis=0)
         assert found["cell"].tolist() == numbers(slide).tolist()
         assert np.allclose(np.stack(found["probabilities"].tolist()), mean, atol=1e-6)
         assert found["stage"].tolist() == mean.argmax(1).tolist()
-        assert set(found["slide"]) == {slide} and found["embedding"].map(len).eq(0).all()
+        assert set(found["slide"]) == {slide}
+        np.testing.assert_array_equal(
+            *(np.stack(found[name].tolist()) for name in ("calibrated", "probabilities"))
+        )
+
+
+def test_runs_are_calibrated_each_by_its_temperature_and_then_averaged(study: StudyFiles) -> None:
+    seeds = [study.probabilities[1, seed, "s3"] for seed in SEEDS]
+    of_fold = [(spec, path) for spec, path in study.runs if spec.fold == 1]
+    for (_, path), p, temperature in zip(of_fold, seeds, (0.5, 3.0), strict=True):
+        write_predictions(path, {"s3": p}, temperature=temperature)
+    out = study.folder / "staged" / "s3.parquet"
+    cell_stages.stage_slides(of_fold, study.splits, {"s3": out}, K, 0.45)
+    found = tables.read(out, stages_table(K))
+    powers = [p.astype(np.float32) ** (1 / t) for p, t in zip(seeds, (0.5, 3.0), strict=True)]
+    wanted = np.mean([power / power.sum(1, keepdims=True) for power in powers], axis=0)
+    np.testing.assert_allclose(np.stack(found["calibrated"].tolist()), wanted, atol=1e-6)
+    np.testing.assert_allclose(found["entropy"], stats.entropy(wanted, axis=1), atol=1e-5)
+    plain = np.mean(seeds, axis=0)
+    np.testing.assert_allclose(np.stack(found["probabilities"].tolist()), plain, atol=1e-6)
+    assert found["stage"].tolist() == plain.argmax(1).tolist()
+    of_stage = wanted[np.arange(len(wanted)), plain.argmax(1)]
+    assert found["uncertain"].tolist() == (of_stage < 0.45).tolist()
+    assert 0 < found["uncertain"].sum() < len(found)
 
 
 def test_slide_without_cells_is_staged_as_an_empty_table(study: StudyFiles) -> None:
@@ -359,21 +426,21 @@ def test_slide_without_cells_is_staged_as_an_empty_table(study: StudyFiles) -> N
     empty = pd.DataFrame([("glass", "d0", "a9", 0, 1)], columns=table.columns)
     tables.write(study.splits, pd.concat([table, empty]), SPLITS)
     out = study.folder / "glass.parquet"
-    cell_stages.stage_slides(study.runs, study.splits, {"glass": out}, K)
-    assert tables.read(out, predictions_table(K)).empty
+    cell_stages.stage_slides(study.runs, study.splits, {"glass": out}, K, 0.5)
+    assert tables.read(out, stages_table(K)).empty
     assert "glass" not in set(study.evaluate()["scores"]["slide"])
 
 
 def test_staging_refuses_what_it_cannot_stage(study: StudyFiles) -> None:
     out = study.folder / "x.parquet"
     with pytest.raises(UserError, match="no row for slide s9"):
-        cell_stages.stage_slides(study.runs, study.splits, {"s9": out}, K)
+        cell_stages.stage_slides(study.runs, study.splits, {"s9": out}, K, 0.5)
     with pytest.raises(UserError, match="s3 has 50 cells, but the experiment's runs predict 0"):
-        cell_stages.stage_slides(study.runs[:2], study.splits, {"s3": out}, K)
+        cell_stages.stage_slides(study.runs[:2], study.splits, {"s3": out}, K, 0.5)
     other = study.folder / "other.parquet"
     write_predictions(other, {"s3": np.full((49, K), 1 / K)})
     with pytest.raises(UserError, match="not those of the experiment's other runs"):
-        cell_stages.stage_slides([*study.runs, (spec(1, 2), other)], study.splits, {"s3": out}, K)
+        cell_stages.stage_slides([*study.runs, (spec(1, 2), other)], study.splits, {"s3": out}, K, 0.5)
     assert not out.exists()
 
 
@@ -425,7 +492,7 @@ def test_an_experiment_without_a_whole_seed_is_there_and_missing(study: StudyFil
         against={"gone too": "gone"},
     )
     pooled = found["metrics"].query("run == '' and experiment == 'gone'")
-    assert pooled["metric"].tolist() == [*of_cells.NAMES, *composition.NAMES]
+    assert pooled["metric"].tolist() == [*of_cells.NAMES, *calibration.NAMES, *composition.NAMES]
     assert pooled["value"].isna().all() and not pooled[["slides", "cells"]].to_numpy().any()
     assert found["confusion"].empty
     assert set(found["scores"]["slide"]) == set(FOLD)
@@ -488,17 +555,21 @@ def test_the_tail_is_the_rarest_third_of_all_slides(study: StudyFiles) -> None:
         assert value(found, "stage_tail_mae", run.id)["value"] == pytest.approx(expected, nan_ok=True)
 
 
-def test_intervals_of_slide_metrics_are_those_of_the_slides_drawn(study: StudyFiles) -> None:
+def test_intervals_of_slide_metrics_are_those_of_their_pseudo_values(study: StudyFiles) -> None:
+    """By scipy on the slides that are left; every slide is of an animal of its own."""
     found = study.evaluate(slide_level=True)["metrics"]
-    times = np.random.default_rng(0).multinomial(4, np.full(4, 1 / 4), size=200)
+    folds, days = [FOLD[slide] for slide in sorted(study.truth)], [group(s) for s in sorted(study.truth)]
     by_seed = [expected_stages(study, seed) for seed in SEEDS]
-    replicates = [
-        np.mean([scipy_stage_metrics(*(np.repeat(v, row) for v in of_seed)) for of_seed in by_seed], axis=0)
-        for row in times
-    ]
-    low, high = np.nanquantile(np.array(replicates), (0.025, 0.975), axis=0)
-    for name, wanted in zip(expected_stage.NAMES, zip(low, high, strict=True), strict=False):
-        assert value(found, name)[["low", "high"]].tolist() == pytest.approx(list(wanted), abs=1e-8)
+    for place, name in enumerate(expected_stage.NAMES[:3]):
+        whole = np.array([scipy_stage_metrics(*of_seed)[place] for of_seed in by_seed])
+        left = [
+            [scipy_stage_metrics(*(np.delete(v, slide) for v in of_seed))[place] for of_seed in by_seed]
+            for slide in range(4)
+        ]
+        estimate = estimate_effect(4 * whole - 3 * np.array(left), folds, days)
+        ends = np.array(estimate.find_interval()) - estimate.value + whole.mean()
+        low, high = np.clip(ends, METRIC[name].low, METRIC[name].high)
+        assert value(found, name)[["low", "high"]].tolist() == pytest.approx([low, high], abs=1e-7)
 
 
 def test_slides_all_told_the_same_have_no_rank_and_slides_all_alike_no_tail(study: StudyFiles) -> None:
@@ -520,7 +591,7 @@ def test_slide_metrics_are_compared_and_missing_where_runs_failed(study: StudyFi
         row = compared(table["comparisons"], "reference", "better", name)
         assert row["difference"] == pytest.approx(whole["better", name] - whole["both", name])
     row = compared(table["comparisons"], "reference", "better", "stage_mae")
-    assert (row["pairs"], row["slides"]) == (6, 4) and row["high"] < 0
+    assert (row["pairs"], row["slides"]) == (6, 4) and row["difference"] < 0
     failed = study.evaluate(slide_level=True, failed=((1, 0),))["metrics"]
     assert np.isnan(value(failed, "stage_w1", spec(1, 0).id)["value"])
     predicted, true = expected_stages(study, 1)
@@ -557,13 +628,24 @@ def compared(frame: pd.DataFrame, family: str, experiment: str, metric: str) -> 
     return rows.iloc[0]
 
 
+SLIDES = ("s1", "s2", "s3", "s4")
+
+
+def distance(runs: list[tuple[RunSpec, Path]], slide: str, seed: int) -> float:
+    """l1 of predicted and given proportions of a slide."""
+    (path,) = (path for run, path in runs if (run.fold, run.seed) == (FOLD[slide], seed))
+    _, p = tallies.read_slide(path, K, slide)
+    return float(np.abs(p.mean(0) - GIVEN[group(slide)]).sum())
+
+
 def test_comparisons_are_paired_by_fold_and_seed(study: StudyFiles) -> None:
+    better, both = other_runs(study, 2.0, 0.4), study.runs
     found = study.evaluate(
-        experiments={"better": other_runs(study, 2.0, 0.4), "both": study.runs},
+        experiments={"better": better, "both": both},
         compare=Compare(reference="both", alpha=0.1, power=0.9),
     )
     table = found["comparisons"]
-    assert set(table["metric"]) == {*of_cells.NAMES, *composition.NAMES}
+    assert set(table["metric"]) == {*of_cells.NAMES, *calibration.NAMES, *composition.NAMES}
     assert table[["experiment", "reference", "family"]].drop_duplicates().to_numpy().tolist() == [
         ["better", "both", "reference"]
     ]
@@ -572,16 +654,25 @@ def test_comparisons_are_paired_by_fold_and_seed(study: StudyFiles) -> None:
             found["metrics"].query(f"metric == '{metric}'").set_index(["experiment", "fold", "seed"])["value"]
         )
         pairs = [values["better", f, s] - values["both", f, s] for f in range(3) for s in SEEDS]
-        test = comparisons.paired_test(pairs, 3, alpha=0.1, power=0.9)
         row = compared(table, "reference", "better", metric)
         assert row["difference"] == pytest.approx(values["better", -1, -1] - values["both", -1, -1])
         assert row["low"] <= row["difference"] <= row["high"]
         assert (row["pairs"], row["slides"]) == (6, 4)
-        assert row["p"] == row["p_holm"] == pytest.approx(test.p)
-        assert row["effect_size"] == pytest.approx(test.effect_size)
-        assert row["minimum_detectable"] == pytest.approx(test.minimum_detectable)
-    assert compared(table, "reference", "better", "accuracy")["low"] > 0
-    assert compared(table, "reference", "better", "rmse")["high"] < 0
+        assert row["p"] == row["p_holm"] and row["tests"] == 1
+        assert (row["p"] < 0.05) == (row["low"] > 0 or row["high"] < 0)
+        assert (row["p_folds"] < 0.05) == (row["low_folds"] > 0 or row["high_folds"] < 0)
+        assert row["p_corrected"] == pytest.approx(comparisons.find_corrected_p(pairs, 3))
+    # l1 is a mean over slides.
+    per_slide = np.array(
+        [[distance(better, s, seed) - distance(both, s, seed) for seed in SEEDS] for s in SLIDES]
+    )
+    estimate = estimate_effect(per_slide, [FOLD[slide] for slide in SLIDES])
+    row = compared(table, "reference", "better", "l1")
+    assert row[["low", "high", "p", "minimum_detectable"]].tolist() == pytest.approx(
+        [*estimate.find_interval(), float(estimate.p), float(estimate.find_detectable(0.1, 0.9))]
+    )
+    assert row["effect_size"] == pytest.approx(estimate.value / per_slide.mean(1).std(ddof=1))
+    assert compared(table, "reference", "better", "accuracy")["difference"] > 0
 
 
 def test_families_and_their_correction(study: StudyFiles) -> None:
@@ -605,10 +696,7 @@ def test_families_and_their_correction(study: StudyFiles) -> None:
         assert pairs["reference"] == {(name, "prop") for name in experiments if name != "prop"}
         assert pairs["baseline"] == {("prop", "strong"), ("same", "strong")}
         assert pairs["against"] == {("same", "weak")}
-        for _, rows in table.groupby(["family", "metric"]):
-            assert rows["p_holm"].tolist() == pytest.approx(comparisons.holm(rows["p"]).tolist(), nan_ok=True)
     rows = table[table["family"] == "reference"]
-    assert (rows["p_holm"] > rows["p"]).any()
     same = rows[rows["experiment"] == "same"]
     assert not same[["difference", "low", "high"]].to_numpy().any()
     assert set(same["p"]) == {1} and same[["effect_size", "minimum_detectable"]].isna().all(axis=None)
@@ -618,12 +706,39 @@ def test_families_and_their_correction(study: StudyFiles) -> None:
     assert best == [kl[roles["baselines"]].idxmin()]
 
 
+def test_holm_corrects_the_question_alone_then_baselines_then_each_sweep(study: StudyFiles) -> None:
+    """What is no question has no p, and the minimum detectable effect is that at the corrected level."""
+    labels = ["prop", "combined", "plain", "weak", "strong", "ceiling", "bag[n=1]", "bag[n=2]", "grid[n=1]"]
+    experiments = {
+        label: other_runs(study, 2.0 + place, 0.05 * place) if place else study.runs
+        for place, label in enumerate(labels)
+    }
+    parts = dict.fromkeys(labels[6:], "design")
+    families = Families(("combined", "prop"), parts, ("weak", "strong"), ("ceiling",))
+    table = study.evaluate(experiments=experiments, families=families, ceilings=["ceiling"])["comparisons"]
+    rows = table[table["metric"] == "accuracy"].set_index("experiment")
+    sizes = {"combined": 1, "plain": 1, "weak": 2, "strong": 2, "ceiling": 0}
+    sizes |= {"bag[n=1]": 2, "bag[n=2]": 2, "grid[n=1]": 1}
+    assert rows["tests"].to_dict() == sizes
+    untested = rows.loc["ceiling"]
+    assert untested[["p", "p_holm", "minimum_detectable"]].isna().all() and np.isfinite(untested["low"])
+    for together in (["weak", "strong"], ["bag[n=1]", "bag[n=2]"]):
+        own = rows.loc[together]
+        assert own["p_holm"].tolist() == pytest.approx(comparisons.holm(own["p"]).tolist())
+    for row in rows[rows["tests"] > 0].itertuples():
+        assert (row.p < 0.05) == (row.low > 0 or row.high < 0)
+    alone = study.evaluate(
+        experiments={name: experiments[name] for name in ("prop", "weak")}, families=families
+    )["comparisons"]
+    uncorrected = compared(alone, "reference", "weak", "accuracy")["minimum_detectable"]
+    assert 1.1 < rows.loc["weak", "minimum_detectable"] / uncorrected < 1.6
+
+
 def test_a_baseline_of_one_seed_is_paired_with_every_seed(study: StudyFiles) -> None:
     found = study.evaluate(experiments={"most common": majority(study), "both": study.runs})
     values = found["metrics"].query("metric == 'mae'").set_index(["experiment", "fold", "seed"])["value"]
-    pairs = [values["both", f, s] - values["most common", f, 0] for f in range(3) for s in SEEDS]
     row = compared(found["comparisons"], "reference", "both", "mae")
-    assert row["pairs"] == 6 and row["effect_size"] == pytest.approx(np.mean(pairs) / np.std(pairs, ddof=1))
+    assert row["pairs"] == 6 and row["method"] == "animals and runs"
     assert row["difference"] == pytest.approx(values["both", -1, -1] - values["most common", -1, -1])
     assert row["low"] < row["high"]
 
@@ -639,7 +754,8 @@ def test_a_comparison_is_over_the_seeds_that_both_have(study: StudyFiles) -> Non
     row = compared(found["comparisons"], "reference", "better", "mae")
     assert (row["pairs"], row["slides"]) == (5, 4)
     alone = study.evaluate(experiments={"both": study.runs[1::2], "better": other[1::2]})["comparisons"]
-    for name in ("difference", "low", "high"):
+    assert row["method"] == "folds"
+    for name in ("difference", "low", "high", "p"):
         assert row[name] == pytest.approx(compared(alone, "reference", "better", "mae")[name])
 
 
@@ -652,14 +768,14 @@ def fail(path: Path, reason: str) -> None:
 def test_staging_leaves_out_runs_that_failed(study: StudyFiles) -> None:
     fail(study.runs[2][1], "the loss at step 3 is nan")  # fold 1, seed 0
     out = {slide: study.folder / "staged" / f"{slide}.parquet" for slide in ("s3", "bare")}
-    cell_stages.stage_slides(study.runs, study.splits, out, K)
+    cell_stages.stage_slides(study.runs, study.splits, out, K, 0.5)
     for slide, path in out.items():
         left = [p for key, p in study.probabilities.items() if key[2] == slide and key[:2] != (1, 0)]
-        found = tables.read(path, predictions_table(K))["probabilities"].tolist()
+        found = tables.read(path, stages_table(K))["probabilities"].tolist()
         assert len(left) == (5 if slide == "bare" else 1)
         assert np.allclose(np.stack(found), np.mean(left, axis=0), atol=1e-6)
     fail(study.runs[3][1], "the loss at step 4 is nan")
     with pytest.raises(
         UserError, match=rf"slide s3 .* run {spec(1, 0).id} failed \(the loss at step 3 is nan\)"
     ):
-        cell_stages.stage_slides(study.runs, study.splits, out, K)
+        cell_stages.stage_slides(study.runs, study.splits, out, K, 0.5)

@@ -13,7 +13,7 @@ from myostage import palette, tables
 from myostage.cells.tables import CELLS
 from myostage.errors import UserError
 from myostage.export import geojson
-from myostage.learning.tables import predictions_table
+from myostage.learning.tables import stages_table
 from support import study_tables
 
 STAGES = study_tables.STAGES
@@ -38,7 +38,7 @@ def test_every_cell_is_exported_once_with_its_stage_in_level_0_px(
     monkeypatch.setattr(geojson, "BATCH", 10)  # so that a slide takes several batches
     features = _exported(made, tmp_path / "cells.geojson")
     cells = tables.read(made.of("cells")[SLIDE], CELLS)
-    staged = tables.read(made.of("stages")[SLIDE], predictions_table(len(STAGES))).set_index("cell")
+    staged = tables.read(made.of("stages")[SLIDE], stages_table(len(STAGES))).set_index("cell")
     assert len(features) == len(cells)
     assert len({feature["id"] for feature in features}) == len(cells)
     for feature, cell in zip(features, cells.to_dict("records"), strict=True):
@@ -56,6 +56,10 @@ def test_every_cell_is_exported_once_with_its_stage_in_level_0_px(
         }
         shares = [properties["measurements"][f"p {name}"] for name in STAGES]
         np.testing.assert_allclose(shares, row["probabilities"], atol=1e-5)
+        calibrated = [properties["measurements"][f"calibrated {name}"] for name in STAGES]
+        np.testing.assert_allclose(calibrated, row["calibrated"], atol=1e-5)
+        assert properties["measurements"]["Entropy nats"] == pytest.approx(row["entropy"], abs=1e-5)
+        assert properties["measurements"]["Uncertain"] == row["uncertain"]
 
 
 def test_a_second_export_is_the_same_file_and_another_slide_has_other_ids(
@@ -77,7 +81,7 @@ def test_empty_slides_missing_measurements_and_degenerate_outlines(
     cells["polygon"] = [np.array([1, 1, 2, 2], dtype=np.float32), np.empty(0, dtype=np.float32)]
     cells["circularity"] = np.nan
     tables.write(tmp_path / "s" / "cells.parquet", cells, CELLS)
-    none = predictions_table(len(STAGES))
+    none = stages_table(len(STAGES))
     tables.write(tmp_path / "none.parquet", pd.DataFrame(columns=none.schema.names), none)
     out = tmp_path / "cells.geojson"
     assert (
@@ -106,6 +110,12 @@ def test_csv_holds_every_cell_with_stage_and_probabilities(made: study_tables.Ma
     assert [row["stage"] for row in rows[-2:]] == ["", ""]
     best = [max(STAGES, key=lambda name: float(row[f"p_{name}"])) for row in rows[:-2]]
     assert best == [row["stage"] for row in rows[:-2]]
+    staged = tables.read(made.of("stages")[SLIDE], stages_table(len(STAGES)))
+    calibrated = [[float(row[f"calibrated_{name}"]) for name in STAGES] for row in rows[:-2]]
+    np.testing.assert_allclose(calibrated, np.stack(staged["calibrated"].tolist()), atol=1e-5)
+    assert [float(row["entropy_nats"]) for row in rows[:-2]] == pytest.approx(staged["entropy"], abs=1e-5)
+    assert [row["uncertain"] for row in rows] == [*(str(int(flag)) for flag in staged["uncertain"]), "", ""]
+    assert {"0", "1"} <= {row["uncertain"] for row in rows}
 
 
 def test_nothing_is_left_behind_when_a_table_is_missing(made: study_tables.Made, tmp_path: Path) -> None:

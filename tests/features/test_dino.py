@@ -24,7 +24,7 @@ from myostage.errors import UserError
 from myostage.features import dino
 from myostage.features.encoder import build
 from myostage.runtime.checkpoints import Checkpoints, Progress
-from myostage.study import config
+from myostage.study import expand, plan
 from myostage.study.plan import Plan
 from myostage.study.sections.encoder import Dino, Encoder
 
@@ -272,12 +272,14 @@ def test_an_applied_studys_encoder_is_read_where_that_study_lies(monkeypatch: py
     plain, ours, theirs = encoder().model_copy(update={"dino": None}), encoder(), encoder(seed=1)
     other = SimpleNamespace(results="results", study="theirs")
     study: Any = SimpleNamespace(results="results", study="ours", apply=SimpleNamespace(study="theirs.yaml"))
-    monkeypatch.setattr(config, "runnable", lambda _: {"a": runs(plain, ours)})
-    monkeypatch.setattr(config, "applied", lambda _: (other, runs(theirs)))
+    for module in (expand, plan):
+        monkeypatch.setattr(module, "runnable", lambda _: {"a": runs(plain, ours)})
+        monkeypatch.setattr(module, "applied", lambda _: (other, runs(theirs)))
     assert Plan(study).tuned == {
         ours.id: f"results/ours/encoders/{ours.id}.safetensors",
         theirs.id: f"results/theirs/encoders/{theirs.id}.safetensors",
     }
-    monkeypatch.setattr(config, "applied", lambda _: (other, runs(ours)))
+    for module in (expand, plan):
+        monkeypatch.setattr(module, "applied", lambda _: (other, runs(ours)))
     with pytest.raises(UserError, match=r"fine-tuned here and in theirs\.yaml"):
         assert Plan(study).tuned

@@ -19,7 +19,9 @@ from myostage import schema, tables
 from myostage.cells.tables import LABELS, POSITIONS
 from myostage.errors import UserError
 from myostage.features import ready_made, tokens
-from myostage.study import config, inputs
+from myostage.study import inputs
+from myostage.study.expand import control_of, expand, runs
+from myostage.study.load import load_study
 from support.feature_sets import STORED, WIDTH, Written, arguments, generate
 
 ROOT = Path(__file__).parents[2]
@@ -364,11 +366,11 @@ def test_study_files_run_on_their_sets(
     given = yaml.safe_load(text)
     # the steps at the head of the file write the table that the study reads
     assert f"> {given['slides']}\n" in text.split("study:")[0]
-    study = config.load_study(given | {"slides": str(tmp_path / "slides.tsv")})
+    study = load_study(given | {"slides": str(tmp_path / "slides.tsv")})
     assert study.features is not None and study.features.features == STORED[dataset]
     assert study.stages == source.groups
-    labels = config.expand(study)
-    assert set(labels) == {experiment.name for experiment in study.experiments} | {config.control_of("srmil")}
-    assert len(config.runs(study)) == len(labels) * study.folds * len(study.seeds)
+    labels = expand(study)
+    assert set(labels) == {experiment.name for experiment in study.experiments} | {control_of("srmil")}
+    assert len(runs(study)) == len(labels) * study.folds * len(study.seeds)
     models = {experiment.mil["model"] for experiment in study.experiments}
     assert {"abmil", "smap", "smtap", "srmil", "dsmil", "clam", "transmil", "transformer_abmil"} == models

@@ -1,5 +1,8 @@
 """The token store: what is written is read back bit for bit, by any reader, and a foreign file is refused."""
 
+import os
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 
 from myostage.errors import UserError
 from myostage.features import tokens
+from myostage.learning import runs
 
 SHAPE = (5, 12)
 
@@ -75,6 +79,41 @@ def test_writing_another_shape_is_refused_and_leaves_no_file(tmp_path: Path) -> 
     with pytest.raises(ValueError, match="5, 12"), tokens.writer(path, tokens=5, width=12) as out:
         out.write(np.zeros(2, np.int32), torch.zeros(2, 12, 5, dtype=torch.float16))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def few_handles() -> Iterator[None]:
+    """As after `ulimit -Sn 1024`, which is what most systems allow."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.usefixtures("few_handles")
+def test_a_thousand_slides_do_not_exhaust_file_handles(tmp_path: Path) -> None:
+    _, values = write_store(tmp_path / "t.parquet", 20)
+    files = [tmp_path / f"{number}.parquet" for number in range(1100)]
+    for file in files:
+        os.link(tmp_path / "t.parquet", file)
+    stores = [runs.token_store(file) for file in files]
+    for store in [*stores, *stores[::-1]]:
+        assert torch.equal(store.read_rows([3, 7]), values[[3, 7]])
+    assert len(list(Path("/proc/self/fd").iterdir())) < tokens.MAPPED_FILES + 100
+
+
+@pytest.mark.parametrize("fault", ["was changed", "is gone"])
+def test_a_store_that_is_written_anew_meanwhile_is_refused(tmp_path: Path, fault: str) -> None:
+    path = tmp_path / "t.parquet"
+    write_store(path, 20)
+    store = tokens.TokenStore(path)
+    tokens._map.cache_clear()
+    path.unlink()
+    if fault == "was changed":
+        write_store(path, 30)
+        os.utime(path, (0, 0))
+    with pytest.raises(UserError, match=rf"t\.parquet: the file {fault} while its tokens were read"):
+        store.read_rows([0])
 
 
 def _rewritten(source: Path, out: Path, **options: object) -> None:

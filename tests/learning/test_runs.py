@@ -1,6 +1,6 @@
 """Runs on synthetic tokens whose stage is known: learning, resuming, failing, baselines, applying a model."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,12 @@ from myostage.cells.tables import CROP_PX, CROPS, LABELS, POSITIONS
 from myostage.errors import UserError
 from myostage.features import encoder, tokens
 from myostage.learning import bags, loop, runs, train
+from myostage.learning.calibration import fit_temperature
+from myostage.learning.predictions import read_run
 from myostage.learning.tables import HISTORY, OUTCOME, SPLITS, predictions_table
 from myostage.learning.terms import dist, prop
+from myostage.runtime import checkpoints as resuming
+from myostage.runtime import provenance
 from myostage.runtime.checkpoints import Checkpoints
 from myostage.study.run import RunSpec
 from myostage.study.sections.encoder import NOT_IN_TOKENS, Architecture, Dino, Encoder
@@ -299,11 +303,66 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert checkpoints.last() == "there is no checkpoint yet"
 
 
-def test_a_checkpoint_of_another_run_is_not_resumed(
-    checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture
+def test_a_checkpoint_of_another_recipe_is_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert Checkpoints(checkpoints.folder, "yours").load() is None
-    assert "of another specification or other data" in caplog.text
+    code = tmp_path / "loss.py"
+    code.write_text("weight = 1")
+    folder = tmp_path / "checkpoint"
+
+    def of(fingerprint: str = "mine") -> Checkpoints:
+        for remembered in (provenance._tree, provenance._imports, provenance._meaning, resuming._code_digest):
+            remembered.cache_clear()
+        return Checkpoints(folder, fingerprint, (code,))
+
+    def said_of(others: Callable[[], Checkpoints]) -> list[str]:
+        for step in (5, 10):
+            of().save(0, step, {"model": {}})
+        caplog.clear()
+        assert others().load() is None and not list(folder.iterdir())
+        return caplog.messages
+
+    of().save(0, 5, {"model": {}})
+    code.write_text("weight = 1  # of the loss")
+    assert of().load() is not None
+    assert said_of(lambda: of("yours")) == [
+        f"the checkpoints in {folder} are of other specification or data: training starts from the beginning"
+    ]
+    assert said_of(lambda: (code.write_text("weight = 2"), of())[1]) == [
+        f"the checkpoints in {folder} are of other code: training starts from the beginning"
+    ]
+    of().save(0, 5, {"model": {}})
+    monkeypatch.setattr(provenance, "versions", lambda: {"torch": "0.1"})
+    assert of().load() is None
+    assert "are of other versions of packages: training starts" in caplog.text
+
+
+@pytest.mark.parametrize("changed", ["code", "versions"])
+def test_a_run_whose_code_or_packages_changed_since_it_was_killed_starts_from_the_beginning(
+    bench: Bench,
+    changed: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    draw, asked = runs.BagSource.draw, []
+
+    def draws(self: runs.BagSource, step: int) -> Any:
+        asked.append(step)
+        if len(asked) == 5:
+            raise Killed
+        return draw(self, step)
+
+    monkeypatch.setattr(runs.BagSource, "draw", draws)
+    with pytest.raises(Killed):
+        bench.run(spec_of(COMBINED, checkpoint_every=2), tmp_path.name)
+    if changed == "code":
+        monkeypatch.setattr(resuming, "_code_digest", lambda file: "edited")
+    else:
+        monkeypatch.setattr(provenance, "versions", lambda: {"torch": "0.1"})
+    resumed = bench.run(spec_of(COMBINED, checkpoint_every=2), tmp_path.name)
+    assert asked[5] == 0 and outcome(resumed)["steps"] == len(history(resumed))
+    assert sum("training starts from the beginning" in message for message in caplog.messages) == 1
 
 
 def test_the_fingerprint_follows_what_shapes_the_numbers() -> None:
@@ -633,6 +692,53 @@ def test_a_run_whose_last_step_ruins_it_is_marked_failed(bench: Bench) -> None:
     assert outcome(out)["status"] == "failed"
     assert "are not finite after the last step; lower" in outcome(out)["reason"]
     assert predictions(out).empty
+
+
+def test_a_run_keeps_the_temperature_of_its_training_bags(bench: Bench, tmp_path: Path) -> None:
+    # Some cells look like another stage: a run that is never wrong cannot be too sure.
+    rng = np.random.default_rng(0)
+    looks = {
+        slide: np.where(rng.random(len(stages)) < 0.2, rng.integers(0, K, len(stages)), stages)
+        for slide, stages in bench.truth.items()
+    }
+    bench = replace(bench, truth=looks).under(ENCODER, "odd-cells")
+    spec = spec_of({"prop": 1.0}, steps=60)
+    out = bench.run(spec, "temperature")
+    found = outcome(out)["temperature"]
+    training = {slide: bench.tokens[slide] for slide in bench.tokens if slide.endswith("_a1")}
+    runs.predict_run(out / "model.safetensors", training, tmp_path / "training.parquet", device="cpu")
+    rows = tables.read(tmp_path / "training.parquet", predictions_table(K))
+    bags = [np.stack(part["probabilities"].tolist()) for _, part in rows.groupby("slide", sort=False)]
+    assert 0.1 < found < 8
+    assert found == fit_temperature(bags, [PROPORTIONS[slide.removesuffix("_a1")] for slide in training])
+    assert read_run(out / "predictions.parquet", K) == (found, None)
+    assert read_run(tmp_path / "training.parquet", K) == (found, None)
+    # Neither labels nor held-out cells take part.
+    other = bench.run(spec, "temperature-unlabelled", labels={})
+    assert outcome(other)["temperature"] == found
+
+
+def test_where_bags_say_nothing_there_is_no_temperature(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    alike = dict.fromkeys(PROPORTIONS, np.array([0.2, 0.3, 0.5]))
+    out = bench.run(spec_of({"prop": 1.0}), "no-temperature", proportions=alike)
+    assert np.isnan(outcome(out)["temperature"]) and np.isnan(read_run(out / "predictions.parquet", K)[0])
+    assert "the training bags determine no temperature" in caplog.text
+    assert np.isnan(outcome(bench.run(spec_of({}, "majority"), "no-temperature-idle"))["temperature"])
+
+
+def test_large_slides_are_sampled_for_the_temperature(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "SAMPLED", 12)
+    monkeypatch.setattr(runs, "SAMPLED_TOGETHER", 4)
+    store = runs.token_store(bench.tokens["d3_a0"])
+    sample = runs.Sampled.of(store)
+    assert sample.rows.tolist() == [0, 1, 2, 3, 28, 29, 30, 31, 56, 57, 58, 59]
+    cells, tokens_read = next(sample.stream())
+    assert cells.tolist() == store.cells[sample.rows].tolist() and len(sample) == 12
+    assert torch.equal(tokens_read, store.read_rows(sample.rows))
+    monkeypatch.setattr(runs, "SAMPLED", 60)
+    assert runs.Sampled.of(store).rows.tolist() == list(range(60))
 
 
 def test_the_outcome_tells_what_a_run_cost(bench: Bench) -> None:

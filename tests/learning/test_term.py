@@ -32,7 +32,7 @@ def spec_of(losses: dict[str, float], **training: object) -> RunSpec:
 
 def test_a_study_is_read_without_what_computes() -> None:
     asked = (
-        "import sys; from myostage.study import config, plan; "
+        "import sys; from myostage.study import load, plan; "
         "print({'torch', 'scipy', 'pandas', 'sklearn'} & sys.modules.keys())"
     )
     done = subprocess.run(

@@ -15,7 +15,6 @@ import compose_bags
 import slide_proportions
 from myostage.errors import UserError
 from myostage.phantom import compose
-from myostage.study import config
 from myostage.study.inputs import (
     crop_slides,
     read_crops,
@@ -23,6 +22,7 @@ from myostage.study.inputs import (
     read_slide_proportions,
     read_slides,
 )
+from myostage.study.load import load_study
 from myostage.study.sections.study import Study
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def composed(folder: Path, source: Path, **options: Any) -> Study:
     defaults = {"stages": "low,middle,high", "groups": 4, "animals": 3, "cells": 30, "seed": 0}
     defaults |= {"draw": "drift", "proportions": None, "table": str(source), "out": folder / "mine"}
     compose_bags.main(Namespace(**(defaults | options)))
-    return config.load_study(folder / "mine" / "study.yaml")
+    return load_study(folder / "mine" / "study.yaml")
 
 
 def counted(study: Study) -> tuple[dict[str, Counter[int]], dict[str, Counter[int]]]:
@@ -222,7 +222,7 @@ def test_the_commands_of_the_page_work_word_for_word(tmp_path: Path) -> None:
 
 
 def test_a_counted_slide_is_the_row_of_the_ablation() -> None:
-    study = config.load_study("config/demo_ablation.yaml", files=False)
+    study = load_study("config/demo_ablation.yaml", files=False)
     given = read_slide_proportions(study)
     slides = {slide.slide: slide for slide in read_slides(study)}
     assert set(given) == set(slides)

@@ -23,8 +23,8 @@ from skimage.draw import polygon as rasterise
 from myostage.errors import UserError
 from myostage.phantom.draw import draw_slide
 from myostage.phantom.muscle import MATURITY, Region, stage_maturity
-from myostage.study.config import load_study
 from myostage.study.inputs import read_proportions, read_slides
+from myostage.study.load import load_study
 from myostage.study.sections.phantom import Phantom
 
 STAGES = ("damaged", "small_myotube", "large_myotube", "recovered", "intact")

@@ -1,9 +1,11 @@
 """How scripts run: members one after another, what a failing one costs, how a job ends, what it leaves."""
 
+import ctypes
 import errno
 import json
 import logging
 import os
+import shutil
 import signal
 import threading
 import time
@@ -16,7 +18,7 @@ from typing import Any
 import pytest
 
 from myostage.errors import UserError
-from myostage.runtime import jobs, provenance, receipts
+from myostage.runtime import checksums, deaths, jobs, receipts
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -205,27 +207,73 @@ def test_a_member_that_fails_is_skipped_with_its_reason(tiling: Tiling) -> None:
     assert not tiling.tries("a").exists() and not tiling.tries("b").exists()
 
 
-def test_a_member_that_its_jobs_die_on_is_skipped_in_the_end(tiling: Tiling) -> None:
-    tiling.make = lambda slide: os._exit(9)  # type: ignore[method-assign]
+def crash(slide: str) -> None:
+    """As a reader of slides written in C does on a damaged file."""
+    ctypes.string_at(0)
+
+
+def kill(slide: str) -> None:
+    """As `kill -9`, a time limit, or a node that goes down."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die(tiling: Tiling, make: Callable[[str], None]) -> int:
+    """Exit code of a job that ends while it makes its first slide."""
+    tiling.make = make  # type: ignore[method-assign]
     dying = get_context("fork").Process(
         target=tiling.each, args=(job(tiling.root, "slides1", ["a", "b"]),), kwargs={"skip": True}
     )
     dying.start()
     dying.join()
-    assert dying.exitcode == 9
     del tiling.make  # type: ignore[method-assign]
-    assert tiling.tries("a").read_text() == "."
-    assert not tiling.tries("b").exists()
-    tiling.tries("a").write_text("." * jobs.TRIES)
+    assert dying.exitcode is not None
+    return dying.exitcode
+
+
+def test_a_member_that_its_jobs_crash_on_is_skipped_in_the_end_and_tried_again_when_asked(
+    tiling: Tiling,
+) -> None:
+    for _ in range(deaths.TRIES):
+        assert die(tiling, crash) == -signal.SIGSEGV
     assert tiling.each(job(tiling.root, "slides1", ["a", "b"]), skip=True) == ["b"]
-    reason = f"its job died or ran out of memory {jobs.TRIES} times while at work on it"
+    reason = f"its job crashed while at work on it, {deaths.TRIES} times in all"
     assert tiling.table("a").read_text() == f"skipped: {reason}"
-    assert not tiling.tries("a").exists()
+    assert tiling.each(job(tiling.root, "slides1", ["a", "b"]), skip=True) == []
+    # as the page says
+    shutil.rmtree(tiling.table("a").parent)
+    assert tiling.each(job(tiling.root, "slides1", ["a", "b"]), skip=True) == ["a"]
+    assert tiling.table("a").read_text() == "tiles of a" and not tiling.tries("a").exists()
+
+
+def test_a_job_that_is_killed_from_outside_has_not_died_of_its_member(tiling: Tiling) -> None:
+    for _ in range(deaths.TRIES + 2):
+        assert die(tiling, kill) == -signal.SIGKILL
+    assert tiling.each(job(tiling.root, "slides1", ["a", "b"]), skip=True) == ["a", "b"]
+    assert tiling.table("a").read_text() == "tiles of a"
+
+
+@pytest.mark.parametrize(("elsewhere", "skipped"), [(False, True), (True, False)])
+def test_a_kill_for_want_of_memory_is_known_by_the_count_of_the_same_machine(
+    tiling: Tiling, monkeypatch: pytest.MonkeyPatch, elsewhere: bool, skipped: bool
+) -> None:
+    boot, events = tiling.root.parent / "boot", tiling.root.parent / "events"
+    boot.parent.mkdir(exist_ok=True)
+    boot.write_text("first\n")
+    monkeypatch.setattr(deaths, "_BOOT", boot)
+    monkeypatch.setattr(deaths, "_EVENTS", events)
+    for number in range(deaths.TRIES):
+        events.write_text(f"pgfault 10\noom_kill {number}\n")
+        die(tiling, kill)
+        boot.write_text(f"{number if elsewhere else 'first'}\n")
+        events.write_text(f"pgfault 10\noom_kill {number + 1}\n")
+    tried = tiling.each(job(tiling.root, "slides1", ["a", "b"]), skip=True)
+    assert tried == (["b"] if skipped else ["a", "b"])
+    said = "skipped: its job ran out of memory while at work on it, 2 times in all"
+    assert tiling.table("a").read_text() == (said if skipped else "tiles of a")
 
 
 def test_a_member_that_is_made_at_the_last_try_is_not_skipped(tiling: Tiling) -> None:
-    tiling.tries("a").parent.mkdir(parents=True)
-    tiling.tries("a").write_text("." * (jobs.TRIES - 1))
+    die(tiling, crash)
     assert tiling.each(job(tiling.root, "a", ["a"]), skip=True) == ["a"]
     assert tiling.table("a").read_text() == "tiles of a" and not tiling.tries("a").exists()
 
@@ -234,24 +282,45 @@ class OutOfMemoryError(RuntimeError):
     """As torch names that of a GPU."""
 
 
-@pytest.mark.parametrize("error", [MemoryError("2 GB"), OutOfMemoryError("CUDA out of memory")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("2 GB"),
+        OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2 bytes"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)
 def test_memory_that_runs_out_is_no_fault_of_a_slide_until_it_did_so_often(
     tiling: Tiling, error: Exception
 ) -> None:
     tiling.fails = {"a": error}
-    for count in range(1, jobs.TRIES + 1):
+    for _ in range(deaths.TRIES):
         with pytest.raises(UserError, match=type(error).__name__):
             tiling.each(job(tiling.root, "slides1", ["a", "b"]), skip=True)
-        assert tiling.tries("a").read_text() == "." * count
     assert tiling.each(job(tiling.root, "slides1", ["a", "b"]), skip=True) == []
-    reason = f"its job died or ran out of memory {jobs.TRIES} times"
+    reason = f"its job ran out of memory while at work on it, {deaths.TRIES} times"
     assert tiling.table("a").read_text().startswith(f"skipped: {reason}")
+
+
+def test_a_gpu_that_fails_is_no_fault_of_a_slide(tiling: Tiling) -> None:
+    tiling.fails = {"a": RuntimeError("CUDA error: uncorrectable ECC error encountered")}
+    for _ in range(deaths.TRIES + 1):
+        with pytest.raises(UserError, match="a: RuntimeError: CUDA error"):
+            tiling.each(job(tiling.root, "slides1", ["a", "b"]), skip=True)
+
+
+def test_a_slide_whose_file_is_away_is_not_skipped(tiling: Tiling) -> None:
+    Path("a.svs").unlink()
+    tiling.fails = {"a": UserError("a.svs: does not exist")}
+    with pytest.raises(UserError, match=r"a: a\.svs is gone \(a\.svs: does not exist\)"):
+        tiling.each(job(tiling.root, "slides1", ["a", "b"]), skip=True)
 
 
 @pytest.mark.parametrize("stop", [SystemExit(143), KeyboardInterrupt()])
 def test_a_job_that_is_stopped_has_not_died_on_its_member(tiling: Tiling, stop: BaseException) -> None:
     tiling.fails = {"b": stop}
-    for _ in range(jobs.TRIES + 1):
+    for _ in range(deaths.TRIES + 1):
         with pytest.raises(type(stop)):
             tiling.each(job(tiling.root, "slides1", ["a", "b", "c"]), skip=True)
     assert tiling.tried == ["b"] and not tiling.table("c").exists()
@@ -267,7 +336,7 @@ def test_a_job_that_is_stopped_has_not_died_on_its_member(tiling: Tiling, stop: 
 def test_a_full_disk_stops_the_job_at_once(tiling: Tiling, skip: bool) -> None:
     tiling.fails = {"b": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))}
     snakemake = job(tiling.root, "slides1", ["a", "b", "c"])
-    for _ in range(jobs.TRIES + 1):
+    for _ in range(deaths.TRIES + 1):
         with pytest.raises(UserError, match=f"^the disk of {tiling.root} is full: free space there"):
             tiling.each(snakemake, skip=skip)
     assert tiling.tried == ["b"]
@@ -325,8 +394,8 @@ def test_the_statement_of_a_table_lies_beside_the_log(tiling: Tiling) -> None:
     snakemake.input = ["a.svs"]
     jobs.run(snakemake, write)
     said = json.loads((tiling.root / "logs/tile/all.json").read_text())
-    assert said["outputs"] == {snakemake.output[0]: 5}
-    assert said["inputs"] == {"a.svs": provenance.checksum(Path("a.svs"))}
+    assert said["outputs"] == {snakemake.output[0]: checksums.state(snakemake.output[0])}
+    assert said["inputs"] == {"a.svs": checksums.given("a.svs")}
     assert said["specification"]["slides"] == []
 
 

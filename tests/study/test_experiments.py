@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from myostage.errors import UserError
-from myostage.study import config
+from myostage.study.expand import encoders, expand, left_out, runnable
 from myostage.study.inputs import read_quoted
+from myostage.study.load import load_study
 from myostage.study.plan import Plan
 from myostage.study.run import RunSpec
 from myostage.study.sections.look import Look
@@ -45,7 +46,7 @@ def study(tmp_path: Path) -> dict[str, Any]:
 def refusal(study: dict[str, Any], *experiments: dict[str, Any], **keys: Any) -> str:
     study = {**study, **keys, "experiments": [*study["experiments"], *experiments]}
     with pytest.raises(UserError) as caught:
-        config.load_study(study)
+        load_study(study)
     return str(caught.value)
 
 
@@ -53,7 +54,7 @@ def specs(study: dict[str, Any], **experiment: Any) -> list[RunSpec]:
     """The runs of one experiment put into the study."""
     name = experiment.setdefault("name", "trial")
     study = {**study, "experiments": [*study["experiments"], experiment]}
-    return config.expand(config.load_study(study))[name]
+    return expand(load_study(study))[name]
 
 
 # --- runs ---------------------------------------------------------------------------------------------------
@@ -112,7 +113,7 @@ def test_a_slide_without_proportions_of_its_own_is_named(study: dict[str, Any], 
 def test_quoted_figures_are_read_and_a_wrong_metric_is_named(study: dict[str, Any], tmp_path: Path) -> None:
     table = tmp_path / "quoted.tsv"
     table.write_text("method\tmetric\tvalue\tsource\nOSLSP\taccuracy\t.46\tarXiv 2505.04150\n")
-    loaded = config.load_study({**study, "quoted": str(table)})
+    loaded = load_study({**study, "quoted": str(table)})
     assert read_quoted(loaded) == [
         {"method": "OSLSP", "metric": "accuracy", "value": 0.46, "source": "arXiv 2505.04150"}
     ]
@@ -125,12 +126,10 @@ def test_quoted_figures_are_read_and_a_wrong_metric_is_named(study: dict[str, An
 
 def test_an_experiment_without_its_weights_is_left_out_and_named(study: dict[str, Any]) -> None:
     study["experiments"].append({"name": "uni", "losses": ALL, "encoder": {"weights": "weights/uni.pth"}})
-    loaded = config.load_study(study)
-    assert config.left_out(loaded) == {
-        "uni": "encoder.weights: weights/uni.pth does not exist; correct the path"
-    }
-    assert list(config.runnable(loaded)) == ["combined"]
-    assert len(config.encoders(loaded)) == 1
+    loaded = load_study(study)
+    assert left_out(loaded) == {"uni": "encoder.weights: weights/uni.pth does not exist; correct the path"}
+    assert list(runnable(loaded)) == ["combined"]
+    assert len(encoders(loaded)) == 1
     shown = loaded.model_copy(update={"look": Look(experiment="uni")})
     with pytest.raises(UserError, match=r"look.experiment uni is left out because .*weights/uni.pth"):
         assert Plan(shown).shown
@@ -140,9 +139,9 @@ def test_without_lightly_only_what_needs_it_is_left_out(
     study: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study["experiments"].append({"name": "dino", "losses": {"prop": 1}, "encoder": {"dino": {"steps": 3}}})
-    assert config.left_out(config.load_study(study)) == {}
+    assert left_out(load_study(study)) == {}
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "install it with `make install`" in config.left_out(config.load_study(study))["dino"]
+    assert "install it with `make install`" in left_out(load_study(study))["dino"]
 
 
 # --- the studies that come with the project -----------------------------------------------------------------
@@ -152,8 +151,8 @@ def test_without_lightly_only_what_needs_it_is_left_out(
 def test_the_study_asks_every_question(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("MYOSTAGE_PAPER_SLIDES", "slides")
-    study = config.load_study(f"config/{name}.yaml", files=False)
-    experiments = config.expand(study)
+    study = load_study(f"config/{name}.yaml", files=False)
+    experiments = expand(study)
     trained = [specs[0].training for specs in experiments.values() if specs[0].trained]
     assert {
         "prop",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from myostage.study import config
+from myostage.study.expand import expand
 from myostage.study.inputs import SlideRow
 from myostage.study.plan import Plan, batches, run_batches
 from myostage.study.run import RunSpec
@@ -209,7 +209,7 @@ def test_experiments_stage_cells_or_learn_labels_of_slides(folder: Path) -> None
     assert plan.baselines == ["majority", "group_majority"]
     names = [Path(file).stem for file in plan.tables]
     assert names == [
-        *("metrics", "comparisons", "confusion", "scores", "runs"),
+        *("metrics", "comparisons", "confusion", "reliability", "scores", "runs"),
         *("slides_metrics", "slides_comparisons", "slides_runs", "spectrum", "borders", "algebra"),
     ]
     assert plan.answers["metrics"] == plan.paths.study("metrics.parquet")
@@ -286,7 +286,7 @@ def test_slides_that_are_drawn_are_injured_ones_of_each_kind_of_border(folder: P
 
 
 def test_runs_that_two_experiments_ask_for_are_made_once(folder: Path) -> None:
-    experiments = config.expand(plan_of(folder).study)
+    experiments = expand(plan_of(folder).study)
     assert experiments["grid[sigma=0.1,bins=6]"] == experiments["combined"]
     jobs = run_batches({label: experiments[label] for label in ("combined", "grid[sigma=0.1,bins=6]")}, 100)
     assert {name: ids(specs) for name, specs in jobs.items()} == {"runs1": ids(experiments["combined"])}

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from myostage.study import config, structure
+from myostage.study import structure
+from myostage.study.expand import expand
 from myostage.study.plan import Plan
 from myostage.study.sections.study import Study
 
@@ -87,7 +88,7 @@ def test_what_is_rebuilt_is_compared_with_its_control_unless_an_experiment_is_na
 
 def test_an_experiment_is_not_compared_with_itself() -> None:
     study = study_of(experiments=[{"name": "prop", "losses": {"prop": 1}, "against": "prop"}])
-    assert structure.structure(study, config.expand(study), {})["against"] == {}
+    assert structure.structure(study, expand(study), {})["against"] == {}
 
 
 def test_models_of_slide_labels_are_compared_with_the_first_of_their_label() -> None:

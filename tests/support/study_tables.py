@@ -16,12 +16,15 @@ from myostage.evaluation.tables import (
     COMPARISONS,
     CONFUSION,
     METRICS,
+    RELIABILITY,
     RUNS,
     SCORES,
     SPECTRUM,
 )
-from myostage.learning.tables import ATTENTION, HISTORY, predictions_table
+from myostage.learning.calibration import calibrate, entropy
+from myostage.learning.tables import ATTENTION, HISTORY, stages_table
 from myostage.slides.tables import SLIDES
+from support import estimated
 
 STAGES = ("damaged", "small_myotube", "large_myotube", "recovered", "intact")
 GIVEN = {
@@ -64,6 +67,7 @@ def make(root: Path, cells: int = 64) -> Made:
         sure = rng.uniform(0.4, 0.99, cells)
         probabilities = np.repeat(((1 - sure) / (count - 1))[:, None], count, axis=1)
         probabilities[np.arange(cells), predicted] = sure
+        calibrated = calibrate(probabilities, 1.5)
         table = _cells(rng, truth)
         tables.write(made.of("cells")[slide], table, CELLS)
         # Two cells are dropped as background: they have no crop and no stage.
@@ -77,10 +81,12 @@ def make(root: Path, cells: int = 64) -> Made:
                 "cell": kept,
                 "stage": predicted[kept],
                 "probabilities": list(probabilities[kept].astype(np.float32)),
-                "embedding": [np.empty(0, dtype=np.float16)] * len(kept),
+                "calibrated": list(calibrated[kept].astype(np.float32)),
+                "entropy": entropy(calibrated[kept]),
+                "uncertain": calibrated[kept].max(1) < 0.5,
             }
         )
-        tables.write(made.of("stages")[slide], staged, predictions_table(count))
+        tables.write(made.of("stages")[slide], staged, stages_table(count))
         labels = pd.DataFrame({"cell": kept[::2], "stage": truth[kept][::2], "iou": 0.9})
         tables.write(made.of("labels")[slide], labels, LABELS)
         shade = np.kron(rng.integers(170, 240, (20, 20, 1)), np.ones((32, 32, 1))) - np.array([0, 60, 30])
@@ -106,6 +112,7 @@ def make(root: Path, cells: int = 64) -> Made:
     _comparisons(made)
     _runs(made)
     _confusion(made)
+    _reliability(made)
     _histories(rng, made)
     return made
 
@@ -164,7 +171,7 @@ def _metrics(rng: np.random.Generator, made: Made) -> None:
         }
         values["kappa"] = np.nan if name == "majority" else accuracy - 0.05
         for metric, value in values.items():
-            row = {"experiment": name, "metric": metric, "slides": 8, "cells": 3402}
+            row = estimated.VALUE | {"experiment": name, "metric": metric, "slides": 8, "cells": 3402}
             whole = {
                 "run": "",
                 "fold": -1,
@@ -189,6 +196,7 @@ def _comparisons(made: Made) -> None:
     frame["effect_size"], frame["minimum_detectable"] = frame["difference"] / 0.05, 0.04
     frame["p"], frame["p_holm"] = frame["difference"] * 0 + 0.004, frame["difference"] * 0 + 0.012
     frame["pairs"], frame["slides"] = 3, 8
+    frame = frame.assign(**estimated.DIFFERENCE)
     tables.write(made.study("comparisons"), frame, COMPARISONS)
 
 
@@ -207,7 +215,7 @@ def _runs(made: Made) -> None:
         for place, name in enumerate(experiments)
         for fold in range(3)
     ]
-    frame = pd.DataFrame(rows).assign(seed=0, device="cpu", steps=200, joules=np.nan)
+    frame = pd.DataFrame(rows).assign(seed=0, device="cpu", steps=200, joules=np.nan, temperature=1.2)
     frame["cpu_seconds"], frame["peak_memory_mb"] = 1.5 * frame["seconds"], 20 * frame["seconds"]
     tables.write(made.study("runs"), frame, RUNS)
 
@@ -218,6 +226,25 @@ def _confusion(made: Made) -> None:
     true, predicted = np.nonzero(matrix)
     frame = pd.DataFrame({"true_stage": true, "predicted_stage": predicted, "cells": matrix[true, predicted]})
     tables.write(made.study("confusion"), frame.assign(experiment="combined"), CONFUSION)
+
+
+def _reliability(made: Made) -> None:
+    """Cells that are too sure as predicted, and not so calibrated."""
+    rows = [
+        {
+            "stage": stage,
+            "calibrated": calibrated,
+            "low": low,
+            "high": low + 0.1,
+            "cells": 20.0 * (stage + 1),
+            "confidence": low + 0.05,
+            "accuracy": low + 0.05 - (0 if calibrated else 0.1),
+        }
+        for stage in range(len(STAGES))
+        for calibrated in (False, True)
+        for low in (0.6, 0.7, 0.8, 0.9)
+    ]
+    tables.write(made.study("reliability"), pd.DataFrame(rows).assign(experiment="combined"), RELIABILITY)
 
 
 def _histories(rng: np.random.Generator, made: Made) -> None:
@@ -288,14 +315,14 @@ def _neighbour_metrics(rng: np.random.Generator, made: Made) -> None:
         }.items():
             whole = {"run": "", "fold": -1, "seed": -1, "slides": 8, "cells": 200}
             numbers = {"value": value + shift, "low": value + shift - 0.06, "high": value + shift + 0.05}
-            rows.append({"experiment": name, "metric": metric} | whole | numbers)
+            rows.append({"experiment": name, "metric": metric} | estimated.VALUE | whole | numbers)
             if control:
                 gap = value - at[control]
                 numbers = {"difference": gap, "low": gap - 0.05, "high": gap + 0.05}
                 test = {"pairs": 9, "slides": 8, "effect_size": 1.0, "p": 0.01, "minimum_detectable": 0.04}
                 test["p_holm"] = 0.02 if abs(gap) > 0.05 else 0.6
                 keys = {"experiment": name, "reference": control, "family": "against", "metric": metric}
-                compared.append(keys | numbers | test)
+                compared.append(estimated.DIFFERENCE | keys | numbers | test)
     tables.write(made.study("slide_metrics"), pd.DataFrame(rows), METRICS)
     tables.write(made.study("slide_comparisons"), pd.DataFrame(compared), COMPARISONS)
 
@@ -306,7 +333,7 @@ def _attention(rng: np.random.Generator, made: Made) -> None:
         for run in range(2):
             parts = []
             for slide, path in made.of("stages").items():
-                staged = tables.read(path, predictions_table(len(STAGES)), ["cell", "stage"])
+                staged = tables.read(path, stages_table(len(STAGES)), ["cell", "stage"])
                 logit = (staged["stage"] < 3) + noise * rng.normal(size=len(staged))
                 weight = np.exp(logit) / np.exp(logit).sum()
                 parts.append(staged[["cell"]].assign(slide=slide, logit=logit, weight=weight))

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from myostage.study import config
+from myostage.study.expand import expand
 from myostage.study.run import RunSpec
 from myostage.study.sections.study import Study
 
@@ -84,7 +84,7 @@ def of_cells(*experiments: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 def runs(content: dict[str, Any]) -> dict[str, list[RunSpec]]:
     """Runs of each experiment of a study."""
-    return config.expand(Study(**content))
+    return expand(Study(**content))
 
 
 def lay_out(folder: Path, content: dict[str, Any]) -> Path:

@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from myostage import tables
 from myostage.errors import UserError
+from myostage.evaluation.metrics.calibration import AS_PREDICTED, BINS, CALIBRATED, sum_confidences
 from myostage.evaluation.metrics.cells import confusion, rps
+from myostage.learning.calibration import calibrate
 from myostage.learning.folds import STAGED_ONLY
+from myostage.learning.predictions import read_run
 from myostage.learning.stages import stage_levels
 from myostage.learning.tables import SPLITS, predictions_table
 from myostage.study.run import RunSpec
@@ -43,6 +45,7 @@ class Tally:
 
     confusion: NDArray[np.int64]  # labelled cells by true and predicted stage [K, K]
     probabilities: Floats  # summed over cells [K]
+    confidences: Floats  # of labelled cells, as predicted and calibrated [2, K, BINS, 3]
     rps: float = 0.0  # summed over labelled cells
     cells: int = 0
     level: float = 0.0  # expected level, 0 to 1, summed with the cells' weights
@@ -52,7 +55,8 @@ class Tally:
 
     @classmethod
     def empty(cls, stages: int) -> "Tally":
-        return cls(np.zeros((stages, stages), np.int64), np.zeros(stages))
+        confidences = np.zeros((2, stages, BINS, 3))
+        return cls(np.zeros((stages, stages), np.int64), np.zeros(stages), confidences)
 
     @property
     def labelled(self) -> int:
@@ -146,6 +150,7 @@ def tally_run(
     """
     found: dict[str, Tally] = {}
     levels = stage_levels(stages)
+    temperature, _ = read_run(path, stages)
     wanted = {slide: row.cells for slide, row in splits.items() if row.fold in (spec.fold, STAGED_ONLY)}
     for slide, cells, probabilities in _stream(path, stages):
         if slide not in wanted:
@@ -174,6 +179,9 @@ def tally_run(
                 )
             tally.confusion += confusion(stage[known], probabilities[known].argmax(1), stages)
             tally.rps += float(rps(stage[known], probabilities[known]).sum())
+            calibrated = calibrate(probabilities[known], temperature)
+            for kind, scores in ((AS_PREDICTED, probabilities[known]), (CALIBRATED, calibrated)):
+                tally.confidences[kind] += sum_confidences(stage[known], scores)
             tally.true_level += float(weights[known] @ levels[stage[known]])
             tally.true_weight += float(weights[known].sum())
     needed = held_out(splits, spec.fold)
@@ -193,9 +201,8 @@ def read_slide(path: Path, stages: int, slide: str) -> tuple[NDArray[np.int64], 
 
     Only the row groups that may hold it are read.
     """
-    with tables.open_table(path, predictions_table(stages)):
-        rows = ds.dataset(path, format="parquet")
-    found = rows.to_table(["cell", "probabilities"], filter=pc.field("slide") == slide)
+    wanted = pc.field("slide") == slide
+    found = tables.read_where(path, predictions_table(stages), ["cell", "probabilities"], wanted)
     found = found.sort_by("cell").combine_chunks()
     probabilities = [_probabilities(chunk, stages, path) for chunk in found["probabilities"].chunks]
     return (

@@ -1,4 +1,8 @@
-"""A stage for every cell: the predictions of one experiment's runs joined, slide by slide."""
+"""A stage for every cell: the predictions of one experiment's runs joined, slide by slide.
+
+Each run has a temperature of its own. Its probabilities are calibrated first and then averaged over runs, so
+that a run that is too sure does not outweigh the others. The stage is the most probable before calibration.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +14,10 @@ from numpy.typing import NDArray
 from myostage import tables
 from myostage.errors import UserError
 from myostage.evaluation.tallies import read_slide, read_splits
+from myostage.learning.calibration import calibrate, entropy
 from myostage.learning.folds import STAGED_ONLY
-from myostage.learning.tables import predictions_table
+from myostage.learning.predictions import read_run
+from myostage.learning.tables import stages_table
 from myostage.study.run import RunSpec
 
 Floats = NDArray[np.float64]
@@ -22,12 +28,13 @@ def stage_slides(
     splits: Path,
     out: Mapping[str, Path],
     stages: int,
+    uncertain_below: float,
     metadata: dict[str, str] | None = None,
 ) -> None:
-    """Write one table of predictions per slide, probabilities averaged over the runs of one experiment.
+    """Write one table of staged cells per slide, probabilities averaged over the runs of one experiment.
 
     A held-out slide is averaged over the seeds of its own fold, a slide that is staged only over all runs;
-    runs that failed are left out. Embeddings of different runs have no mean: they are left empty.
+    runs that failed are left out.
 
     Parameters
     ----------
@@ -39,6 +46,8 @@ def stage_slides(
         File to write for every slide.
     stages
         Number of stages K.
+    uncertain_below
+        Calibrated probability of its stage below which a cell is flagged.
     metadata
         Goes into the written files.
 
@@ -49,8 +58,8 @@ def stage_slides(
         about its cells.
     """
     split_of = read_splits(splits)
-    schema = predictions_table(stages)
-    failed = {spec.id: reason for spec, path in runs if (reason := _failure(path, schema)) is not None}
+    described = {spec.id: read_run(path, stages) for spec, path in runs}
+    failed = {run: reason for run, (_, reason) in described.items() if reason is not None}
     for slide, target in out.items():
         if slide not in split_of:
             raise UserError(f"{splits}: no row for slide {slide}; delete the file and run the workflow again")
@@ -63,19 +72,21 @@ def stage_slides(
                 "predicts the slide; change the experiment's training, or name another one in look.experiment"
             )
         cells: NDArray[np.int64] | None = None
-        total, count = np.zeros((0, stages)), 0
+        total, total_calibrated, count = np.zeros((0, stages)), np.zeros((0, stages)), 0
         for spec, path in of_fold:
             if spec.id in failed:
                 continue
             found, probabilities = read_slide(path, stages, slide)
             if cells is None:
-                cells, total = found, np.zeros((found.size, stages))
+                cells = found
+                total, total_calibrated = np.zeros((found.size, stages)), np.zeros((found.size, stages))
             if not np.array_equal(cells, found):
                 raise UserError(
                     f"{path}: its cells of slide {slide} are not those of the experiment's other runs; "
                     "delete it and run the workflow again"
                 )
             total += probabilities
+            total_calibrated += calibrate(probabilities, described[spec.id][0])
             count += 1
         expected = split_of[slide].cells
         if cells is None or cells.size != expected:
@@ -83,23 +94,24 @@ def stage_slides(
                 f"{target}: slide {slide} has {expected} cells, but the experiment's runs predict "
                 f"{0 if cells is None else cells.size}; delete their predictions and run the workflow again"
             )
-        tables.write(target, _staged(slide, cells, total / count, schema), schema, metadata)
+        staged = _staged(slide, cells, total / count, total_calibrated / count, uncertain_below)
+        tables.write(target, staged, stages_table(stages), metadata)
 
 
-def _failure(path: Path, schema: tables.Table) -> str | None:
-    """Why the run of these predictions failed; None: it did not."""
-    with tables.open_table(path, schema) as file:
-        reason = (file.schema_arrow.metadata or {}).get(b"failed")
-    return None if reason is None else reason.decode()
-
-
-def _staged(slide: str, cells: NDArray[np.int64], probabilities: Floats, schema: tables.Table) -> pa.Table:
+def _staged(
+    slide: str, cells: NDArray[np.int64], probabilities: Floats, calibrated: Floats, uncertain_below: float
+) -> pa.Table:
     stages = probabilities.shape[1]
+    stage = probabilities.argmax(1)
     columns = [
         pa.array([slide] * cells.size, pa.string()),
         pa.array(cells, pa.int32()),
-        pa.array(probabilities.argmax(1), pa.int32()),
-        pa.FixedSizeListArray.from_arrays(pa.array(probabilities.astype(np.float32).ravel()), stages),
-        pa.array([[]] * cells.size, pa.list_(pa.float16())),
+        pa.array(stage, pa.int32()),
+        *(
+            pa.FixedSizeListArray.from_arrays(pa.array(shares.astype(np.float32).ravel()), stages)
+            for shares in (probabilities, calibrated)
+        ),
+        pa.array(entropy(calibrated), pa.float32()),
+        pa.array(calibrated[np.arange(cells.size), stage] < uncertain_below),
     ]
-    return pa.table(columns, schema=schema.schema.with_metadata(None))
+    return pa.table(columns, schema=stages_table(stages).schema)

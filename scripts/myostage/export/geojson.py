@@ -59,7 +59,7 @@ def export_slide(
     cells : path
         CELLS table of the slide.
     predictions : path
-        Table of :func:`predictions_table` with the cells of this slide.
+        Table of :func:`stages_table` of this slide.
     stages : sequence of str
         Names of the stages.
     scale : float
@@ -98,7 +98,8 @@ def export_slide(
 
 
 def export_csv(cells: str | Path, predictions: str | Path, stages: Sequence[str], out: str | Path) -> int:
-    """Write the cells of one slide as CSV: measurements, stage (empty: not staged), probabilities.
+    """Write the cells of one slide as CSV: measurements, stage (empty: not staged), probabilities ``p_*``,
+    calibrated ones ``calibrated_*``, their entropy (nats) and whether the stage is uncertain (1 or 0).
 
     Returns
     -------
@@ -106,7 +107,8 @@ def export_csv(cells: str | Path, predictions: str | Path, stages: Sequence[str]
         Cells written.
     """
     columns = ["cell", "x_px", "y_px", "x_um", "y_um", *_MEASURED, "border"]
-    header = ["slide", *columns, "stage", *(f"p_{name}" for name in stages)]
+    shares = [f"{kind}_{name}" for kind in ("p", "calibrated") for name in stages]
+    header = ["slide", *columns, "stage", *shares, "entropy_nats", "uncertain"]
     written = 0
     with tables.atomic(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         file.write(",".join(header) + "\n")
@@ -114,9 +116,13 @@ def export_csv(cells: str | Path, predictions: str | Path, stages: Sequence[str]
             rows = batch.select(columns).to_pandas()
             rows.insert(0, "slide", slide)
             found = [known.get(cell) for cell in rows["cell"]]
-            rows["stage"] = ["" if one is None else stages[one[0]] for one in found]
-            for number, name in enumerate(stages):
-                rows[f"p_{name}"] = [np.nan if one is None else float(one[1][number]) for one in found]
+            rows["stage"] = ["" if one is None else stages[one.stage] for one in found]
+            missing = np.full(len(shares), np.nan)
+            rows[shares] = np.array(
+                [missing if one is None else [*one.probabilities, *one.calibrated] for one in found]
+            ).reshape(-1, len(shares))
+            rows["entropy_nats"] = [np.nan if one is None else one.entropy for one in found]
+            rows["uncertain"] = ["" if one is None else int(one.uncertain) for one in found]
             rows.to_csv(file, header=False, index=False, float_format="%.6g")
             written += len(rows)
     return written
@@ -124,15 +130,10 @@ def export_csv(cells: str | Path, predictions: str | Path, stages: Sequence[str]
 
 def _batches(
     cells: str | Path, predictions: str | Path, stages: int
-) -> Iterator[tuple[pa.Table, dict[int, tuple[int, np.ndarray]], str]]:
-    """Cells a batch at a time, with stage and probabilities by cell and the slide's name."""
+) -> Iterator[tuple[pa.Table, dict[int, Any], str]]:
+    """Cells a batch at a time, with the row of the table of stages by cell and the slide's name."""
     staged = read_stages(predictions, stages)
-    known = {
-        int(cell): (int(stage), probabilities)
-        for cell, stage, probabilities in zip(
-            staged["cell"], staged["stage"], staged["probabilities"], strict=True
-        )
-    }
+    known = dict(zip(staged["cell"].tolist(), staged.itertuples(), strict=True))
     # A slide without a staged cell has no row to name it; its cells table lies in a folder of that name.
     slide = str(staged["slide"].iloc[0]) if len(staged) else Path(cells).parent.name
     with tables.open_table(cells, CELLS) as file:
@@ -145,19 +146,21 @@ def _feature(
     row: dict[str, Any],
     outline: np.ndarray,
     scale: float,
-    stage: tuple[int, np.ndarray] | None,
+    staged: Any,
     stages: Sequence[str],
     classes: list[dict[str, Any]],
 ) -> dict[str, Any]:
     properties: dict[str, Any] = {"objectType": "detection", "name": f"cell {row['cell']}"}
     known = {title: row[name] for name, title in _MEASURED.items() if row[name] is not None}
     measurements = {title: round(value, 4) for title, value in known.items() if math.isfinite(value)}
-    if stage is not None:
-        number, probabilities = stage
-        properties["classification"] = classes[number]
+    if staged is not None:
+        properties["classification"] = classes[staged.stage]
         measurements |= {
-            f"p {name}": round(float(value), 5) for name, value in zip(stages, probabilities, strict=True)
+            f"{kind} {name}": round(float(value), 5)
+            for kind, values in (("p", staged.probabilities), ("calibrated", staged.calibrated))
+            for name, value in zip(stages, values, strict=True)
         }
+        measurements |= {"Entropy nats": round(staged.entropy, 5), "Uncertain": int(staged.uncertain)}
     properties["measurements"] = measurements
     return {
         "type": "Feature",

@@ -110,7 +110,7 @@ def fine_tune(
     images, order = read_crops(crops, settings)
     student, teacher = _Network(encoder, settings), _Network(encoder, settings)
     teacher.requires_grad_(False)
-    checkpoints = Checkpoints(checkpoint_dir, _fingerprint(encoder, student, images))
+    checkpoints = Checkpoints(checkpoint_dir, _fingerprint(encoder, student, images), (Path(__file__),))
     student.to(device)
     teacher.to(device)
     # warmup_teacher_temp only matters to callers that count epochs

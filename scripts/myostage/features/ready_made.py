@@ -20,10 +20,9 @@ from scipy.spatial import cKDTree
 
 from myostage import tables
 from myostage.cells.tables import LABELS, POSITIONS
-from myostage.errors import UserError
+from myostage.errors import UserError, raise_all
 from myostage.features import tokens
 from myostage.schema import nearest
-from myostage.study.inputs import raise_all
 
 logger = logging.getLogger(__name__)
 

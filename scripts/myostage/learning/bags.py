@@ -7,6 +7,7 @@ uninterrupted one would have drawn.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -146,7 +147,7 @@ class BagSampler:
             for units in self._units.values()
             for unit in units
         }
-        self._cached = self._fill_cache(cache_mb)
+        self._cache_mb = cache_mb
 
     def pair(self, step: int) -> tuple[Bag, Bag]:
         """Bags A and B of step ``step``: the same for the same seed and step, whatever was drawn before."""
@@ -182,8 +183,13 @@ class BagSampler:
             return cached[torch.from_numpy(rows).to(self.device)]
         return self._stores[slide].read_rows(rows).to(self.device)
 
-    def _fill_cache(self, cache_mb: float) -> dict[str, Tensor]:
-        left = cache_mb * _MB
+    def forget(self) -> None:
+        """Drop the tokens held in memory; those of the next draw are read anew."""
+        self.__dict__.pop("_cached", None)
+
+    @cached_property
+    def _cached(self) -> dict[str, Tensor]:
+        left = self._cache_mb * _MB
         cached: dict[str, Tensor] = {}
         for slide in sorted(
             {slide for units in self._units.values() for unit in units for slide in unit.slides}

@@ -25,6 +25,7 @@ from myostage.errors import UserError
 from myostage.learning.regression import conflict
 from myostage.learning.tables import HISTORY
 from myostage.learning.term import opposed
+from myostage.runtime import provenance
 from myostage.runtime.checkpoints import Checkpoints, Progress
 from myostage.study.run import NOT_IN_RUN_ID, RunSpec
 from myostage.study.sections.training import Training
@@ -102,6 +103,11 @@ def fingerprint(spec: RunSpec, classes: Sequence[str], data: str) -> str:
     shared = [spec.model_dump(mode="json", exclude=NOT_IN_RUN_ID), list(classes), data]
     text = json.dumps(shared, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def code_of(spec: RunSpec, trainer: str) -> tuple[Path, ...]:
+    """The files whose code shapes a run: the module that trains it, and its loss terms and baseline."""
+    return (Path(trainer), *(provenance.LIBRARY / file for file in spec.code))
 
 
 def resume(

@@ -34,7 +34,10 @@ class Queued(Section):
     """Bags of earlier steps."""
 
     queue: int = key(
-        32, "bags of earlier steps that `dist`, `supcr` and `cell` see too, without gradient", ge=0
+        32,
+        "bags of earlier steps that `dist`, `supcr` and `cell` see too, without gradient",
+        ge=0,
+        le=100_000,
     )
 
 

@@ -18,7 +18,6 @@ from typing import cast
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -28,13 +27,15 @@ from torch import Tensor
 from myostage import tables
 from myostage.cells.positions import positions
 from myostage.cells.tables import LABELS
-from myostage.errors import UserError
+from myostage.errors import Damaged, UserError
 from myostage.features.encoder import Suffix, split
+from myostage.features.held import Held
 from myostage.features.tokens import TokenStore
 from myostage.learning.bags import Bag, BagSampler, Floats, perturbed
 from myostage.learning.baseline import BASELINES
+from myostage.learning.calibration import fit_temperature
 from myostage.learning.folds import STAGED_ONLY
-from myostage.learning.loop import Diverged, fingerprint, write_history
+from myostage.learning.loop import Diverged, code_of, fingerprint, write_history
 from myostage.learning.steps import BagPair, LabelledCells
 from myostage.learning.tables import OUTCOME, SPLITS, predictions_table
 from myostage.learning.term import which
@@ -56,6 +57,9 @@ log = logging.getLogger(__name__)
 
 # Supervised runs draw from all training slides alike, whatever their group.
 _EVERY_SLIDE = "all training slides"
+
+# Cells of a training slide that its temperature is fitted on, read so many together.
+SAMPLED, SAMPLED_TOGETHER = 256, 16
 
 # Rows of a batch where a slide's predictions are smoothed together.
 ROWS = 4096
@@ -132,14 +136,16 @@ def train_run(
     """
     where = compute_on(device if spec.trained else "cpu", threads)
     learnt, predicted = _slides(splits, spec.fold, tokens)
-    checkpoints, reason, steps = None, "", 0
+    checkpoints, reason, steps, temperature = None, "", 0, math.nan
     with measure(where) as cost:
         try:
             if spec.trained:
                 source = _source(
                     spec, learnt, tokens, cells or {}, labels, proportions, slide_proportions, scores, where
                 )
-                checkpoints = Checkpoints(Path(checkpoint_dir), fingerprint(spec, stages, source.digest()))
+                checkpoints = Checkpoints(
+                    Path(checkpoint_dir), fingerprint(spec, stages, source.digest()), code_of(spec, __file__)
+                )
                 model, steps = train(
                     spec,
                     stages,
@@ -147,10 +153,11 @@ def train_run(
                     suffix_of(spec.encoder, encoder_weights),
                     checkpoints=checkpoints,
                     history_out=Path(history_out),
-                    model_out=Path(model_out),
                     device=where,
                     made_by=made_by,
                 )
+                temperature = _temperature(model, source, cells or {}, spec, where)
+                save_model(model_out, model.state_dict(), spec, len(stages), made_by, temperature=temperature)
                 batches = _predict(model, _stores(spec, predicted, tokens), cells or {}, spec, where)
             else:
                 baseline, trained = BASELINES[spec.method], set(learnt["group"])
@@ -164,13 +171,13 @@ def train_run(
                     )
                     for slide, group in zip(predicted["slide"], predicted["group"], strict=True)
                 )
-            write_predictions(predictions_out, batches, len(stages), spec, made_by)
+            write_predictions(predictions_out, batches, len(stages), spec, made_by, temperature=temperature)
         except Diverged as error:
             log.error("%s", error)
             reason, steps = str(error), max(steps, error.steps)
             save_model(model_out, {}, spec, len(stages), made_by, failed=reason)
             write_predictions(predictions_out, iter(()), len(stages), spec, made_by, failed=reason)
-    finish(spec, outcome_out, checkpoints, cost, reason, steps, where, made_by)
+    finish(spec, outcome_out, checkpoints, cost, reason, steps, where, made_by, temperature)
 
 
 def finish(
@@ -182,6 +189,7 @@ def finish(
     steps: int,
     device: torch.device,
     made_by: str,
+    temperature: float = math.nan,
 ) -> None:
     """Write the row of ``OUTCOME``; the checkpoints go unless there is a ``reason`` why the run failed."""
     row = {
@@ -190,6 +198,7 @@ def finish(
         "reason": reason,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "steps": steps,
+        "temperature": temperature,
     }
     tables.write(outcome_out, pd.DataFrame([row | asdict(cost)]), OUTCOME, {"made_by": made_by})
     if checkpoints is not None and not reason:
@@ -284,7 +293,7 @@ def predict_run(
         The model is missing, failed or is no model of a run, or the tokens are another encoder's.
     """
     where = compute_on(device, threads)
-    spec, stages, tensors = read_model(model_path)
+    spec, stages, tensors, temperature = read_model(model_path)
     if not spec.trained:
         share = tensors["probabilities"].numpy()
         batches = ((slide, _constant(cell_numbers(path), share)) for slide, path in tokens.items())
@@ -296,11 +305,11 @@ def predict_run(
     model.load_state_dict(tensors)
     stores = {slide: token_store(path, spec.encoder) for slide, path in tokens.items()}
     predicted = _predict(model.to(where), stores, cells or {}, spec, where)
-    write_predictions(predictions_out, predicted, stages, spec, made_by)
+    write_predictions(predictions_out, predicted, stages, spec, made_by, temperature=temperature)
 
 
-def read_model(path: Path) -> tuple[RunSpec, int, dict[str, Tensor]]:
-    """Specification, number of stages K and tensors of a run's model file.
+def read_model(path: Path) -> tuple[RunSpec, int, dict[str, Tensor], float]:
+    """Specification, number of stages K, tensors and temperature (nan: none) of a run's model file.
 
     Raises
     ------
@@ -312,6 +321,7 @@ def read_model(path: Path) -> tuple[RunSpec, int, dict[str, Tensor]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         spec, stages = RunSpec.model_validate_json(metadata["spec"]), int(metadata["stages"])
+        temperature = float(metadata.get("temperature", math.nan))
     except FileNotFoundError:
         raise UserError(f"{path}: the run's model is missing; run the workflow to make it") from None
     except (SafetensorError, KeyError, ValidationError) as error:
@@ -322,7 +332,7 @@ def read_model(path: Path) -> tuple[RunSpec, int, dict[str, Tensor]]:
         ) from None
     if "failed" in metadata:
         raise UserError(f"{path}: there is no model, for the run failed ({metadata['failed']})")
-    return spec, stages, tensors
+    return spec, stages, tensors, temperature
 
 
 def compute_on(device: str | None, threads: int | None) -> torch.device:
@@ -362,17 +372,13 @@ def cell_numbers(path: Path) -> NDArray[np.int32]:
     UserError
         The file is missing, damaged, or has no cells.
     """
-    try:
-        return pq.read_table(path, columns=["cell"]).column("cell").to_numpy().astype(np.int32, copy=False)
-    except FileNotFoundError:
-        raise UserError(f"{path}: the slide's cells are missing; run the workflow to make them") from None
-    except (pa.ArrowInvalid, OSError, KeyError) as error:
-        raise UserError(
-            f"{path}: no readable table of cells ({error}); delete it and run the workflow again"
-        ) from None
+    with tables.open_parquet(path, "cells") as file:
+        if "cell" not in file.schema_arrow.names:
+            raise Damaged(f"{path}: no table of cells")
+        return file.read(columns=["cell"]).column("cell").to_numpy().astype(np.int32, copy=False)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=8192)
 def _open_store(path: Path, changed_ns: int) -> TokenStore:
     """``changed_ns`` keeps a file that was written anew from being taken for the old one."""
     return TokenStore(path)
@@ -393,16 +399,10 @@ def _suffix(encoder: Encoder, tuned: Path | None) -> Suffix:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings float32[n, E] of one slide, with the reading methods of a token store."""
+    """Embeddings float32[n, E] of one slide, read as a token store is by a sampler that keeps none itself."""
 
     values: Tensor
     cells: NDArray[np.int32]
-
-    @classmethod
-    def of(cls, store: TokenStore, embed: Callable[[Tensor], Tensor]) -> "Embeddings":
-        parts = [embed(tokens) for _, tokens in store.stream()]
-        # Cloned outside inference mode, so that the head may be trained on them.
-        return cls(torch.cat(parts).clone(), store.cells)
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -410,9 +410,6 @@ class Embeddings:
     @property
     def nbytes(self) -> int:
         return self.values.nbytes
-
-    def read(self) -> Tensor:
-        return self.values
 
     def read_rows(self, rows: NDArray[np.int64]) -> Tensor:
         return self.values[torch.as_tensor(rows, device=self.values.device)]
@@ -457,7 +454,7 @@ class BagSource:
         scores: Mapping[str, float] | None = None,
         cache_mb: float | None = None,
     ) -> None:
-        self._spec, self._stores, self._slides, self._device = spec, stores, slides, device
+        self._spec, self.stores, self._slides, self._device = spec, stores, slides, device
         self._stages, self._places, self._scores = stages, places, scores
         self._proportions = proportions
         training = spec.training
@@ -475,15 +472,16 @@ class BagSource:
         )
 
     @property
+    def given(self) -> dict[str, Floats]:
+        """The proportions [K] of every slide that is learnt from."""
+        by_slide = self._spec.training.proportions == "slide"
+        pairs = zip(self._slides["slide"], self._slides["group"], strict=True)
+        return {str(slide): self._proportions[slide if by_slide else group] for slide, group in pairs}
+
+    @property
     def scores(self) -> Floats:
         """The score of every slide that is learnt from, in stages."""
-        by_slide = self._spec.training.proportions == "slide"
-        return np.array(
-            [
-                self._score({slide: 1}, self._proportions[slide if by_slide else group])
-                for slide, group in zip(self._slides["slide"], self._slides["group"], strict=True)
-            ]
-        )
+        return np.array([self._score({slide: 1}, share) for slide, share in self.given.items()])
 
     def _score(self, cells: Mapping[str, int], p: Floats) -> float:
         """Of a bag with so many ``cells`` of each slide and proportions ``p`` [K], in stages."""
@@ -520,28 +518,33 @@ class BagSource:
         return LabelledCells(inputs, torch.from_numpy(np.concatenate(stages)))
 
     def embedded(self, embed: Callable[[Tensor], Tensor]) -> "BagSource":
-        """The same draws of embeddings, computed once per cell and held in memory."""
-        cells = sum(len(store) for store in self._stores.values())
+        """The same draws of embeddings, computed once per cell and held in the place of tokens."""
+        cells = sum(len(store) for store in self.stores.values())
         log.info("%s: embedding %d cells once", self._spec.id, cells)
-        # The sampler asks for rows and their number only, which embeddings answer as tokens do.
-        held = {slide: cast(TokenStore, Embeddings.of(store, embed)) for slide, store in self._stores.items()}
+        self._sampler.forget()
+        held = Held(self._spec.training.cache_mb)
+        embeddings = {}
+        for slide, store in self.stores.items():
+            values = held.hold((embed(tokens) for _, tokens in store.stream()), len(store), store.path.parent)
+            # The sampler asks for rows and their number only, which embeddings answer as tokens do.
+            embeddings[slide] = cast(TokenStore, Embeddings(values, store.cells))
         return BagSource(
             self._spec,
-            held,
+            embeddings,
             self._slides,
             self._proportions,
             self._device,
             self._stages,
             self._places,
             self._scores,
-            cache_mb=math.inf,
+            cache_mb=0,
         )
 
     def digest(self) -> str:
         """Of what is drawn from: cells, proportions, labels, and each slide's first and last tokens."""
         digest = hashlib.sha256()
         for slide, group in sorted(zip(self._slides["slide"], self._slides["group"], strict=True)):
-            store = self._stores[slide]
+            store = self.stores[slide]
             digest.update(f"{slide}\0{group}\0{store.shape}".encode())
             digest.update(store.cells.tobytes())
             digest.update(store.read_rows([0, len(store) - 1]).numpy().tobytes())
@@ -579,6 +582,55 @@ def _stages_of_rows(store: TokenStore, labels: Path | None) -> NDArray[np.int64]
         known = table.set_index("cell")["stage"].reindex(store.cells)
         stages[known.notna().to_numpy()] = known.dropna().to_numpy(np.int64)
     return stages
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Some rows of a token store, with the reading methods of one."""
+
+    store: TokenStore
+    rows: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, store: TokenStore) -> "Sampled":
+        """At most SAMPLED rows in evenly spaced runs of SAMPLED_TOGETHER: few row groups are read."""
+        count = len(store)
+        starts = np.linspace(0, count - SAMPLED_TOGETHER, SAMPLED // SAMPLED_TOGETHER).astype(np.int64)
+        spaced = (starts[:, None] + np.arange(SAMPLED_TOGETHER)).ravel()
+        return cls(store, np.arange(count) if count <= SAMPLED else spaced)
+
+    @property
+    def cells(self) -> NDArray[np.int32]:
+        return self.store.cells[self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def stream(self) -> Iterator[tuple[NDArray[np.int32], Tensor]]:
+        yield self.cells, self.store.read_rows(self.rows)
+
+
+def _temperature(
+    model: StageModel, source: BagSource, cells_of: Mapping[str, Path], spec: RunSpec, device: torch.device
+) -> float:
+    """Temperature of a trained run, by cells of its training slides and the proportions given for these."""
+    given = source.given
+    # A sample of a slide has other neighbours than the slide.
+    smoothed = smooths(spec.training, "prediction")
+    stores = {
+        slide: store if smoothed else cast(TokenStore, Sampled.of(store))
+        for slide, store in source.stores.items()
+    }
+    found = {
+        slide: np.concatenate([probabilities for _, probabilities, _ in batches])
+        for slide, batches in _predict(model, stores, cells_of, spec, device)
+    }
+    temperature = fit_temperature(list(found.values()), [given[slide] for slide in found])
+    if math.isnan(temperature):
+        log.warning(
+            "%s: the training bags determine no temperature; its probabilities are not calibrated", spec.id
+        )
+    return temperature
 
 
 def _constant(cells: NDArray[np.int32], share: Floats) -> Iterator[Batch]:
@@ -634,13 +686,15 @@ def write_predictions(
     spec: RunSpec,
     made_by: str,
     failed: str = "",
+    temperature: float = math.nan,
 ) -> None:
     """Stream predictions into ``predictions_table(stages)``; no row group holds two slides.
 
-    ``failed`` says why there are none.
+    ``failed`` says why there are none; ``temperature`` calibrates them (nan: nothing does).
     """
     table = predictions_table(stages)
     metadata = {"spec": spec.model_dump_json(), "made_by": made_by} | ({"failed": failed} if failed else {})
+    metadata |= {} if math.isnan(temperature) else {"temperature": repr(temperature)}
     with tables.writer(path, table, metadata) as out:
         for slide, batches in slides:
             for cells, probabilities, embedding in batches:

@@ -8,7 +8,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from myostage import tables
 from myostage.cells.positions import positions
 from myostage.errors import UserError
+from myostage.features.held import Held
 from myostage.learning import mil
 from myostage.learning.folds import STAGED_ONLY
-from myostage.learning.loop import Diverged, fingerprint, fit, resume, write_history
+from myostage.learning.loop import Diverged, code_of, fingerprint, fit, resume, write_history
 from myostage.learning.runs import compute_on, finish, slides_with_cells, suffix_of, token_store
 from myostage.learning.tables import ATTENTION, SLIDE_PREDICTIONS
 from myostage.learning.train import save_model
@@ -104,7 +105,9 @@ def train_slide_run(
             for slide in [*learnt, *predicted]
         }
         source = _Source(spec, {slide: bags[slide] for slide in learnt})
-        checkpoints = Checkpoints(Path(checkpoint_dir), fingerprint(spec, names, source.digest()))
+        checkpoints = Checkpoints(
+            Path(checkpoint_dir), fingerprint(spec, names, source.digest()), code_of(spec, __file__)
+        )
         torch.manual_seed(spec.seed)
         width = next(iter(bags.values())).features.shape[1]
         model = mil.build(spec.mil, width, spec.label.kind, len(names), mask_ratio=spec.training.mask_ratio)
@@ -162,25 +165,33 @@ def _slides(
 def _bag(spec: RunSpec, tokens: Path, cells: Path, target: int, encoder_weights: Path | None) -> Bag:
     assert spec.graph is not None
     changed = tokens.stat().st_mtime_ns if tokens.exists() else 0
-    numbers, features = _features(tokens, changed, spec.encoder, encoder_weights)
+    held = _held(spec.training.cache_mb)
+    numbers, features = _features(tokens, changed, spec.encoder, encoder_weights, held)
     graph = cell_graph(positions(cells, numbers), spec.graph, seed=spec.seed)
     return Bag(numbers, features, graph, target)
+
+
+@cache
+def _held(limit_mb: float) -> Held:
+    """What the runs of one process hold together."""
+    return Held(limit_mb)
 
 
 # Runs of one job share their slides; half precision, as tokens are.
 @lru_cache(maxsize=4096)
 def _features(
-    tokens: Path, changed_ns: int, encoder: Encoder, encoder_weights: Path | None
+    tokens: Path, changed_ns: int, encoder: Encoder, encoder_weights: Path | None, held: Held
 ) -> tuple[NDArray[np.int32], Tensor]:
     """Cells int32[n] and their frozen embeddings float16[n, E]; ``changed_ns`` tells a file written anew."""
     store = token_store(tokens, encoder)
-    if store.shape[0] == 1:
-        return store.cells, store.read()[:, 0]
-    suffix = suffix_of(encoder, encoder_weights).eval()
-    with torch.inference_mode():
-        parts = [suffix(part.float()).half() for _, part in store.stream()]
-    # Cloned outside inference mode, so that models may be trained on them.
-    return store.cells, torch.cat(parts).clone()
+    suffix = None if store.shape[0] == 1 else suffix_of(encoder, encoder_weights).eval()
+
+    @torch.inference_mode()
+    def embed(part: Tensor) -> Tensor:
+        return part[:, 0] if suffix is None else suffix(part.float()).half()
+
+    parts = (embed(part) for _, part in store.stream())
+    return store.cells, held.hold(parts, len(store), tokens.parent)
 
 
 class _Source:

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from myostage.tables import FLOAT32, FLOAT64, INT32, STRING, Column, Table
+from myostage.tables import BOOL, FLOAT32, FLOAT64, INT32, STRING, Column, Table
 
 SPLITS = Table(
     "splits",
@@ -42,6 +42,13 @@ COST = (
         "peak_memory_mb", FLOAT64, "MB", "peak resident memory of the process; of the GPU where there is one"
     ),
     Column("joules", FLOAT64, "J", "energy of the GPU or CPU package; missing where the machine tells none"),
+    Column(
+        "temperature",
+        FLOAT64,
+        "",
+        "temperature that calibrates its probabilities, fitted on training bags; missing where nothing was "
+        "learnt of cells, or where bags do not determine it",
+    ),
 )
 
 OUTCOME = Table("outcome", "how one run ended and what it cost", (Column("run", STRING, "", "run id"), *COST))
@@ -77,15 +84,42 @@ ATTENTION = Table(
 
 
 def predictions_table(stages: int) -> Table:
-    """The table of held-out predictions for ``stages`` stages."""
+    """The table of held-out predictions for ``stages`` stages; its metadata holds the run's temperature."""
     return Table(
         "predictions",
         "stage probabilities and embedding of every held-out cell",
         (
-            Column("slide", STRING, "", "slide"),
-            Column("cell", INT32, "", "cell number within the slide"),
-            Column("stage", INT32, "", "most probable stage"),
-            Column("probabilities", pa.list_(FLOAT32, stages), "", "probability of each stage"),
+            *_staged(stages),
             Column("embedding", pa.list_(pa.float16()), "", "L2-normalised embedding; empty for baselines"),
         ),
+    )
+
+
+def stages_table(stages: int) -> Table:
+    """The table of a slide's staged cells, the runs of an experiment joined, for ``stages`` stages."""
+    return Table(
+        "stages",
+        "stage of every cell of a slide, probabilities averaged over the runs of an experiment",
+        (
+            *_staged(stages),
+            Column(
+                "calibrated",
+                pa.list_(FLOAT32, stages),
+                "",
+                "probability of each stage, each run's scaled by its temperature before they are averaged",
+            ),
+            Column("entropy", FLOAT32, "nats", "entropy of the calibrated probabilities, 0 to log K"),
+            Column(
+                "uncertain", BOOL, "", "calibrated probability of the stage is below staging.uncertain_below"
+            ),
+        ),
+    )
+
+
+def _staged(stages: int) -> tuple[Column, ...]:
+    return (
+        Column("slide", STRING, "", "slide"),
+        Column("cell", INT32, "", "cell number within the slide"),
+        Column("stage", INT32, "", "most probable stage"),
+        Column("probabilities", pa.list_(FLOAT32, stages), "", "probability of each stage"),
     )

@@ -6,6 +6,7 @@ cell's embedding is computed once and drawn in the place of its tokens.
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -113,11 +114,10 @@ def train(
     *,
     checkpoints: Checkpoints,
     history_out: Path,
-    model_out: Path,
     device: torch.device,
     made_by: str,
 ) -> tuple[StageModel, int]:
-    """Train one run and write its model and its history.
+    """Train one run and write its history.
 
     Parameters
     ----------
@@ -131,9 +131,8 @@ def train(
         A fresh copy of the encoder's last blocks and norm; trained in place.
     checkpoints
         Of this run and its training data (:func:`fingerprint`); the newest one that fits is resumed.
-    history_out, model_out
-        ``HISTORY`` and safetensors (parameters of suffix and head, metadata ``spec``, ``stages``,
-        ``made_by``).
+    history_out
+        ``HISTORY`` to write.
 
     Returns
     -------
@@ -145,7 +144,7 @@ def train(
     Raises
     ------
     Diverged
-        The loss or its gradient is not finite; the history up to there is written, the model is not.
+        The loss or its gradient is not finite; the history up to there is written.
     UserError
         The specification leaves nothing to learn.
     """
@@ -186,19 +185,26 @@ def train(
         raise
     model.eval()
     write_history(history_out, history, spec, made_by)
-    save_model(model_out, model.state_dict(), spec, len(stages), made_by)
     return model, len(history) - begun
 
 
 def save_model(
-    path: Path, tensors: dict[str, Tensor], spec: RunSpec, stages: int, made_by: str, failed: str = ""
+    path: Path,
+    tensors: dict[str, Tensor],
+    spec: RunSpec,
+    stages: int,
+    made_by: str,
+    failed: str = "",
+    temperature: float = math.nan,
 ) -> None:
     """Write a model as safetensors, atomically, with the specification that made it.
 
-    ``failed`` says why there is no model; such a file holds no tensors.
+    ``failed`` says why there is no model; such a file holds no tensors. ``temperature`` calibrates what it
+    predicts; nan: it has none.
     """
     metadata = {"spec": spec.model_dump_json(), "stages": str(stages), "made_by": made_by}
     metadata |= {"failed": failed} if failed else {}
+    metadata |= {} if math.isnan(temperature) else {"temperature": repr(temperature)}
     own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with tables.atomic(path) as temporary:
         save_file(own, temporary, metadata)

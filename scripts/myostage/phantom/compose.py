@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from myostage.errors import UserError
+from myostage.errors import UserError, raise_all
 from myostage.schema import NAME_PATTERN, nearest
-from myostage.study.inputs import raise_all, read_tsv
+from myostage.study.inputs import read_tsv
 
 Counts = NDArray[np.int64]
 

@@ -5,8 +5,6 @@ Stains are laid over each other by Beer-Lambert's law. Nothing here knows a tiss
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +14,8 @@ import tifffile
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
+
+from myostage import tables
 
 Floats = NDArray[np.float32]
 Reals = NDArray[np.floating]
@@ -255,27 +255,20 @@ def scan(
 
 def write_tiff(path: Path, image: NDArray[np.uint8], mpp: float) -> None:
     """Three levels of 256 px tiles; OpenSlide takes the resolution from the tags."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        with tifffile.TiffWriter(temporary) as file:
-            for level in range(3):
-                file.write(
-                    image,
-                    tile=(256, 256),
-                    photometric="rgb",
-                    compression="jpeg",
-                    compressionargs={"level": JPEG_QUALITY},
-                    resolution=(1e4 / (mpp * 2**level), 1e4 / (mpp * 2**level)),
-                    resolutionunit="CENTIMETER",
-                    subfiletype=int(level > 0),
-                    metadata=None,
-                )
-                image = _halve(image)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with tables.atomic(path) as temporary, tifffile.TiffWriter(temporary) as file:
+        for level in range(3):
+            file.write(
+                image,
+                tile=(256, 256),
+                photometric="rgb",
+                compression="jpeg",
+                compressionargs={"level": JPEG_QUALITY},
+                resolution=(1e4 / (mpp * 2**level), 1e4 / (mpp * 2**level)),
+                resolutionunit="CENTIMETER",
+                subfiletype=int(level > 0),
+                metadata=None,
+            )
+            image = _halve(image)
 
 
 def _halve(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -301,11 +294,5 @@ def write_outlines(path: Path, drawn: Drawn, stages: tuple[str, ...], mpp: float
         }
         for index, (ring, stage) in enumerate(zip(rings, drawn.stage, strict=True))
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump({"type": "FeatureCollection", "features": features}, file, separators=(",", ":"))
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with tables.atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        json.dump({"type": "FeatureCollection", "features": features}, file, separators=(",", ":"))

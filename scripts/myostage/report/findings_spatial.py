@@ -42,7 +42,7 @@ from myostage.report.findings import (
     describe_differences,
     format_sizes,
 )
-from myostage.study.config import control_of
+from myostage.study.expand import control_of
 
 SMOOTHING = ("smap", "smtap")
 RECONSTRUCTION = "spatial_reconstruction"

@@ -4,50 +4,92 @@ import logging
 import pickle
 import time
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from myostage import tables
+from myostage.runtime import provenance
 
 log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 5.0
 # What torch.load raises for a file that is cut short, overwritten or none of ours.
-DAMAGED = (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError)
+DAMAGED = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    pickle.UnpicklingError,
+)
 # Two, because a machine that dies may take the newest with it.
 CHECKPOINTS_KEPT = 2
+
+_code_digest = cache(provenance.code_digest)
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one run in their folder, newest last."""
+    """The checkpoints of one run in their folder, newest last.
+
+    Attributes
+    ----------
+    folder
+        Where they lie.
+    fingerprint
+        Of the run's specification and of its data.
+    code
+        Files of the library that train it. Their code, what they import and the versions of packages belong
+        to a checkpoint as the fingerprint does: numbers of two recipes in one run would be those of neither.
+    """
 
     folder: Path
     fingerprint: str
+    code: tuple[Path, ...] = ()
+
+    @cached_property
+    def recipe(self) -> dict[str, str]:
+        """What a checkpoint must share with a run to be resumed by it, by what it is called in the log."""
+        versions = (f"{package} {version}" for package, version in provenance.versions().items())
+        return {
+            "specification or data": self.fingerprint,
+            "code": "+".join(_code_digest(file) for file in self.code),
+            "versions of packages": ", ".join(versions),
+        }
 
     def save(self, phase: int, step: int, state: dict[str, Any]) -> None:
         """Write the state before ``step`` of ``phase``, atomically, and drop all but the newest."""
         with tables.atomic(self.folder / f"phase{phase}-step{step:08d}.pt") as temporary:
-            torch.save({"fingerprint": self.fingerprint, "phase": phase, "step": step, **state}, temporary)
+            torch.save({"recipe": self.recipe, "phase": phase, "step": step, **state}, temporary)
         for old in self._paths()[:-CHECKPOINTS_KEPT]:
             old.unlink()
 
     def load(self) -> dict[str, Any] | None:
-        """The newest usable state; what is damaged or of another run is named in the log and deleted."""
+        """The newest usable state; what is damaged or of another recipe is named in the log and deleted."""
+        others: dict[str, None] = {}
         for path in reversed(self._paths()):
             try:
                 state = torch.load(path, map_location="cpu", weights_only=True)
-                found = state["fingerprint"]
+                found = state["recipe"]
+                others |= dict.fromkeys(key for key in self.recipe if found.get(key) != self.recipe[key])
             except DAMAGED as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 log.warning("checkpoint %s is damaged and ignored (%s)", path, reason)
             else:
-                if found == self.fingerprint:
+                if found == self.recipe:
                     return state
-                log.warning("checkpoint %s is of another specification or other data and ignored", path)
             path.unlink()
+        if others:
+            log.warning(
+                "the checkpoints in %s are of other %s: training starts from the beginning",
+                self.folder,
+                " and ".join(others),
+            )
         return None
 
     def clear(self) -> None:

@@ -6,6 +6,10 @@ from pathlib import Path
 
 from myostage.errors import UserError
 
+_SILENT = (
+    "the network disk of {path} does not answer: see that it is mounted and its server runs, then start again"
+)
+_HANDLES = "too many files are open, and {path} is one more: allow more (`ulimit -n 4096`), then start again"
 _SENTENCES = {
     errno.ENOSPC: "the disk of {path} is full: free space there (`df -h {path}` shows the bytes, "
     "`df -i {path}` the number of files), then start again",
@@ -17,6 +21,11 @@ _SENTENCES = {
     "is mounted and that nobody replaced the folder, then start again",
     errno.EIO: "the disk of {path} fails (input/output error): have it and its connection checked, then "
     "start again",
+    errno.ENOTCONN: _SILENT,
+    errno.ETIMEDOUT: _SILENT,
+    errno.EHOSTDOWN: _SILENT,
+    errno.EMFILE: _HANDLES,
+    errno.ENFILE: _HANDLES,
 }
 _DENIED = "{path} is not {way}: you lack the rights to it; have its owner grant them, or choose another path"
 
@@ -34,8 +43,8 @@ def disk_error(error: OSError, path: str | Path) -> UserError | None:
     Returns
     -------
     UserError | None
-        To be raised: no space, no quota, a read-only disk, no rights, a stale handle or a failing disk; None
-        for every other error.
+        To be raised: no space, no quota, a read-only disk, no rights, a stale handle, a failing or silent
+        disk, too many open files; None for every other error.
     """
     if error.errno in (errno.EACCES, errno.EPERM):
         readable = os.access(path, os.R_OK) or not os.access(path, os.F_OK)

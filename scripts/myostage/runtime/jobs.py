@@ -1,5 +1,6 @@
 """How every script of a rule runs: log, errors, and the statement of what made its outputs."""
 
+import errno
 import logging
 import os
 import signal
@@ -7,24 +8,24 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from myostage import tables
-from myostage.errors import UserError
+from myostage.errors import Damaged, UserError
 from myostage.paths import Paths
-from myostage.runtime import devices, provenance, receipts
+from myostage.runtime import deaths, devices, provenance, receipts
 from myostage.runtime.disk import disk_error
 
 LAST_LINES = 15
-# A slide that its job died on so often is skipped where bad slides are.
-TRIES = 2
 # What a shell says of a process that SIGTERM ended.
 TERMINATED = 128 + signal.SIGTERM
 # params that list the members of a job, or say how and not what is made: they shape no member
 SHAPE_NONE = ("slides", "runs", "specs", "settings", "scratch", "on_bad_slide")
+# A full disk as errors say it in words.
+FULL = {os.strerror(number): number for number in (errno.ENOSPC, errno.EDQUOT)}
 log = logging.getLogger("myostage")
 
 
@@ -150,8 +151,9 @@ def make_each(
     make
         Makes the member of that name.
     skip
-        Called with name and reason for a member that fails, or whose job has died on it ``TRIES`` times, to
-        leave files that say so; the job goes on. None: such a member fails the job.
+        Called with name and reason for a member that fails, or that its job has died of
+        (:mod:`myostage.runtime.deaths`), to leave files that say so; the job goes on. A fault of the machine,
+        or a file that is gone, is no member's own and fails the job. None: any fault does.
     ready
         Called once, before the first member that is to be made, for what all of them need, such as a model:
         its failure is no fault of a member, and fails the job.
@@ -181,14 +183,15 @@ def make_each(
         tries = Path(f"{path}.tries")
         try:
             if skip:
-                with _counted(tries):
+                with deaths.counted(tries):
                     make(member.name)
             else:
                 make(member.name)
         except Exception as error:
             fault = _fault(error, where.root)
-            if skip is None or _short_of_memory(error):
-                faults[member.name] = fault
+            gone = [path for path in member.inputs if not Path(path).exists()]
+            if skip is None or gone or isinstance(error, Damaged) or deaths.is_of_machine(error):
+                faults[member.name] = f"{gone[0]} is gone ({fault})" if gone else fault
                 continue
             log.error("%s is skipped: %s", member.name, fault)
             skip(member.name, fault)
@@ -233,42 +236,20 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
-@contextmanager
-def _counted(tries: Path) -> Iterator[None]:
-    """Keep in the file ``tries`` how often a job died within the block, or was short of memory there.
-
-    A job that fails otherwise, or that is stopped, has not died: then the count is as before.
-
-    Raises
-    ------
-    UserError
-        It died there ``TRIES`` times.
-    """
-    died = tries.stat().st_size if tries.exists() else 0
-    if died >= TRIES:
-        raise UserError(f"its job died or ran out of memory {died} times while at work on it")
-    tries.parent.mkdir(parents=True, exist_ok=True)
-    tries.write_text("." * (died + 1), encoding="utf-8")
-    try:
-        yield
-    except BaseException as error:
-        if not _short_of_memory(error):
-            with suppress(OSError):
-                os.truncate(tries, died)
-        raise
-
-
-def _short_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of the node or (as torch names it) of the GPU: at first no slide's fault."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-
-
-def _of_disk(error: Exception, folder: str | Path) -> UserError | None:
+def _of_disk(error: BaseException, folder: str | Path) -> UserError | None:
     """The sentence for an error of the disk: of the file that it names, if it is there, else ``folder``."""
-    if not isinstance(error, OSError):
+    if isinstance(error, UserError):
         return None
-    named = error.filename if isinstance(error.filename, str | Path) else ""
-    return disk_error(error, named if named and os.path.lexists(named) else folder)
+    if isinstance(error, OSError):
+        named = error.filename if isinstance(error.filename, str | Path) else ""
+        if fault := disk_error(error, named if named and os.path.lexists(named) else folder):
+            return fault
+    # Libraries wrap it, a notebook hands on its text, and closing what is cut short fails in another way.
+    said = next((number for words, number in FULL.items() if words in str(error)), None)
+    if said:
+        return disk_error(OSError(said, ""), folder)
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return _of_disk(before, folder) if before and getattr(before, "errno", None) in FULL.values() else None
 
 
 def _fault(error: Exception, folder: str) -> str:
@@ -283,18 +264,33 @@ def _fault(error: Exception, folder: str) -> str:
 
 
 def _state(snakemake: Any, path: Path) -> None:
+    """What made the outputs, beside the log; and what they are, beside them, for the jobs that read them."""
     recipe = provenance.recipe(snakemake.rule, dict(snakemake.params.items()), _flat(snakemake.input))
-    write_json(path, provenance.statement(recipe, _flat(snakemake.output)))
+    statement = provenance.statement(recipe, _flat(snakemake.output))
+    write_json(path, statement)
+    folders: dict[Path, dict[str, Any]] = {}
+    for output, said in statement["outputs"].items():
+        folders.setdefault(Path(output).parent, {})[output] = said
+    for folder, outputs in folders.items():
+        write_json(folder / "made" / f"{snakemake.rule}.json", {"rule": snakemake.rule, "outputs": outputs})
 
 
 def _flat(files: Any) -> list[str]:
     return [str(file) for file in files]
 
 
+class _LogFile(logging.FileHandler):
+    """A log that a full disk cuts short without a traceback of its own: the job says that it is full."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def _start_logging(path: Path, rule: str) -> None:
     terminal = logging.StreamHandler()
     terminal.setLevel(logging.INFO)
-    file = logging.FileHandler(path, mode="w", encoding="utf-8")
+    file = _LogFile(path, mode="w", encoding="utf-8")
     log.setLevel(logging.DEBUG)
     for handler, layout in ((terminal, f"{rule}: %(message)s"), (file, "%(asctime)s %(message)s")):
         handler.setFormatter(logging.Formatter(layout))

@@ -83,7 +83,7 @@ def _on_this_node(folder: str) -> Path:
         fault = f"{path} is no folder of the node"
     except UnsetVariable as unset:
         fault = f"the variable {', '.join(unset.names)} is not set on the node"
-    except (RuntimeError, OSError):  # no such home; a folder above that may not be entered
+    except (ValueError, OSError):  # no such home; a folder above that may not be entered
         fault = f"{path} is no folder of the node"
     raise UserError(
         f"jobs.scratch is {folder}, but {fault} {os.uname().nodename}; name a folder that every node has, or "

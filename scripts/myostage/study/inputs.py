@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from pydantic import Field
 
-from myostage.errors import UserError
+from myostage.errors import UserError, raise_all
 from myostage.learning.options import EXPECTED_STAGE
 from myostage.schema import MPP_RANGE, NAME_PATTERN, Section, UnsetVariable, expand_path, nearest
 from myostage.study.sections.compare import MAY_BE_QUOTED
@@ -143,13 +143,6 @@ class _Line:
 
     def __getitem__(self, column: str) -> str:
         return self.values.get(column, "")
-
-
-def raise_all(where: str, problems: Sequence[str]) -> None:
-    """Raise one UserError that names every problem, or none where there is none."""
-    if problems:
-        shown = list(problems[:20]) + ([f"and {len(problems) - 20} more"] if len(problems) > 20 else [])
-        raise UserError(f"{where}: {'; '.join(shown)}")
 
 
 def read_tsv(path: str, required: Sequence[str], optional: Sequence[str]) -> list[_Line]:

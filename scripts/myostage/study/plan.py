@@ -17,7 +17,7 @@ from myostage.learning.options import EXPECTED_STAGE
 from myostage.learning.term import opposed, which
 from myostage.paths import Paths
 from myostage.runtime import provenance
-from myostage.study import config
+from myostage.study.expand import applied, encoders, left_out, runnable
 from myostage.study.inputs import (
     SlideRow,
     read_proportions,
@@ -42,7 +42,7 @@ MADE_BY = {
 # what a study starts from -> the table of a slide that says where cells lie, and the one that lists them
 PLACES = {"slides": "cells.parquet", "crops": "", "features": "positions.parquet"}
 COUNTED = {"slides": "crops.parquet", "crops": "crops.parquet", "features": "positions.parquet"}
-CELL_TABLES = ("metrics", "comparisons", "confusion", "scores", "runs")
+CELL_TABLES = ("metrics", "comparisons", "confusion", "reliability", "scores", "runs")
 SLIDE_TABLES = ("slides_metrics", "slides_comparisons", "slides_runs")
 ATTENTION_TABLES = ("spectrum", "borders")
 
@@ -140,11 +140,11 @@ class Plan:
     @cached_property
     def left_out(self) -> dict[str, str]:
         """Experiment that cannot run -> why."""
-        return config.left_out(self.study)
+        return left_out(self.study)
 
     @cached_property
     def runnable(self) -> Experiments:
-        return config.runnable(self.study)
+        return runnable(self.study)
 
     @cached_property
     def experiments(self) -> Experiments:
@@ -171,7 +171,7 @@ class Plan:
         Raises
         ------
         UserError
-            It, or the one that others are compared with, is left out (:func:`config.left_out`).
+            It, or the one that others are compared with, is left out (:func:`left_out`).
         """
         study = self.study
         for key, name in (
@@ -190,13 +190,13 @@ class Plan:
     def staging(self) -> list[RunSpec]:
         """The runs that stage every cell: of the shown experiment, or of the study that `apply` names."""
         if self.study.apply:
-            return config.applied(self.study)[1]
+            return applied(self.study)[1]
         return self.experiments[self.shown] if self.shown else []
 
     @cached_property
     def applied_models(self) -> list[str]:
         """The models of the study that `apply` names, in the order of `staging`."""
-        other, specs = config.applied(self.study)
+        other, specs = applied(self.study)
         return of_runs(Paths.of(other.results, other.study), "model.safetensors", specs)
 
     @cached_property
@@ -344,7 +344,7 @@ class Plan:
 
     @cached_property
     def encoders(self) -> dict[str, Encoder]:
-        return config.encoders(self.study)
+        return encoders(self.study)
 
     def encoder_json(self, encoder: str) -> str:
         """What shapes the tokens of an encoder, and nothing else."""
@@ -365,7 +365,7 @@ class Plan:
         files = {spec.encoder.id: self.paths.tuned(spec.encoder.id) for spec in runs if spec.encoder.dino}
         if study.apply is None:
             return files
-        other, specs = config.applied(study)
+        other, specs = applied(study)
         elsewhere = Paths.of(other.results, other.study)
         for spec in specs:
             if spec.encoder.id in files:

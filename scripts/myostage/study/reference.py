@@ -1,4 +1,7 @@
-"""The text of config/README.md, made from the sections and tables so that it cannot drift."""
+"""The text of config/README.md, made from the sections and tables so that it cannot drift.
+
+``python -m myostage.study.reference`` prints it; a test compares it with the file.
+"""
 
 import json
 import typing
@@ -18,7 +21,7 @@ One YAML file per study. Snakemake reads it with `--configfile config/NAME.yaml`
 folder it is started in (the root of the repository), `$VARIABLES` and a leading `~` in them are expanded.
 A key that is not listed here is an error, which names the nearest one.
 
-This page is made from the code (`cd scripts; python -m myostage.study.config > ../config/README.md`).
+This page is made from the code (`cd scripts; python -m myostage.study.reference > ../config/README.md`).
 *Source* is where a default comes from; "ours" means that it is a choice of this workflow which no paper made.
 """
 
@@ -66,7 +69,7 @@ def _type_words(schema: Mapping[str, Any]) -> str:
     }.get(schema.get("type", ""), "any")
     if schema.get("type") == "array":
         items = schema.get("items") or schema.get("prefixItems", [{}])[0]
-        exact = f"{schema['maxItems']} " if schema.get("maxItems") else ""
+        exact = f"{schema['maxItems']} " if schema.get("maxItems") == schema.get("minItems") else ""
         words = f"list of {exact}{_type_words(items)}" if items != {} else "list"
         return (
             words.replace("whole number", "whole numbers")
@@ -79,7 +82,9 @@ def _type_words(schema: Mapping[str, Any]) -> str:
         words = "name"
     bounds = (("exclusiveMinimum", ">"), ("minimum", ">="), ("exclusiveMaximum", "<"), ("maximum", "<="))
     shown = [
-        f"{sign} {schema[bound]:g}" for bound, sign in bounds if bound in schema and schema[bound] < 2**32
+        f"{sign} {schema[bound]:g}"
+        for bound, sign in bounds
+        if bound in schema and abs(schema[bound]) < 2**32
     ]
     return " ".join([words, ", ".join(shown)]).strip()
 
@@ -158,3 +163,7 @@ def readme() -> str:
         ]
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    print(readme(), end="")

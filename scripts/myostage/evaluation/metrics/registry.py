@@ -1,11 +1,18 @@
 """Every metric by its key, in the order of tables and figures."""
 
-from myostage.evaluation.metrics import attention, cells, composition, expected_stage, slide_labels
+from myostage.evaluation.metrics import (
+    attention,
+    calibration,
+    cells,
+    composition,
+    expected_stage,
+    slide_labels,
+)
 from myostage.evaluation.metrics.record import Metric
 
 METRICS: dict[str, Metric] = {
     metric.key: metric
-    for family in (cells, composition, expected_stage, slide_labels, attention)
+    for family in (cells, calibration, composition, expected_stage, slide_labels, attention)
     for metric in family.METRICS
 }
 

@@ -6,11 +6,10 @@ import math
 from typing import TYPE_CHECKING
 
 from numpy.typing import ArrayLike
-from pydantic import PositiveFloat
 
 from myostage.learning.term import Term
 from myostage.papers import PLOT
-from myostage.schema import Section, key
+from myostage.schema import Positive, Section, key
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +26,7 @@ SINKHORN_DECAY = 0.8
 class Options(Section):
     """Options of the transport plan."""
 
-    ot_entropy: PositiveFloat = key(0.1, "entropic regularisation of the transport plan of term `ot`")
+    ot_entropy: Positive = key(0.1, "entropic regularisation of the transport plan of term `ot`")
 
 
 def _compute(step: BagStep, options: Options) -> Tensor:

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import PositiveFloat
 
 from myostage.learning.options import Divided
 from myostage.learning.term import Term
 from myostage.papers import OSLSP, OSLSP_BINS, OSLSP_CODE, OSLSP_SIGMA
-from myostage.schema import Name, key
+from myostage.schema import Name, Positive, key
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,11 +31,11 @@ ROUNDING = 1e-9
 class Options(Divided):
     """Options of L_SimProp."""
 
-    sigma: PositiveFloat = key(
-        OSLSP_SIGMA, "width of the histogram's Gaussian, in similarity (0 to 1)", OSLSP
+    sigma: Positive = key(OSLSP_SIGMA, "width of the histogram's Gaussian, in similarity (0 to 1)", OSLSP)
+    bins: int = key(OSLSP_BINS, "bins of the similarity histogram on [0, 1]", OSLSP_CODE, ge=2, le=10_000)
+    order: tuple[Name, ...] = key(
+        (), "order of the stages that similarity is measured on; none: `stages`", max_length=1000
     )
-    bins: int = key(OSLSP_BINS, "bins of the similarity histogram on [0, 1]", OSLSP_CODE, ge=2)
-    order: tuple[Name, ...] = key((), "order of the stages that similarity is measured on; none: `stages`")
     pairs: Pairs = key("all", "every cell of bag A with every cell of bag B, or i with i (the released code)")
     target: Target = key(
         "exact",

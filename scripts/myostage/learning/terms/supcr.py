@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import PositiveFloat
-
 from myostage.learning.options import Parted, Queued, Scored
 from myostage.learning.term import Term
 from myostage.papers import RNC, RNC_TEMPERATURES
-from myostage.schema import key
+from myostage.schema import Positive, key
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +27,7 @@ class Options(Scored, Queued, Parted):
     supcr_similarity: Similarity = key(
         "l2", "similarity of `supcr`: minus the distance of two embeddings, or their cosine", RNC
     )
-    supcr_temperature: PositiveFloat | None = key(
+    supcr_temperature: Positive | None = key(
         None, "temperature of `supcr`; none: 2 with `l2`, .1 with `cosine`", RNC
     )
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pydantic import PositiveFloat
-
 from myostage.learning.term import Term
 from myostage.papers import LLP_VAT
-from myostage.schema import Section, key
+from myostage.schema import Positive, Section, key
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 class Options(Section):
     """Options of the adversarial consistency."""
 
-    vat_radius: PositiveFloat = key(
+    vat_radius: Positive = key(
         0.1, "length of the adversarial perturbation of term `vat`, as a share of that of a cell's tokens"
     )
 

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from myostage.schema import Section, key
+from myostage.schema import Section, Text, key
 
 # Metrics are declared in evaluation/metrics, which is imported by name: the digest of the code behind a run
 # follows import statements, and how a metric is computed is no part of a run.
@@ -19,11 +19,11 @@ else:
 class Compare(Section):
     """How experiments are compared: paired over folds and seeds, Holm-corrected."""
 
-    reference: str | None = key(None, "experiment that all others are compared with; none: the first")
+    reference: Text | None = key(None, "experiment that all others are compared with; none: the first")
     metric: LeadMetric = key(
         "accuracy", "what the summary speaks of; all metrics are compared; `kl` where no cell is labelled"
     )
-    slides: str | None = key(
+    slides: Text | None = key(
         None,
         "experiment of `method: slide` that the others of the same label are compared with; none: the first",
     )

@@ -4,19 +4,31 @@ import re
 from functools import cached_property
 from typing import Any, Literal, Self
 
-from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 
 from myostage.papers import DINO, OSLSP, OSLSP_CODE
-from myostage.schema import FileName, Section, Seed, digest, exactly_one, key, nearest
+from myostage.schema import (
+    Count,
+    FileName,
+    Number,
+    Positive,
+    Section,
+    Seed,
+    Text,
+    digest,
+    exactly_one,
+    key,
+    nearest,
+)
 
 
 class Architecture(Section):
     """A ViT that timm has no name for."""
 
-    patch_px: PositiveInt = key(8, "side of a patch, px", OSLSP)
-    width: PositiveInt = key(192, "embedding dimension, a multiple of `heads`")
-    depth: int = key(4, "blocks; all but the last are frozen", ge=2)
-    heads: PositiveInt = key(3, "attention heads")
+    patch_px: PositiveInt = key(8, "side of a patch, px", OSLSP, le=64)
+    width: PositiveInt = key(192, "embedding dimension, a multiple of `heads`", le=8192)
+    depth: int = key(4, "blocks; all but the last are frozen", ge=2, le=128)
+    heads: PositiveInt = key(3, "attention heads", le=256)
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -30,16 +42,18 @@ class Architecture(Section):
 class Dino(Section):
     """The encoder tuned by DINO on all crops, held-out ones too (transductive); no labels, no proportions."""
 
-    steps: PositiveInt = key(2000, "optimiser steps")
-    batch_size: int = key(64, "crops per step, each seen in several views", ge=2)
-    learning_rate: PositiveFloat = key(1e-4, "peak learning rate (AdamW)")
-    weight_decay: float = key(0.04, "AdamW's weight decay", DINO, ge=0)
-    prototypes: PositiveInt = key(4096, "outputs of the projection head; DINO has 65536 for ImageNet")
-    local_crops: int = key(4, "small views of a crop beside its two large ones", ge=0)
+    steps: Count = key(2000, "optimiser steps")
+    batch_size: int = key(64, "crops per step, each seen in several views", ge=2, le=65_536)
+    learning_rate: Positive = key(1e-4, "peak learning rate (AdamW)")
+    weight_decay: Number = key(0.04, "AdamW's weight decay", DINO, ge=0)
+    prototypes: PositiveInt = key(
+        4096, "outputs of the projection head; DINO has 65536 for ImageNet", le=1_000_000
+    )
+    local_crops: int = key(4, "small views of a crop beside its two large ones", ge=0, le=100)
     momentum: float = key(0.996, "of the teacher at the start, rising to 1", DINO, ge=0, lt=1)
-    teacher_temperature: PositiveFloat = key(0.04, "softmax temperature of the teacher", DINO)
+    teacher_temperature: Positive = key(0.04, "softmax temperature of the teacher", DINO)
     seed: Seed = key(0, "seed of views, batches and the projection head")
-    checkpoint_every: PositiveInt = key(200, "steps between two checkpoints; changes no result")
+    checkpoint_every: Count = key(200, "steps between two checkpoints; changes no result")
 
 
 # keys of an encoder that leave its cached tokens as they are
@@ -49,7 +63,7 @@ NOT_IN_TOKENS: dict[str, Any] = {"batch_size": True, "pool": True, "dino": {"che
 class Encoder(Section):
     """The vision transformer: all blocks but the last few are frozen, their tokens cached."""
 
-    model: str | None = key(
+    model: Text | None = key(
         "vit_base_patch8_224.dino", "timm name of a ViT; leave out with `architecture`", OSLSP, min_length=1
     )
     architecture: Architecture | None = key(None, "a ViT of our own geometry; leave out with `model`")
@@ -69,10 +83,10 @@ class Encoder(Section):
         OSLSP_CODE,
     )
     trained_blocks: PositiveInt = key(
-        1, "last blocks that are kept trainable: the cache holds the tokens that enter them", OSLSP
+        1, "last blocks that are kept trainable: the cache holds the tokens that enter them", OSLSP, le=128
     )
     dino: Dino | None = key(None, "fine-tune all blocks of the encoder by DINO before tokens are cached")
-    batch_size: PositiveInt = key(64, "cells embedded at once; changes no result")
+    batch_size: PositiveInt = key(64, "cells embedded at once; changes no result", le=65_536)
 
     @model_validator(mode="before")
     @classmethod

@@ -2,12 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 
 from myostage.learning.baseline import BASELINES
 from myostage.learning.term import TERMS, names
 from myostage.papers import OSLSP, OSLSP_BINS, OSLSP_SIGMA
-from myostage.schema import Name, Section, key
+from myostage.schema import Name, Positive, Section, Text, key
 from myostage.study.methods import Method, TermName
 
 Part = Literal["main", "grid", "design", "proportions", "regression", "attention", "spatial"]
@@ -62,13 +62,15 @@ class Experiment(Section):
         "losses, training and encoder to start from; `released`: the losses, the frozen head and the random "
         "encoder of OSLSP's released code, not its optimiser",
     )
-    losses: dict[TermName, PositiveFloat] = key({}, _LOSSES)
-    training: dict[str, Any] = key({}, "keys of `training` that differ here")
-    encoder: dict[str, Any] = key({}, "keys of `encoder` that differ here")
-    mil: dict[str, Any] = key({}, "keys of `mil` that differ here, with `method: slide`")
-    graph: dict[str, Any] = key({}, "keys of `graph` that differ here")
-    vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = key(
-        {}, "keys of `training`, or `losses.TERM`, `mil.KEY`, `graph.KEY`, each with the values of a grid"
+    losses: dict[TermName, Positive] = key({}, _LOSSES, max_length=1000)
+    training: dict[str, Any] = key({}, "keys of `training` that differ here", max_length=1000)
+    encoder: dict[str, Any] = key({}, "keys of `encoder` that differ here", max_length=1000)
+    mil: dict[str, Any] = key({}, "keys of `mil` that differ here, with `method: slide`", max_length=1000)
+    graph: dict[str, Any] = key({}, "keys of `graph` that differ here", max_length=1000)
+    vary: dict[Text, Annotated[list[Any], Field(min_length=1, max_length=1000)]] = key(
+        {},
+        "keys of `training`, or `losses.TERM`, `mil.KEY`, `graph.KEY`, each with the values of a grid",
+        max_length=1000,
     )
     part: Part = key(
         "main",
@@ -78,6 +80,6 @@ class Experiment(Section):
         "regularisation; changes no result",
     )
     baseline: bool = key(False, "whether it is a baseline that others are compared with; majorities are")
-    against: str | None = key(
+    against: Text | None = key(
         None, "experiment that this one changes something of, compared with beside `compare.reference`"
     )

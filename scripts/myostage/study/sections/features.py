@@ -13,4 +13,4 @@ class Features(Section):
     dataset: Literal["camelyon16", "panda", "rsna"] = key(..., "torchmil's data set")
     root: FileName = key(..., "folder it was extracted to; $VARIABLES are expanded")
     features: Name = key("UNI", "which of its features: `UNI`, `resnet50_bt`, ...")
-    patch_px: PositiveInt = key(512, "side of a patch, px; not for rsna")
+    patch_px: PositiveInt = key(512, "side of a patch, px; not for rsna", le=65_536)

@@ -2,10 +2,10 @@
 
 from typing import Literal, Self
 
-from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 
 from myostage.papers import SRMIL
-from myostage.schema import Section, key
+from myostage.schema import Positive, Section, key
 
 
 class Graph(Section):
@@ -15,8 +15,8 @@ class Graph(Section):
         "nearest",
         "the nearest `neighbours` of every cell, all within `radius_um`, or Delaunay's triangulation",
     )
-    neighbours: PositiveInt = key(8, "neighbours of a cell, with `by: nearest`; joined both ways")
-    radius_um: PositiveFloat | None = key(
+    neighbours: PositiveInt = key(8, "neighbours of a cell, with `by: nearest`; joined both ways", le=1000)
+    radius_um: Positive | None = key(
         None, "longest edge, um; none: any length, not with `by: radius`; of tiles, their sides"
     )
     coordinates: Literal["true", "permuted"] = key(

@@ -2,16 +2,16 @@
 
 from pydantic import PositiveInt
 
-from myostage.schema import Section, key
+from myostage.schema import Count, Section, Text, key
 
 
 class Jobs(Section):
     """How work is cut into jobs; changes no result."""
 
-    slides_per_job: PositiveInt = key(1, "slides handled by one job, one after another")
-    threads: PositiveInt = key(2, "threads of a job that computes")
-    runs_per_job: PositiveInt = key(1, "training runs handled by one job, one after another")
-    scratch: str | None = key(
+    slides_per_job: Count = key(1, "slides handled by one job, one after another")
+    threads: PositiveInt = key(2, "threads of a job that computes", le=1024)
+    runs_per_job: Count = key(1, "training runs handled by one job, one after another")
+    scratch: Text | None = key(
         None,
         "folder of the computing node that a training job copies its tokens to first, such as "
         "`$SLURM_TMPDIR`; none: they are read where they are",

@@ -2,20 +2,23 @@
 
 from pydantic import PositiveInt
 
-from myostage.schema import Section, key
+from myostage.schema import Section, Text, key
 
 
 class Look(Section):
     """What the figures show."""
 
-    experiment: str | None = key(None, "experiment of the maps and galleries; none: the first")
-    compared: tuple[str, ...] = key(
-        (), "experiments whose confusion matrices stand side by side; none: the first four that learn"
+    experiment: Text | None = key(None, "experiment of the maps and galleries; none: the first")
+    compared: tuple[Text, ...] = key(
+        (),
+        "experiments whose confusion matrices stand side by side; none: the first four that learn",
+        max_length=1000,
     )
-    slides: tuple[str, ...] = key((), "slides drawn as maps; none: the middle one")
-    gallery: PositiveInt = key(8, "crops per stage in the gallery")
-    attention: tuple[str, ...] = key(
+    slides: tuple[Text, ...] = key((), "slides drawn as maps; none: the middle one", max_length=1000)
+    gallery: PositiveInt = key(8, "crops per stage in the gallery", le=1000)
+    attention: tuple[Text, ...] = key(
         (),
         "experiments of `method: slide` whose attention stands side by side, first without Sm; none: the "
         "reference and the first with Sm",
+        max_length=1000,
     )

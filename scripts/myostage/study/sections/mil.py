@@ -45,12 +45,16 @@ class Mil(Section):
     alpha: Literal["trainable"] | Annotated[float, Field(gt=0, lt=1)] = key(
         0.5, "how much is smoothed, between 0 (nothing) and 1; `trainable`: learnt, through a sigmoid", SM
     )
-    smooth_steps: PositiveInt = key(10, "steps T of the operator", SM)
+    smooth_steps: PositiveInt = key(10, "steps T of the operator", SM, le=10_000)
     spectral_norm: bool = key(True, "spectral norm on the linear layers after Sm", SM)
-    attention_width: PositiveInt = key(64, "hidden width of the attention")
-    width: PositiveInt = key(64, "width of an attention head of `smtap`, `srmil` and the transformers", SRMIL)
-    heads: PositiveInt = key(4, "attention heads of `smtap`, `srmil` and the transformers", SRMIL)
-    layers: PositiveInt = key(2, "layers of `smtap`, of the transformers, and of both ends of `srmil`", SRMIL)
+    attention_width: PositiveInt = key(64, "hidden width of the attention", le=8192)
+    width: PositiveInt = key(
+        64, "width of an attention head of `smtap`, `srmil` and the transformers", SRMIL, le=8192
+    )
+    heads: PositiveInt = key(4, "attention heads of `smtap`, `srmil` and the transformers", SRMIL, le=256)
+    layers: PositiveInt = key(
+        2, "layers of `smtap`, of the transformers, and of both ends of `srmil`", SRMIL, le=128
+    )
 
     @model_validator(mode="after")
     def _layers(self) -> Self:

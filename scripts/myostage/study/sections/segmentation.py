@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 
 from myostage.papers import CELLPOSE, MYOREGENTRACK
-from myostage.schema import FileName, Section, Seed, exactly_one, key
+from myostage.schema import Count, FileName, Number, Positive, Section, Seed, exactly_one, key
 
 
 def _as_file(model: str | None) -> str | None:
@@ -21,9 +21,11 @@ class CellposeTraining(Section):
     start: FileName | None = key(
         None, "Cellpose model, name or file, whose weights are trained on; none: new ones"
     )
-    epochs: PositiveInt = key(100, "passes over the images")
-    learning_rate: PositiveFloat = key(0.1, "peak learning rate of SGD")
-    batch_size: PositiveInt = key(8, "crops per step; fewer make more steps of an epoch, for few images")
+    epochs: Count = key(100, "passes over the images")
+    learning_rate: Positive = key(0.1, "peak learning rate of SGD")
+    batch_size: PositiveInt = key(
+        8, "crops per step; fewer make more steps of an epoch, for few images", le=65_536
+    )
     small_net: bool = key(
         False, "8, 16, 32, 64 feature maps instead of 32, 64, 128, 256: faster on a CPU; not with `start`"
     )
@@ -48,19 +50,17 @@ class Segmentation(Section):
         "cyto3", "name of a Cellpose model, or a file; leave out with `train`", CELLPOSE, min_length=1
     )
     sha256: str | None = key(
-        None, "checksum of the model file, refused when it differs", pattern="^[0-9a-f]{64}$"
+        None, "checksum of the model file, refused when it differs", pattern="^[0-9a-f]{64}$", max_length=64
     )
     train: CellposeTraining | None = key(None, "train the model first; leave out with `model`")
-    diameter_um: PositiveFloat = key(
-        40.0, "typical cell diameter, um", f"{MYOREGENTRACK}: 40 px at about 1 um/px"
-    )
-    flow_threshold: float = key(0.4, "largest error of a cell's flow field; 0: off", CELLPOSE, ge=0)
-    cellprob_threshold: float = key(0.0, "least cell logit of a pixel", CELLPOSE)
-    min_area_um2: float = key(40.0, "smaller cells are dropped, um2", f"{MYOREGENTRACK}: 40 px", ge=0)
+    diameter_um: Positive = key(40.0, "typical cell diameter, um", f"{MYOREGENTRACK}: 40 px at about 1 um/px")
+    flow_threshold: Number = key(0.4, "largest error of a cell's flow field; 0: off", CELLPOSE, ge=0)
+    cellprob_threshold: Number = key(0.0, "least cell logit of a pixel", CELLPOSE)
+    min_area_um2: Number = key(40.0, "smaller cells are dropped, um2", f"{MYOREGENTRACK}: 40 px", ge=0)
     normalise: Literal["tile", "slide"] = key(
         "tile", "intensities stretched to the 1-99 % percentiles of each tile, or of the slide", CELLPOSE
     )
-    batch_size: PositiveInt = key(8, "tiles evaluated at once; changes no result", CELLPOSE)
+    batch_size: PositiveInt = key(8, "tiles evaluated at once; changes no result", CELLPOSE, le=65_536)
 
     @model_validator(mode="before")
     @classmethod

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from myostage.schema import Name, Section, key
+from myostage.schema import Name, Section, Text, key
 
 LabelKind = Literal["binary", "multiclass", "ordinal"]
 
@@ -14,8 +14,11 @@ class SlideLabel(Section):
 
     kind: LabelKind = key(..., "binary: the second class is sought; ordinal: `classes` stand in order")
     column: Name = key("group", "column of the slide table that says the class")
-    classes: dict[Name, tuple[str, ...]] = key(
-        ..., "class -> values of the column; a slide with another value is not learnt from", min_length=2
+    classes: dict[Name, tuple[Text, ...]] = key(
+        ...,
+        "class -> values of the column; a slide with another value is not learnt from",
+        min_length=2,
+        max_length=1000,
     )
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from myostage.study.sections.mil import Mil
 from myostage.study.sections.phantom import Phantom
 from myostage.study.sections.segmentation import Segmentation
 from myostage.study.sections.slide_label import SlideLabel
+from myostage.study.sections.staging import Staging
 from myostage.study.sections.tiling import Tiling
 from myostage.study.sections.training import Training
 
@@ -26,7 +27,9 @@ class Study(Section):
 
     study: Name = key(..., "name of the folder below `results`")
     results: FileName = key("results", "folder of all results")
-    stages: tuple[Name, ...] = key(..., "stages in order of recovery, at least two", min_length=2)
+    stages: tuple[Name, ...] = key(
+        ..., "stages in order of recovery, at least two", min_length=2, max_length=1000
+    )
     proportions: FileName | None = key(
         None, "TSV of the proportions of each group; columns below; needed for every experiment"
     )
@@ -58,14 +61,19 @@ class Study(Section):
     healthy: Healthy | None = key(
         None, "uninjured groups and stages: needed by the loss `cell` and by `method: slide`, used by `supcr`"
     )
-    slide_labels: dict[Name, SlideLabel] = key({}, "labels of slides by name, for `method: slide`")
+    slide_labels: dict[Name, SlideLabel] = key(
+        {}, "labels of slides by name, for `method: slide`", max_length=1000
+    )
     mil: Mil = key(Mil(), "a model of slide labels")
-    folds: int = key(5, "folds, grouped by animal, stratified by group", ge=2)
-    seeds: tuple[Seed, ...] = key((0, 1, 2), "seeds; each fold is trained with each", min_length=1)
-    experiments: tuple[Experiment, ...] = key((), "what is run; none only with `apply`")
+    folds: int = key(5, "folds, grouped by animal, stratified by group", ge=2, le=1000)
+    seeds: tuple[Seed, ...] = key(
+        (0, 1, 2), "seeds; each fold is trained with each", min_length=1, max_length=1000
+    )
+    experiments: tuple[Experiment, ...] = key((), "what is run; none only with `apply`", max_length=1000)
     apply: Apply | None = key(None, "stage the slides with the models of another study")
     compare: Compare = key(Compare(), "how experiments are compared")
     jobs: Jobs = key(Jobs(), "how work is cut into jobs")
+    staging: Staging = key(Staging(), "a stage for every cell, and how sure it is")
     look: Look = key(Look(), "what the figures show")
 
     @property

@@ -2,10 +2,10 @@
 
 from typing import Self
 
-from pydantic import PositiveFloat, model_validator
+from pydantic import model_validator
 
 from myostage.papers import OSLSP
-from myostage.schema import MPP_RANGE, Section, key
+from myostage.schema import MPP_RANGE, Number, Positive, Section, key
 
 
 class Tiling(Section):
@@ -14,13 +14,16 @@ class Tiling(Section):
     mpp: float = key(
         0.5, "the study's mpp: resolution at which cells are found, um/px", ge=MPP_RANGE[0], le=MPP_RANGE[1]
     )
-    tile_px: int = key(256, "side of a tile, px at `mpp`", OSLSP, ge=64)
+    tile_px: int = key(256, "side of a tile, px at `mpp`", OSLSP, ge=64, le=16_384)
     overlap_px: int = key(
-        96, "overlap of adjacent tiles, px at `mpp`; best two cell diameters, less than half a tile", ge=0
+        96,
+        "overlap of adjacent tiles, px at `mpp`; best two cell diameters, less than half a tile",
+        ge=0,
+        le=16_384,
     )
-    mask_mpp: PositiveFloat = key(4.0, "resolution of the tissue mask, um/px")
-    min_tissue_um2: float = key(2500.0, "smaller pieces of tissue are dropped, um2", ge=0)
-    max_hole_um2: float = key(2500.0, "smaller holes in tissue are filled, um2", ge=0)
+    mask_mpp: Positive = key(4.0, "resolution of the tissue mask, um/px")
+    min_tissue_um2: Number = key(2500.0, "smaller pieces of tissue are dropped, um2", ge=0)
+    max_hole_um2: Number = key(2500.0, "smaller holes in tissue are filled, um2", ge=0)
     min_tissue: float = key(0.05, "least share of tissue in a tile, 0 to 1", ge=0, le=1)
 
     @model_validator(mode="after")

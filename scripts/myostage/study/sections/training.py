@@ -2,18 +2,18 @@
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import PositiveFloat, PositiveInt, create_model
+from pydantic import PositiveInt, create_model
 
 from myostage.learning.term import TERMS, names
 from myostage.papers import OSLSP, OSLSP_CODE, SM
-from myostage.schema import Section, key
+from myostage.schema import Count, Number, Positive, Section, Width, key
 
 
 class Loop(Section):
     """One training run."""
 
-    steps: PositiveInt = key(2000, "optimiser steps, each on one pair of bags")
-    bag_size: int = key(100, "cells drawn into a bag", OSLSP_CODE, ge=2)
+    steps: Count = key(2000, "optimiser steps, each on one pair of bags")
+    bag_size: int = key(100, "cells drawn into a bag", OSLSP_CODE, ge=2, le=100_000)
     bags: Literal["slide", "group"] = key("slide", "a bag's cells come from one slide, or from one group")
     proportions: Literal["group", "slide"] = key(
         "group", "a bag's proportions: those of its group, or of its slide (`slide_proportions`)", OSLSP
@@ -36,7 +36,7 @@ class Loop(Section):
     head: Literal["trained", "frozen"] = key(
         "trained", "the head learns, or keeps its random start (the released code)"
     )
-    hidden: tuple[PositiveInt, PositiveInt] = key((128, 64), "hidden widths of the 3-layer head", OSLSP_CODE)
+    hidden: tuple[Width, Width] = key((128, 64), "hidden widths of the 3-layer head", OSLSP_CODE)
     smooth: Literal["none", "logits", "embedding"] = key(
         "none", "what of a cell Sm smooths over the graph: nothing, its stage logits, or its embedding"
     )
@@ -44,19 +44,21 @@ class Loop(Section):
         "both", "where: over the drawn cells of a bag before its losses, over the slide when it is predicted"
     )
     smooth_alpha: float = key(0.5, "how much is smoothed, between 0 (nothing) and 1", SM, gt=0, lt=1)
-    smooth_steps: PositiveInt = key(10, "steps T of Sm", SM)
-    learning_rate: PositiveFloat = key(1e-3, "peak learning rate of the head (AdamW)")
-    encoder_learning_rate: PositiveFloat = key(1e-4, "peak learning rate of the last block (AdamW)")
-    weight_decay: float = key(0.05, "AdamW's weight decay", ge=0)
+    smooth_steps: PositiveInt = key(10, "steps T of Sm", SM, le=10_000)
+    learning_rate: Positive = key(1e-3, "peak learning rate of the head (AdamW)")
+    encoder_learning_rate: Positive = key(1e-4, "peak learning rate of the last block (AdamW)")
+    weight_decay: Number = key(0.05, "AdamW's weight decay", ge=0)
     schedule: Literal["cosine", "constant"] = key(
         "cosine", "learning rate after the warm-up: down to 0 by a cosine, or constant (the released code)"
     )
     warmup: float = key(0.1, "share of the steps of linear warm-up, 0 to 1", ge=0, lt=1)
-    clip: PositiveFloat = key(1.0, "largest norm of the gradient")
+    clip: Positive = key(1.0, "largest norm of the gradient")
     precision: Literal["fp32", "bf16", "fp16"] = key("bf16", "autocast on a GPU; a CPU always trains in fp32")
-    checkpoint_every: PositiveInt = key(500, "steps between two checkpoints; changes no result")
-    cache_mb: float = key(
-        2000.0, "tokens a run keeps in memory, MB; more is streamed; changes no result", ge=0
+    checkpoint_every: Count = key(500, "steps between two checkpoints; changes no result")
+    cache_mb: Number = key(
+        2000.0,
+        "tokens, or embeddings that it trains no more, a run keeps in memory, MB; changes no result",
+        ge=0,
     )
 
 

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from myostage.errors import UserError
 from myostage.papers import SRMIL_WEIGHTS
-from myostage.study import config, inputs, reference
+from myostage.study import inputs, reference
+from myostage.study.expand import applied, control_of, encoders, expand, runs
 from myostage.study.inputs import check_bag_size, read_proportions, read_slides
+from myostage.study.load import load_study
 from myostage.study.sections.mil import MilModel
 from myostage.study.sections.phantom import Phantom
 from myostage.study.sections.study import Study
@@ -50,7 +52,7 @@ def study(tmp_path: Path) -> dict[str, Any]:
 
 def refusal(study: dict[str, Any]) -> str:
     with pytest.raises(UserError) as caught:
-        config.load_study(study)
+        load_study(study)
     return str(caught.value)
 
 
@@ -74,15 +76,15 @@ def put(study: dict[str, Any], key: str, value: Any) -> None:
 
 
 def test_the_demo_holds_15_animals_of_5_days_and_says_what_it_learns_from() -> None:
-    demo = config.load_study(ROOT / "config/demo.yaml", files=False)
+    demo = load_study(ROOT / "config/demo.yaml", files=False)
     rows = read_slides(demo.model_copy(update={"slides": str(ROOT / "config/demo/slides.tsv")}))
     assert len({row.animal for row in rows}) == 15
     assert {day: sum(row.group == day for row in rows) for day in ("d0", "d3", "d5", "d7", "d14")} == {
         "d0": 3, "d3": 3, "d5": 3, "d7": 3, "d14": 3,
     }  # fmt: skip
-    experiments = config.expand(demo)
+    experiments = expand(demo)
     assert [len(specs) for specs in experiments.values()] == [3] * 7
-    assert len(config.encoders(demo)) == 2, "the pre-trained one and the random one; none for baselines"
+    assert len(encoders(demo)) == 2, "the pre-trained one and the random one; none for baselines"
 
 
 @pytest.mark.parametrize("name", ["config/demo.yaml", "config/paper.yaml", "tests/studies/fibres.yaml"])
@@ -90,7 +92,7 @@ def test_proportions_of_the_studies_are_whole(name: str, monkeypatch: pytest.Mon
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("MYOSTAGE_PAPER_SLIDES", "slides")
     monkeypatch.setenv("MYOSTAGE_REAL_DATA", "data")
-    study = config.load_study(name, files=False)
+    study = load_study(name, files=False)
     for group, row in read_proportions(study).items():
         assert row.shape == (len(study.stages),), group
         assert row.sum() == pytest.approx(1, abs=1e-12), group
@@ -103,25 +105,25 @@ def test_slides_without_group_are_staged_with_another_studys_models(
 ) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("MYOSTAGE_REAL_DATA", "data")
-    study = config.load_study(f"tests/studies/{name}.yaml", files=False)
-    other, specs = config.applied(study)
+    study = load_study(f"tests/studies/{name}.yaml", files=False)
+    other, specs = applied(study)
     assert all(row.group == "" and not row.labelled for row in read_slides(study))
     assert (other.study, len(specs)) == ("fibres", 3)
-    assert set(config.encoders(study)) == {spec.encoder.id for spec in specs}
+    assert set(encoders(study)) == {spec.encoder.id for spec in specs}
 
 
 def test_the_demo_of_neighbours_has_every_control_and_point_of_its_grids(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(ROOT)
-    study = config.load_study("config/demo_neighbours.yaml", files=False)
-    experiments = config.expand(study)
+    study = load_study("config/demo_neighbours.yaml", files=False)
+    experiments = expand(study)
     alphas = ("0.1", "0.5", "0.9", "trainable")
     places = ("early", "mid", "late")
     assert {f"smap[placement={place},alpha={alpha}]" for place in places for alpha in alphas} <= set(
         experiments
     )
-    controls = {config.control_of(label) for label in experiments} & set(experiments)
+    controls = {control_of(label) for label in experiments} & set(experiments)
     rebuilding = {
         label for label, specs in experiments.items() if "spatial_reconstruction" in specs[0].losses
     }
@@ -150,10 +152,10 @@ def test_public_benchmarks_load_once_their_table_is_written(
     monkeypatch.delenv(variable, raising=False)
     assert f"environment variable {variable}, which is not set" in refusal(text)
     monkeypatch.setenv(variable, str(tmp_path))
-    study = config.load_study(text)
-    (encoder,) = config.encoders(study).values()
+    study = load_study(text)
+    (encoder,) = encoders(study).values()
     assert (encoder.model, encoder.weights) == (f"{name}/{text['features']['features']}", "none")
-    experiments = config.expand(study)
+    experiments = expand(study)
     assert all(specs[0].method == "slide" and specs[0].spatial for specs in experiments.values())
     assert "srmil[coordinates=permuted]" in experiments
     assert {len(specs) for specs in experiments.values()} == {15}
@@ -161,7 +163,7 @@ def test_public_benchmarks_load_once_their_table_is_written(
 
 def test_the_readme_is_what_the_code_says() -> None:
     assert (ROOT / "config/README.md").read_text(encoding="utf-8") == reference.readme(), (
-        "make it again: cd scripts; python -m myostage.study.config > ../config/README.md"
+        "make it again: cd scripts; python -m myostage.study.reference > ../config/README.md"
     )
 
 
@@ -177,7 +179,7 @@ def test_every_key_has_a_meaning_and_a_source() -> None:
 
 
 def test_proportions_follow_the_stages_and_not_the_columns(study: dict[str, Any]) -> None:
-    found = read_proportions(config.load_study(study))
+    found = read_proportions(load_study(study))
     np.testing.assert_array_equal(found["d3"], [0.6, 0.4, 0])
     np.testing.assert_allclose(found["d7"], [0.3, 0.5, 0.2])
 
@@ -231,14 +233,14 @@ def test_all_faults_of_a_table_are_named_at_once(study: dict[str, Any]) -> None:
 
 def test_a_rounded_row_is_taken_and_made_whole(study: dict[str, Any]) -> None:
     edit(study, "proportions", "d3\t0\t.6\t.4", "d3\t0\t.6\t.3995")
-    assert read_proportions(config.load_study(study))["d3"].sum() == pytest.approx(1, abs=1e-12)
+    assert read_proportions(load_study(study))["d3"].sum() == pytest.approx(1, abs=1e-12)
 
 
 def test_counts_need_normalise(study: dict[str, Any]) -> None:
     edit(study, "proportions", "d3\t0\t.6\t.4", "d3\t0\t30\t10")
     assert "sum to 40" in refusal(study)
     study["normalise"] = True
-    np.testing.assert_allclose(read_proportions(config.load_study(study))["d3"], [0.75, 0.25, 0])
+    np.testing.assert_allclose(read_proportions(load_study(study))["d3"], [0.75, 0.25, 0])
 
 
 # --- slides and crops ---------------------------------------------------------------------------------------
@@ -287,7 +289,7 @@ def test_missing_empty_and_half_written_files_are_named_at_once(
 def test_a_broken_slide_that_may_be_skipped_is_left_to_check(study: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "s2.svs").write_bytes(b"II*\0" + (1_000_000).to_bytes(4, "little") + b"\0" * 100)
     study["on_bad_slide"] = "skip"
-    assert config.load_study(study).on_bad_slide == "skip"
+    assert load_study(study).on_bad_slide == "skip"
 
 
 def test_a_phantom_needs_no_files_but_groups_and_places_for_its_truth(
@@ -298,7 +300,7 @@ def test_a_phantom_needs_no_files_but_groups_and_places_for_its_truth(
         file.unlink()
     assert "must end in .tif" in refusal(study)
     edit(study, "slides", ".svs", ".tif")
-    assert config.load_study(study).phantom == Phantom()
+    assert load_study(study).phantom == Phantom()
     edit(study, "slides", "\td3\t", "\t\t")
     assert "slide s1 has no group" in refusal(study)
 
@@ -306,7 +308,7 @@ def test_a_phantom_needs_no_files_but_groups_and_places_for_its_truth(
 def test_a_slide_without_group_is_staged_only(study: dict[str, Any]) -> None:
     edit(study, "slides", "\td3\tm1", "\t\t")
     study["folds"] = 2
-    row = read_slides(config.load_study(study))[1]
+    row = read_slides(load_study(study))[1]
     assert (row.group, row.animal) == ("", "s1")
 
 
@@ -319,7 +321,7 @@ def test_crops_make_virtual_slides(study: dict[str, Any], tmp_path: Path) -> Non
     study.update(input="crops", crops=str(tmp_path / "crops.tsv"))
     assert "`slides` is named too" in refusal(study)
     del study["slides"]
-    rows = {row.slide: row for row in read_slides(config.load_study(study))}
+    rows = {row.slide: row for row in read_slides(load_study(study))}
     assert {slide: [crop.label for crop in row.crops] for slide, row in rows.items()} == {
         "d0_md0": [None, 2],
         "d3_md3": [2],
@@ -499,15 +501,15 @@ def test_scores_run_from_the_first_stage_to_the_last(study: dict[str, Any]) -> N
         {"name": "scored", "losses": {"mse": 1}, "vary": {"score": ["area", "expected_stage"]}}
     ]
     add_column(study, "area", ("10", "-10", "0"))
-    loaded = config.load_study(study)
+    loaded = load_study(study)
     rows = read_slides(loaded)
     assert inputs.slide_scores(loaded, "area", rows) == {"s0": 2.0, "s1": 0.0, "s2": 1.0}
-    assert set(config.expand(loaded)) == {"scored[score=area]", "scored[score=expected_stage]"}
+    assert set(expand(loaded)) == {"scored[score=area]", "scored[score=expected_stage]"}
     # A slide that nothing is learnt from needs no score.
     edit(study, "slides", "\td3\tm1", "\t\t")
     edit(study, "slides", "s1.geojson\t-10", "s1.geojson\t")
     study["folds"] = 2
-    loaded = config.load_study(study)
+    loaded = load_study(study)
     assert inputs.slide_scores(loaded, "area", read_slides(loaded)) == {"s0": 2.0, "s2": 0.0}
 
 
@@ -519,7 +521,7 @@ def test_a_label_of_slides_may_be_any_column(neighbours: dict[str, Any]) -> None
         "slide_labels.treatment",
         {"kind": "binary", "column": "treated", "classes": {"none": ["no"], "some": ["yes"]}},
     )
-    loaded = config.load_study(neighbours)
+    loaded = load_study(neighbours)
     found = {
         name: inputs.slide_classes(loaded, label, read_slides(loaded))
         for name, label in loaded.slide_labels.items()
@@ -531,7 +533,7 @@ def test_a_label_of_slides_may_be_any_column(neighbours: dict[str, Any]) -> None
     }
     edit(neighbours, "slides", "\td3\tm1", "\t\t")
     neighbours["folds"] = 2
-    loaded = config.load_study(neighbours)
+    loaded = load_study(neighbours)
     assert inputs.slide_classes(loaded, loaded.slide_labels["day"], read_slides(loaded)) == {
         "s0": 0,
         "s2": 2,
@@ -564,9 +566,9 @@ def test_ready_made_features_train_no_encoder(neighbours: dict[str, Any]) -> Non
     neighbours["apply"] = {"study": "none.yaml", "experiment": "prop"}
     assert "apply stages cells, and ready-made features have no crops to stage" in refusal(neighbours)
     del neighbours["apply"]
-    assert list(config.expand(config.load_study(neighbours))) == ["smap"]
+    assert list(expand(load_study(neighbours))) == ["smap"]
     del neighbours["proportions"]
-    assert read_proportions(config.load_study(neighbours)) == {}
+    assert read_proportions(load_study(neighbours)) == {}
     for key, words in (("features", "`features` is missing"), ("slides", "`slides` is missing")):
         assert words in refusal({name: value for name, value in neighbours.items() if name != key})
     neighbours["input"] = "slides"
@@ -583,7 +585,7 @@ def test_a_border_needs_a_score_and_what_lies_outside(neighbours: dict[str, Any]
     assert "row 4, column border: is blurred; it is sharp, diffuse or empty" in said
     edit(neighbours, "slides", "blurred", "diffuse")
     edit(neighbours, "slides", "sharp\t", "sharp\t.2")
-    assert [row.border for row in read_slides(config.load_study(neighbours))] == [
+    assert [row.border for row in read_slides(load_study(neighbours))] == [
         "",
         "sharp",
         "diffuse",
@@ -601,7 +603,7 @@ def test_labels_of_grids_show_what_is_varied(neighbours: dict[str, Any]) -> None
         SMAP | {"name": "near", "vary": {"graph.neighbours": [4, 6], "learning_rate": ["1e-3"]}},
         SMAP | {"name": "plain", "mil": {"spectral_norm": False}, "vary": {"mil.label": ["injured", "day"]}},
     ]
-    experiments = config.expand(config.load_study(neighbours))
+    experiments = expand(load_study(neighbours))
     assert list(experiments) == [
         "smap[placement=early,alpha=0.5]",
         "smap[placement=early,alpha=trainable]",
@@ -618,7 +620,7 @@ def test_labels_of_grids_show_what_is_varied(neighbours: dict[str, Any]) -> None
     near = experiments["near[neighbours=4,learning_rate=0.001]"][0]
     assert near.graph is not None and near.graph.neighbours == 4
     day = experiments["plain[label=day]"][0]
-    assert day.label == config.load_study(neighbours).slide_labels["day"]
+    assert day.label == load_study(neighbours).slide_labels["day"]
     assert len({spec.id for specs in experiments.values() for spec in specs}) == 8 * 6
 
 
@@ -635,7 +637,7 @@ def test_what_is_rebuilt_from_neighbours_has_a_control_with_permuted_places(
         {"name": "dealt"} | srmil | permuted,
         {"name": "both"} | srmil | {"vary": {"graph.coordinates": ["true", "permuted"]}},
     ]
-    experiments = config.expand(config.load_study(neighbours))
+    experiments = expand(load_study(neighbours))
     assert list(experiments) == [
         "rebuilt",
         "rebuilt[coordinates=permuted]",
@@ -649,7 +651,7 @@ def test_what_is_rebuilt_from_neighbours_has_a_control_with_permuted_places(
         "both[coordinates=permuted]",
     ]
     for label in ("rebuilt", "srmil[mask_ratio=0.7]"):
-        for one, control in zip(experiments[label], experiments[config.control_of(label)], strict=True):
+        for one, control in zip(experiments[label], experiments[control_of(label)], strict=True):
             assert one.graph is not None and one.graph.coordinates == "true"
             changed = {"graph": one.graph.model_copy(update={"coordinates": "permuted"})}
             assert control.model_dump() == one.model_copy(update=changed).model_dump()
@@ -658,7 +660,7 @@ def test_what_is_rebuilt_from_neighbours_has_a_control_with_permuted_places(
     ids = [[spec.id for spec in experiments[label]] for label in ("dealt", "both[coordinates=permuted]")]
     assert ids[0] == ids[1]
     neighbours["graph"] = {"coordinates": "permuted"}
-    assert not [label for label in config.expand(config.load_study(neighbours)) if "rebuilt[" in label]
+    assert not [label for label in expand(load_study(neighbours)) if "rebuilt[" in label]
 
 
 @pytest.mark.parametrize(
@@ -682,9 +684,9 @@ def test_a_runs_id_changes_with_neighbours_where_it_sees_them(
     neighbours: dict[str, Any], experiment: dict[str, Any], key: str, value: Any, same: bool
 ) -> None:
     neighbours["experiments"] = [experiment]
-    before = set(config.runs(config.load_study(neighbours)))
+    before = set(runs(load_study(neighbours)))
     put(neighbours, key, value)
-    after = set(config.runs(config.load_study(neighbours)))
+    after = set(runs(load_study(neighbours)))
     assert (before == after) is same
     assert same or not before & after
 
@@ -699,15 +701,15 @@ def test_models_of_slide_labels_and_spatial_runs_are_not_applied_blindly(
     said = refusal(neighbours | new)
     assert "apply.experiment smap stages no cell (it learns labels of slides)" in said
     new["apply"] = {"study": str(other), "experiment": "prop"}
-    assert config.applied(config.load_study(neighbours | new))[1][0].spatial
+    assert applied(load_study(neighbours | new))[1][0].spatial
     crops = {"input": "crops", "crops": neighbours["slides"], "slides": None}
     with pytest.raises(UserError, match=r"apply\.experiment prop needs to know where cells lie"):
-        config.applied(Study(**(neighbours | new | crops)))
+        applied(Study(**(neighbours | new | crops)))
 
 
 def test_a_supervised_ceiling_needs_labels(study: dict[str, Any], tmp_path: Path) -> None:
     study["experiments"].append({"name": "ceiling", "method": "supervised"})
-    assert config.expand(config.load_study(study))["ceiling"][0].losses == {"cross_entropy": 1.0}
+    assert expand(load_study(study))["ceiling"][0].losses == {"cross_entropy": 1.0}
     for number in range(3):
         edit(study, "slides", f"{tmp_path}/s{number}.geojson", "")
     assert "ceiling learns from labels and no row with a group has annotations" in refusal(study)
@@ -718,14 +720,14 @@ def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
     for text in ("study: [", "", "just words"):
         path.write_text(text)
         with pytest.raises(UserError, match=r"study\.yaml"):
-            config.load_study(path)
+            load_study(path)
 
 
 def test_apply_refuses_other_stages_and_other_crops(study: dict[str, Any], tmp_path: Path) -> None:
     other = tmp_path / "other.yaml"
     other.write_text(yaml.safe_dump(study))
     study |= {"study": "new", "experiments": [], "apply": {"study": str(other), "experiment": "combined"}}
-    assert len(config.applied(config.load_study(study))[1]) == 6
+    assert len(applied(load_study(study))[1]) == 6
     study["crop"] = {"mpp": 2.0}
     study["stages"] = STAGES[::-1]
     said = refusal(study)
@@ -746,7 +748,7 @@ def test_bags_larger_than_their_slides_are_named() -> None:
 
 def test_a_grid_has_a_label_and_folds_times_seeds_runs_at_each_point(study: dict[str, Any]) -> None:
     study["experiments"][0]["vary"] = {"sigma": [0.05, 0.1], "losses.prop": [1, 2]}
-    experiments = config.expand(config.load_study(study))
+    experiments = expand(load_study(study))
     assert list(experiments) == [
         "combined[sigma=0.05,losses.prop=1]",
         "combined[sigma=0.05,losses.prop=2]",
@@ -756,14 +758,14 @@ def test_a_grid_has_a_label_and_folds_times_seeds_runs_at_each_point(study: dict
     specs = experiments["combined[sigma=0.05,losses.prop=2]"]
     assert [(spec.fold, spec.seed) for spec in specs] == [(f, s) for f in range(3) for s in (0, 1)]
     assert {(spec.training.sigma, spec.losses["prop"]) for spec in specs} == {(0.05, 2.0)}
-    assert len(config.runs(config.load_study(study))) == 24, "all different"
+    assert len(runs(load_study(study))) == 24, "all different"
 
 
 def test_a_run_asked_for_twice_is_one_run(study: dict[str, Any]) -> None:
     study["experiments"].append(
         {"name": "again", "losses": {"prop": 1.0, "simprop": 1}, "vary": {"bins": [6, 8]}}
     )
-    experiments = config.expand(config.load_study(study))
+    experiments = expand(load_study(study))
     assert [spec.id for spec in experiments["again[bins=6]"]] == [spec.id for spec in experiments["combined"]]
     assert not {s.id for s in experiments["again[bins=8]"]} & {s.id for s in experiments["combined"]}
 
@@ -789,19 +791,19 @@ def test_a_run_asked_for_twice_is_one_run(study: dict[str, Any]) -> None:
 def test_a_runs_id_changes_with_what_shapes_its_numbers_only(
     study: dict[str, Any], key: str, value: Any, same: bool
 ) -> None:
-    before = set(config.runs(config.load_study(study)))
+    before = set(runs(load_study(study)))
     put(study, key, value)
-    after = set(config.runs(config.load_study(study)))
+    after = set(runs(load_study(study)))
     assert (before == after) is same
     assert same or not before & after
 
 
 def test_baselines_run_once_whatever_training_says(study: dict[str, Any]) -> None:
     study["experiments"].append({"name": "most", "method": "majority"})
-    before = [spec.id for spec in config.expand(config.load_study(study))["most"]]
+    before = [spec.id for spec in expand(load_study(study))["most"]]
     put(study, "training.sigma", 0.3)
     put(study, "encoder.pool", "cls+mean")
-    specs = config.expand(config.load_study(study))["most"]
+    specs = expand(load_study(study))["most"]
     assert [spec.id for spec in specs] == before
     assert [(spec.fold, spec.seed, spec.trained) for spec in specs] == [(fold, 0, False) for fold in range(3)]
 
@@ -809,6 +811,6 @@ def test_baselines_run_once_whatever_training_says(study: dict[str, Any]) -> Non
 def test_naming_one_geometry_replaces_the_other(study: dict[str, Any]) -> None:
     study["encoder"] = {"architecture": {"width": 96}, "weights": "none"}
     study["experiments"][0]["encoder"] = {"model": "vit_tiny_patch16_224", "weights": "pretrained"}
-    (encoder,) = config.encoders(config.load_study(study)).values()
+    (encoder,) = encoders(load_study(study)).values()
     assert (encoder.model, encoder.architecture) == ("vit_tiny_patch16_224", None)
     assert encoder.id.startswith("vit_tiny_patch16_224-")

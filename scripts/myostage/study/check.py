@@ -1,0 +1,260 @@
+"""What no single section can know: what must stand together in a study, its tables and its files."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from myostage.errors import UserError, raise_all
+from myostage.learning.options import EXPECTED_STAGE
+from myostage.learning.term import which
+from myostage.schema import nearest
+from myostage.study.expand import expand
+from myostage.study.files import file_faults
+from myostage.study.inputs import (
+    SlideRow,
+    read_crops,
+    read_slide_proportions,
+    read_training_images,
+    slide_classes,
+    slide_scores,
+)
+from myostage.study.run import RunSpec
+from myostage.study.sections.slide_label import SlideLabel
+from myostage.study.sections.study import Study
+
+
+def check_sources(study: Study, where: str) -> None:
+    """What must stand together: the input and its table, phantoms and slides, experiments and proportions."""
+    problems = []
+    needed = {"slides": ("slides",), "crops": ("crops",), "features": ("slides", "features")}[study.input]
+    for name in ("slides", "crops", "features"):
+        if name in needed and getattr(study, name) is None:
+            problems.append(f"input is {study.input} and `{name}` is missing; name it")
+        if name not in needed and getattr(study, name) is not None:
+            problems.append(f"input is {study.input} and `{name}` is named too; remove one")
+    if study.phantom is not None and study.input != "slides":
+        problems.append(
+            f"phantom draws slides and input is {study.input}; set input: slides or remove phantom"
+        )
+    if study.input == "features" and study.apply is not None:
+        problems.append("apply stages cells, and ready-made features have no crops to stage; remove it")
+    if not study.experiments and study.apply is None:
+        problems.append("no experiments; add some, or `apply` those of another study")
+    staging = [experiment.name for experiment in study.experiments if experiment.method != "slide"]
+    if study.proportions is None and (staging or study.phantom):
+        reason = "experiments learn from" if staging else "phantom draws by"
+        problems.append(f"{reason} proportions and the table `proportions` is missing; name it")
+    if study.input == "features" and staging:
+        problems.append(
+            f"{', '.join(staging)} would train an encoder, of which ready-made features have none; use "
+            "method: slide"
+        )
+    if any(experiment.method == "slide" for experiment in study.experiments):
+        problems += [
+            f"experiments of method slide need `{name}`; add it"
+            for name in ("slide_labels", "healthy")
+            if not getattr(study, name)
+        ]
+    if study.healthy:
+        problems += [
+            f"healthy.stages names {stage}, which is no stage{nearest(stage, study.stages)}"
+            for stage in study.healthy.stages
+            if stage not in study.stages
+        ]
+        if set(study.healthy.stages) >= set(study.stages):
+            problems.append("healthy.stages names every stage, so that no cell is injured; leave some out")
+    raise_all(where, problems)
+
+
+def check_names(study: Study, where: str) -> None:
+    """Names and seeds that must stand once."""
+    raise_all(
+        where,
+        [
+            f"{key} name {name} {count} times; keep one or rename the others"
+            for key, names in (
+                ("experiments", [experiment.name for experiment in study.experiments]),
+                ("stages", study.stages),
+                ("seeds", study.seeds),
+            )
+            for name, count in Counter(names).items()
+            if count > 1
+        ],
+    )
+
+
+def check_groups(
+    study: Study, where: str, rows: Sequence[SlideRow], proportions: Mapping[str, np.ndarray]
+) -> None:
+    table = study.table
+    problems = []
+    supervised = [experiment.name for experiment in study.experiments if experiment.method == "supervised"]
+    if supervised and not any(row.group and row.labelled for row in rows):
+        column = "annotations" if study.input == "slides" else "label"
+        problems.append(
+            f"{', '.join(supervised)} learns from labels and no row with a group has {column}; "
+            f"fill the column, or remove {', '.join(supervised)}"
+        )
+    used: dict[str, list[str]] = {}
+    for row in rows:
+        if row.group:
+            used.setdefault(row.group, []).append(row.slide)
+    if study.proportions is not None:
+        for group in [group for group in used if group not in proportions]:
+            slides = used[group]
+            shown = ", ".join(slides[:3]) + (f" and {len(slides) - 3} more" if len(slides) > 3 else "")
+            problems.append(
+                f"group {group} of {shown} has no row in {study.proportions}{nearest(group, proportions)}; "
+                "add the row, or empty the group to have them staged only"
+            )
+    if study.phantom is not None:
+        problems += [
+            f"slide {row.slide} has no group, whose proportions a phantom is drawn by; give it one"
+            for row in rows
+            if not row.group
+        ]
+        problems += [
+            f"slide {row.slide} has no annotations, where a phantom's truth is written; name a file"
+            for row in rows
+            if not row.annotations
+        ]
+        problems += [
+            f"slide {row.slide} is drawn into {row.path}, which must end in .tif or .tiff; rename it"
+            for row in rows
+            if not row.path.endswith((".tif", ".tiff"))
+        ]
+    problems += [
+        f"slide {row.slide} has a border, and the study says not which stages lie outside the region; add "
+        "`healthy`"
+        for row in rows
+        if row.border and study.phantom is not None and study.healthy is None
+    ]
+    raise_all(str(table), problems)
+    groups = set(used)
+    if study.healthy:
+        raise_all(
+            where,
+            [
+                f"healthy.groups names {group}, which no slide of {table} has{nearest(group, groups)}"
+                for group in study.healthy.groups
+                if group not in groups
+            ],
+        )
+    animals = {row.animal for row in rows if row.group}
+    if study.experiments and len(animals) < study.folds:
+        raise UserError(
+            f"{where}: folds is {study.folds}, more than the {len(animals)} animals with a group in {table}; "
+            f"lower folds{f' to {len(animals)}' if len(animals) > 1 else ''} or add animals"
+        )
+
+
+def check_slide_proportions(study: Study, rows: Sequence[SlideRow]) -> None:
+    """Every slide that is learnt from has proportions of its own, where a run asks for them."""
+    asking = [
+        name
+        for name, specs in expand(study).items()
+        if any(spec.trained and spec.training.proportions == "slide" for spec in specs)
+    ]
+    if not asking:
+        return
+    if study.slide_proportions is None:
+        raise UserError(
+            f"study {study.study}: {', '.join(asking)} learns from the proportions of slides and the table "
+            "slide_proportions is missing; name it"
+        )
+    given = read_slide_proportions(study)
+    raise_all(
+        study.slide_proportions,
+        [
+            f"slide {row.slide} has no row{nearest(row.slide, given)}; add it"
+            for row in rows
+            if row.group and row.slide not in given
+        ],
+    )
+
+
+def check_slide_level(
+    study: Study, rows: Sequence[SlideRow], experiments: Mapping[str, Sequence[RunSpec]]
+) -> None:
+    """Scores that runs learn from are numbers, and labels of slides tell at least two classes."""
+    specs = [listed[0] for listed in experiments.values()]
+    for name in dict.fromkeys(spec.training.score for spec in specs if which(spec.losses, regression=True)):
+        if name != EXPECTED_STAGE:
+            slide_scores(study, name, rows)
+    for label in dict.fromkeys(spec.label.model_dump_json() for spec in specs if spec.label):
+        slide_classes(study, SlideLabel.model_validate_json(label), rows)
+
+
+def check_look(study: Study, where: str, rows: Sequence[SlideRow], labels: list[str]) -> None:
+    labels = labels + ([study.apply.experiment] if study.apply else [])
+    problems = []
+    if study.look.experiment is not None and study.look.experiment not in labels:
+        problems.append(
+            f"look.experiment is {study.look.experiment}, none of {', '.join(labels)}"
+            + nearest(study.look.experiment, labels)
+        )
+    named = [("compare.reference", study.compare.reference)] + [
+        (f"experiments[{experiment.name}].against", experiment.against) for experiment in study.experiments
+    ]
+    named += [("look.compared", name) for name in study.look.compared]
+    problems += [
+        f"{key} is {name}, none of {', '.join(labels)}{nearest(name, labels)}"
+        for key, name in named
+        if name is not None and name not in labels
+    ]
+    of_slides = [label for label, specs in expand(study).items() if specs[0].method == "slide"]
+    problems += [
+        f"{key} is {name}, no experiment of method slide ({', '.join(of_slides) or 'there is none'})"
+        + nearest(name, of_slides)
+        for key, name in (
+            *(("look.attention", name) for name in study.look.attention),
+            ("compare.slides", study.compare.slides),
+        )
+        if name is not None and name not in of_slides
+    ]
+    slides = [row.slide for row in rows]
+    table = study.table
+    problems += [
+        f"look.slides names {slide}, which is no slide of {table}{nearest(slide, slides)}"
+        for slide in study.look.slides
+        if slide not in slides
+    ]
+    raise_all(where, problems)
+
+
+def check_files(study: Study, where: str, rows: Sequence[SlideRow]) -> None:
+    """Every file that must be there before the first job: missing, empty, half-written ones, all at once."""
+    problems = []
+    # a model that another study trains lies below results and may not be there yet
+    made = str(Path(study.results)) + os.sep
+    if study.input == "slides" and study.segmentation.model_file and study.segmentation.train is None:
+        named = study.segmentation.model_file
+        problems += [] if str(Path(named)).startswith(made) else file_faults("segmentation.model", named)
+    if study.encoder.weights_file:
+        problems += file_faults("encoder.weights", study.encoder.weights_file)
+    raise_all(where, problems)
+    if study.input == "slides" and study.segmentation.train is not None:
+        table = study.segmentation.train.images
+        images = read_training_images(table)
+        raise_all(
+            table,
+            [p for row in images for file in (row.image, row.masks) for p in file_faults("image", file)],
+        )
+    if study.phantom is not None:
+        return
+    if study.input == "crops":
+        raise_all(
+            str(study.crops),
+            [p for row in read_crops(study) for p in file_faults(f"crop {row.crop}", row.path)],
+        )
+        return
+    for row in rows:
+        # with `skip` a broken slide is `check`'s to name and leave out
+        whole = study.on_bad_slide == "fail"
+        problems += file_faults(f"slide {row.slide}", row.path, whole=whole)
+        if row.annotations:
+            problems += file_faults(f"annotations of slide {row.slide}", row.annotations, whole=True)
+    raise_all(str(study.slides), problems)

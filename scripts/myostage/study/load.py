@@ -1,0 +1,57 @@
+"""A study, read and checked with everything it names before anything runs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from myostage.study.check import (
+    check_files,
+    check_groups,
+    check_look,
+    check_names,
+    check_slide_level,
+    check_slide_proportions,
+    check_sources,
+)
+from myostage.study.expand import applied, expand
+from myostage.study.inputs import read_proportions, read_quoted, read_slides
+from myostage.study.parse import parse
+from myostage.study.sections.study import Study
+
+
+def load_study(
+    source: str | Path | Mapping[str, Any], *, where: str = "study file", files: bool = True
+) -> Study:
+    """Read and check a study with everything it names, without opening a slide.
+
+    Parameters
+    ----------
+    source : path, or mapping
+        The YAML file, or the mapping that Snakemake read from it; paths are relative to where it runs.
+    where : str
+        What messages call a mapping.
+    files : bool
+        Whether the files that the tables name must exist, be non-empty and whole, and `slide_proportions`
+        (which may be counted on them) be there.
+
+    Raises
+    ------
+    UserError
+        Anything wrong with the study or its tables, in one sentence that says where and how to mend it.
+    """
+    study, where = parse(source, where)
+    check_sources(study, where)
+    check_names(study, where)
+    experiments = expand(study)
+    proportions = read_proportions(study)
+    rows = read_slides(study)
+    check_groups(study, where, rows, proportions)
+    read_quoted(study)
+    check_slide_level(study, rows, experiments)
+    check_look(study, where, rows, list(experiments))
+    if study.apply is not None:
+        applied(study)
+    if files:
+        check_slide_proportions(study, rows)
+        check_files(study, where, rows)
+    return study
