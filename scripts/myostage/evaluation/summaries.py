@@ -22,7 +22,7 @@ LOW_FREQUENCY = 0.5
 LEAST_SLIDES = 3  # a rank correlation of fewer says nothing
 
 
-def mean_interval(values: ArrayLike) -> tuple[Floats, Floats, Floats]:
+def find_mean(values: ArrayLike) -> tuple[Floats, Floats, Floats]:
     """Mean over the first axis, [n, ...], with its 95 % bootstrap interval; missing values do not count."""
     table = np.asarray(values, dtype=np.float64)
     known = np.isfinite(table)
@@ -31,7 +31,7 @@ def mean_interval(values: ArrayLike) -> tuple[Floats, Floats, Floats]:
         return bootstrap(counts, lambda sums: sums[..., 0] / sums[..., 1])
 
 
-def animal_composition(scores: pd.DataFrame, stages: Sequence[str], experiment: str) -> pd.DataFrame:
+def compose_animals(scores: pd.DataFrame, stages: Sequence[str], experiment: str) -> pd.DataFrame:
     """Predicted shares per animal: ``group``, ``animal``, ``cells``, one column per stage."""
     rows = scores[(scores["experiment"] == experiment) & (scores["cells"] > 0)]
     shares = np.array(rows["proportions"].tolist(), dtype=float).reshape(-1, len(stages))
@@ -44,7 +44,7 @@ def animal_composition(scores: pd.DataFrame, stages: Sequence[str], experiment: 
     return animals
 
 
-def expected_stages(given: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+def list_expected_stages(given: Mapping[str, Sequence[float]]) -> pd.DataFrame:
     """Day and expected stage of every group: ``group``, ``day``, ``expected`` (0..K-1), in order of the day.
 
     The day is the first number in the group's name. Where a group has none, ``day`` is missing for all, and
@@ -62,19 +62,19 @@ def expected_stages(given: Mapping[str, Sequence[float]]) -> pd.DataFrame:
     return frame.sort_values("day", kind="stable", ignore_index=True) if known else frame
 
 
-def mean_stages(
+def average_stages(
     scores: pd.DataFrame, given: Mapping[str, Sequence[float]], stages: Sequence[str], experiment: str
 ) -> pd.DataFrame:
     """Predicted mean stage of every animal beside its group's: ``group``, ``day``, ``expected``, ``animal``,
     ``predicted`` (0..K-1; missing for a group without a slide), ``cells``."""
-    animals = animal_composition(scores, stages, experiment)
+    animals = compose_animals(scores, stages, experiment)
     animals["predicted"] = animals[list(stages)].to_numpy(dtype=float) @ np.arange(len(stages))
-    return expected_stages(given).merge(
+    return list_expected_stages(given).merge(
         animals[["group", "animal", "predicted", "cells"]], on="group", how="left"
     )
 
 
-def rhos(correlations: pd.DataFrame) -> dict[str, Measured]:
+def find_rhos(correlations: pd.DataFrame) -> dict[str, Measured]:
     """Spearman's rho of every experiment with its interval."""
     fields = (correlations[name] for name in ("rho", "low", "high", "slides", "cells"))
     return {
@@ -83,7 +83,7 @@ def rhos(correlations: pd.DataFrame) -> dict[str, Measured]:
     }
 
 
-def recovery_table(
+def tabulate_recovery(
     scores: pd.DataFrame, experiments: Sequence[str], groups: Sequence[str] | None = None
 ) -> pd.DataFrame:
     """Predicted and true recovery score of every slide with a group, by experiment and group.
@@ -113,7 +113,7 @@ def recovery_table(
     ].reset_index(drop=True)
 
 
-def recovery_error(rows: pd.DataFrame) -> Measured:
+def find_recovery_error(rows: pd.DataFrame) -> Measured:
     """Mean absolute error of the recovery score with its 95 % interval, bootstrap over slides."""
     known = rows[rows["error"].notna()]
     if known.empty:
@@ -149,7 +149,7 @@ class Errors:
         return self.neighbouring / self.cells if self.cells else np.nan
 
 
-def error_table(matrices: Mapping[str, np.ndarray], stages: Sequence[str]) -> pd.DataFrame:
+def tabulate_errors(matrices: Mapping[str, np.ndarray], stages: Sequence[str]) -> pd.DataFrame:
     """One row per experiment and pair of stages, with the experiment's shares of cells one stage off."""
     rows = []
     for experiment, matrix in matrices.items():
@@ -176,7 +176,7 @@ def error_table(matrices: Mapping[str, np.ndarray], stages: Sequence[str]) -> pd
     return pd.DataFrame(rows, columns=names)
 
 
-def percentile(values: ArrayLike) -> Floats:
+def rank_percentiles(values: ArrayLike) -> Floats:
     """Rank of every value among those there are, (rank - 1/2) / n, ties alike; missing stays missing, [n]."""
     given = np.asarray(values, dtype=np.float64)
     known = np.isfinite(given)
@@ -185,7 +185,7 @@ def percentile(values: ArrayLike) -> Floats:
     return out
 
 
-def spectrum_bands(table: pd.DataFrame) -> pd.DataFrame:
+def average_bands(table: pd.DataFrame) -> pd.DataFrame:
     """Mean share of power per experiment, signal and band of SPECTRUM, with its interval over slides.
 
     Columns ``experiment``, ``signal``, ``low``, ``high``, ``share``, ``share_low``, ``share_high``,
@@ -194,7 +194,7 @@ def spectrum_bands(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (experiment, signal), part in table.groupby(["experiment", "signal"], sort=False):
         wide = part.pivot(index="slide", columns=["low", "high"], values="share").sort_index(axis=1)
-        found = mean_interval(wide.to_numpy(dtype=float))
+        found = find_mean(wide.to_numpy(dtype=float))
         numbers = dict(zip(("share", "share_low", "share_high"), found, strict=True))
         edges = wide.columns.to_frame(index=False)
         edges = edges.assign(experiment=str(experiment), signal=str(signal), slides=len(wide))
@@ -203,7 +203,7 @@ def spectrum_bands(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)[names] if rows else pd.DataFrame(columns=names)
 
 
-def spectrum_slides(table: pd.DataFrame) -> pd.DataFrame:
+def summarise_spectra(table: pd.DataFrame) -> pd.DataFrame:
     """Share of power below LOW_FREQUENCY, energy and localisation of every slide.
 
     Columns ``experiment``, ``signal``, ``slide``, ``low_share``, ``energy``, ``instance_auroc``.
@@ -216,7 +216,7 @@ def spectrum_slides(table: pd.DataFrame) -> pd.DataFrame:
     return out.reset_index()
 
 
-def correlation(x: ArrayLike, y: ArrayLike) -> Measured:
+def correlate(x: ArrayLike, y: ArrayLike) -> Measured:
     """Spearman's rho over slides with its 95 % interval, slides drawn with replacement; nan for too few."""
     both = np.stack([np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)])
     both = both[:, np.isfinite(both).all(axis=0)]
@@ -227,7 +227,7 @@ def correlation(x: ArrayLike, y: ArrayLike) -> Measured:
     return Measured(float(value), float(low), float(high), count, 0)
 
 
-def reconstruction(histories: pd.DataFrame, pairs: Mapping[str, str]) -> pd.DataFrame:
+def tabulate_reconstruction(histories: pd.DataFrame, pairs: Mapping[str, str]) -> pd.DataFrame:
     """Reconstruction loss at the end of training, with true and with permuted coordinates.
 
     Parameters
@@ -251,12 +251,12 @@ def reconstruction(histories: pd.DataFrame, pairs: Mapping[str, str]) -> pd.Data
     for experiment, control in pairs.items():
         for coordinates, label in (("true", experiment), ("permuted", control)):
             own = ends[ends.index.get_level_values("experiment") == label].to_numpy(dtype=float)
-            found = mean_interval(own) if len(own) else (np.nan,) * 3
+            found = find_mean(own) if len(own) else (np.nan,) * 3
             rows.append((experiment, coordinates, label, *(float(one) for one in found), len(own)))
     return pd.DataFrame(rows, columns=["experiment", "coordinates", "label", "loss", "low", "high", "runs"])
 
 
-def conflict_curves(histories: pd.DataFrame) -> pd.DataFrame:
+def smooth_conflicts(histories: pd.DataFrame) -> pd.DataFrame:
     """Cosine of the gradients of supcr and cell by step, mean over runs with its interval.
 
     Smoothed over 1 / SMOOTHING of the steps at which it was measured. Columns ``experiment``, ``step``,
@@ -266,14 +266,14 @@ def conflict_curves(histories: pd.DataFrame) -> pd.DataFrame:
     for experiment, part in histories[histories["conflict"].notna()].groupby("experiment", sort=False):
         wide = part.pivot(index="step", columns="run", values="conflict").sort_index()
         smooth = wide.rolling(max(1, len(wide) // SMOOTHING), min_periods=1, center=True).mean()
-        cosine, low, high = mean_interval(smooth.to_numpy(dtype=float).T)
+        cosine, low, high = find_mean(smooth.to_numpy(dtype=float).T)
         numbers = {"cosine": cosine, "low": low, "high": high, "runs": wide.shape[1]}
         parts.append(pd.DataFrame({"experiment": experiment, "step": wide.index, **numbers}))
     names = ["experiment", "step", "cosine", "low", "high", "runs"]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
 
 
-def conflicts(histories: pd.DataFrame) -> pd.DataFrame:
+def summarise_conflicts(histories: pd.DataFrame) -> pd.DataFrame:
     """The cosine over all measured steps, mean over runs, and the share of steps at which it is below 0.
 
     Columns ``experiment``, ``cosine``, ``low``, ``high``, ``below`` (mean over runs), ``runs``, ``steps``.
@@ -282,12 +282,12 @@ def conflicts(histories: pd.DataFrame) -> pd.DataFrame:
     known = histories[histories["conflict"].notna()]
     for experiment, part in known.groupby("experiment", sort=False):
         of_run = part.assign(below=part["conflict"] < 0).groupby("run")[["conflict", "below"]].mean()
-        found = (float(one) for one in mean_interval(of_run["conflict"]))
+        found = (float(one) for one in find_mean(of_run["conflict"]))
         rows.append((experiment, *found, float(of_run["below"].mean()), len(of_run), part["step"].nunique()))
     return pd.DataFrame(rows, columns=["experiment", "cosine", "low", "high", "below", "runs", "steps"])
 
 
-def algebra_points(table: pd.DataFrame) -> pd.DataFrame:
+def average_algebra(table: pd.DataFrame) -> pd.DataFrame:
     """Cosines, ranks and number of candidates of every experiment and slide, mean over seeds."""
     keys, values = ["experiment", "slide"], ["own", "others", "rank", "rank_p", "candidates"]
     return table.groupby(keys, sort=False)[values].mean().reset_index()

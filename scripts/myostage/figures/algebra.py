@@ -34,7 +34,7 @@ def make(algebra: str) -> Drawn:
 
     table = tables.read(algebra, schemas.ALGEBRA)
     means = summary(table)
-    return Drawn(draw(table, means), summaries.algebra_points(table), more_numbers={"means": means})
+    return Drawn(draw(table, means), summaries.average_algebra(table), more_numbers={"means": means})
 
 
 def draw(table: pd.DataFrame, summary: pd.DataFrame) -> Figure:
@@ -52,7 +52,7 @@ def draw(table: pd.DataFrame, summary: pd.DataFrame) -> Figure:
             "No latent algebra",
             "No run holds out a healthy slide and at least two injured ones, or none has an embedding.",
         )
-    points = summaries.algebra_points(table)
+    points = summaries.average_algebra(table)
     experiments = summary["experiment"].tolist()
     colours = palette.series_colours(len(experiments))
     longest = max(len(name) for name in experiments)

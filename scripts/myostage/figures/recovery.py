@@ -37,7 +37,7 @@ FIGURE = Record(
 
 
 def make(scores: str, experiments: Sequence[str], groups: Sequence[str] = ()) -> Drawn:
-    rows = summaries.recovery_table(tables.read(scores, schemas.SCORES), experiments, groups or None)
+    rows = summaries.tabulate_recovery(tables.read(scores, schemas.SCORES), experiments, groups or None)
     return Drawn(draw(rows), rows)
 
 
@@ -53,7 +53,7 @@ def draw(rows: pd.DataFrame) -> Figure:
         return style.page("No recovery scores", "No experiment of this figure staged a slide with a group.")
     experiments = list(dict.fromkeys(rows["experiment"]))
     groups = list(dict.fromkeys(rows["group"]))
-    errors = {name: summaries.recovery_error(rows[rows["experiment"] == name]) for name in experiments}
+    errors = {name: summaries.find_recovery_error(rows[rows["experiment"] == name]) for name in experiments}
     labelled = rows["true"].notna().any()
     figure = style.new_figure(9.0 if labelled else 6.5, 3.9 + 0.18 * (len(experiments) // 3))
     panels = figure.subplots(
@@ -80,7 +80,7 @@ def draw(rows: pd.DataFrame) -> Figure:
                 continue
             x = place + middle
             panels[0].plot(np.full(len(values), x), values, ".", color=colour, ms=5, mew=0, alpha=0.55)
-            mean, low, high = summaries.mean_interval(values)
+            mean, low, high = summaries.find_mean(values)
             if np.isfinite(low):
                 panels[0].vlines(x + 0.28 * width, low, high, color=colour, lw=1.5)
             panels[0].plot(x + 0.28 * width, mean, marker, color=colour, ms=9 if marker == "_" else 5, mew=2)

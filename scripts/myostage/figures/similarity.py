@@ -74,7 +74,7 @@ def draw(
     figure = style.new_figure(1.9 + columns * (0.3 + 0.46 * count), 2.6 + 0.46 * count)
     figure.set_layout_engine("compressed")  # squares, which would leave gaps
     row = np.atleast_1d(figure.subplots(1, columns))
-    found_rhos = summaries.rhos(correlations)
+    found_rhos = summaries.find_rhos(correlations)
     _matrix(row[0], similarity(count), (0.0, 1.0), stages, "sim(k, k'), expected", named=True)
     for axes, (name, matrix) in zip(row[1:], matrices.items(), strict=True):
         image = _matrix(axes, matrix, scale, stages, f"{shown[name]}\nrho {found_rhos[name]}")

@@ -20,9 +20,9 @@ from myostage.evaluation.numbers import (
 )
 from myostage.evaluation.summaries import (
     LOW_FREQUENCY,
-    correlation,
-    mean_interval,
-    spectrum_slides,
+    correlate,
+    find_mean,
+    summarise_spectra,
 )
 from myostage.report.by_metric import (
     SLIDE_METRICS,
@@ -168,7 +168,7 @@ def _spectrum(facts: Facts) -> list[str]:
     """Share of the power of attention in low frequencies, and how that goes with localisation."""
     if facts.spectrum is None:
         return []
-    slides = spectrum_slides(facts.spectrum)
+    slides = summarise_spectra(facts.spectrum)
     sentences = []
     for name in dict.fromkeys(slides["experiment"]):
         part = slides[slides["experiment"] == name].set_index("slide")
@@ -185,7 +185,7 @@ def _spectrum(facts: Facts) -> list[str]:
             f"({format_count(len(shares), 'slide')})."
         )
         own = part[part["signal"] == "raw"]
-        rho = correlation(own["low_share"], own["instance_auroc"])
+        rho = correlate(own["low_share"], own["instance_auroc"])
         auroc = METRICS["instance_auroc"].title
         of = f"Spearman's rho of that share and {auroc} over slides of {name}"
         told = "its interval excludes 0" if find_side(rho.low, rho.high) else "its interval holds 0"
@@ -198,7 +198,7 @@ def _spectrum(facts: Facts) -> list[str]:
 
 
 def _mean(values: pd.Series, sign: bool = False) -> str:
-    mean, low, high = (float(one) for one in mean_interval(values))
+    mean, low, high = (float(one) for one in find_mean(values))
     return format_interval(mean, low, high, sign=sign)
 
 
