@@ -9,7 +9,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-from myostage.evaluation.resampling import Measured, bootstrap, resample
+from myostage.evaluation.intervals import find_mean, find_pseudo_values
+from myostage.evaluation.measured import Measured
 from myostage.evaluation.weighted import spearman
 from myostage.learning.stages import expected_stage
 
@@ -20,15 +21,6 @@ SMOOTHING = 40
 # Eigenvalues of the graph Laplacian below this are low frequencies: neighbours mostly agree.
 LOW_FREQUENCY = 0.5
 LEAST_SLIDES = 3  # a rank correlation of fewer says nothing
-
-
-def find_mean(values: ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """Mean over the first axis, [n, ...], with its 95 % bootstrap interval; missing values do not count."""
-    table = np.asarray(values, dtype=np.float64)
-    known = np.isfinite(table)
-    counts = np.stack([np.where(known, table, 0.0), known.astype(np.float64)], axis=-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return bootstrap(counts, lambda sums: sums[..., 0] / sums[..., 1])
 
 
 def compose_animals(scores: pd.DataFrame, stages: Sequence[str], experiment: str) -> pd.DataFrame:
@@ -114,14 +106,13 @@ def tabulate_recovery(
 
 
 def find_recovery_error(rows: pd.DataFrame) -> Measured:
-    """Mean absolute error of the recovery score with its 95 % interval, bootstrap over slides."""
+    """Mean absolute error of the recovery score with its 95 % interval over animals."""
     known = rows[rows["error"].notna()]
     if known.empty:
         return Measured()
-    # Per slide its error, then 1, so that a sum holds its number of terms.
-    counts = np.stack([known["error"].abs(), np.ones(len(known))], axis=1)
-    value, low, high = bootstrap(counts, lambda sums: sums[..., 0] / sums[..., 1])
-    return Measured(float(value), float(low), float(high), len(known), int(known["cells"].sum()))
+    # Scores lie between 0 and 1, and so do their errors.
+    value, low, high = (float(np.clip(end, 0, 1)) for end in find_mean(known["error"].abs(), known["animal"]))
+    return Measured(value, low, high, len(known), int(known["cells"].sum()))
 
 
 @dataclass(frozen=True)
@@ -186,15 +177,16 @@ def rank_percentiles(values: ArrayLike) -> Floats:
 
 
 def average_bands(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean share of power per experiment, signal and band of SPECTRUM, with its interval over slides.
+    """Mean share of power per experiment, signal and band of SPECTRUM, with its interval over animals.
 
     Columns ``experiment``, ``signal``, ``low``, ``high``, ``share``, ``share_low``, ``share_high``,
     ``slides``.
     """
     rows = []
     for (experiment, signal), part in table.groupby(["experiment", "signal"], sort=False):
-        wide = part.pivot(index="slide", columns=["low", "high"], values="share").sort_index(axis=1)
-        found = find_mean(wide.to_numpy(dtype=float))
+        wide = part.pivot(index=["slide", "animal"], columns=["low", "high"], values="share")
+        wide = wide.sort_index(axis=1)
+        found = find_mean(wide.to_numpy(dtype=float), wide.index.get_level_values("animal"))
         numbers = dict(zip(("share", "share_low", "share_high"), found, strict=True))
         edges = wide.columns.to_frame(index=False)
         edges = edges.assign(experiment=str(experiment), signal=str(signal), slides=len(wide))
@@ -206,25 +198,31 @@ def average_bands(table: pd.DataFrame) -> pd.DataFrame:
 def summarise_spectra(table: pd.DataFrame) -> pd.DataFrame:
     """Share of power below LOW_FREQUENCY, energy and localisation of every slide.
 
-    Columns ``experiment``, ``signal``, ``slide``, ``low_share``, ``energy``, ``instance_auroc``.
+    Columns ``experiment``, ``signal``, ``slide``, ``animal``, ``low_share``, ``energy``, ``instance_auroc``.
     """
     low = table["share"].where(table["high"] <= LOW_FREQUENCY + 1e-9, 0.0).where(table["share"].notna())
-    keys = ["experiment", "signal", "slide"]
+    keys = ["experiment", "signal", "slide", "animal"]
     grouped = table.assign(low_share=low).groupby(keys, sort=False)
     out = grouped[["energy", "instance_auroc"]].first()
     out.insert(0, "low_share", grouped["low_share"].sum(min_count=1))
     return out.reset_index()
 
 
-def correlate(x: ArrayLike, y: ArrayLike) -> Measured:
-    """Spearman's rho over slides with its 95 % interval, slides drawn with replacement; nan for too few."""
+def correlate(x: ArrayLike, y: ArrayLike, animals: ArrayLike) -> Measured:
+    """Spearman's rho over slides with its 95 % interval over animals; nan for too few."""
     both = np.stack([np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)])
-    both = both[:, np.isfinite(both).all(axis=0)]
-    count = both.shape[1]
+    known = np.isfinite(both).all(axis=0)
+    both, count = both[:, known], int(known.sum())
     if count < LEAST_SLIDES:
         return Measured(slides=count)
-    value, low, high = resample(count, lambda weights: spearman(both[0], both[1], weights))
-    return Measured(float(value), float(low), float(high), count, 0)
+
+    def rho(weights: Floats) -> Floats:
+        return spearman(both[0], both[1], weights)[..., None, None]
+
+    value = float(rho(np.ones(count))[0, 0])
+    mean, low, high = find_mean(find_pseudo_values(rho, np.asarray(animals)[known])[0, :, 0])
+    low, high = (float(np.clip(end - mean + value, -1, 1)) for end in (low, high))
+    return Measured(value, low, high, count, 0)
 
 
 def tabulate_reconstruction(histories: pd.DataFrame, pairs: Mapping[str, str]) -> pd.DataFrame:
@@ -240,7 +238,7 @@ def tabulate_reconstruction(histories: pd.DataFrame, pairs: Mapping[str, str]) -
     -------
     DataFrame
         ``experiment``, ``coordinates`` (true or permuted), ``label`` (whose runs), ``loss`` (mean over the
-        last tenth of steps of every run), ``low``, ``high`` (bootstrap over runs), ``runs``; missing without
+        last tenth of steps of every run), ``low``, ``high`` (t over runs), ``runs``; missing without
         a run.
     """
     if "spatial_reconstruction" not in histories:
@@ -266,7 +264,7 @@ def smooth_conflicts(histories: pd.DataFrame) -> pd.DataFrame:
     for experiment, part in histories[histories["conflict"].notna()].groupby("experiment", sort=False):
         wide = part.pivot(index="step", columns="run", values="conflict").sort_index()
         smooth = wide.rolling(max(1, len(wide) // SMOOTHING), min_periods=1, center=True).mean()
-        cosine, low, high = find_mean(smooth.to_numpy(dtype=float).T)
+        cosine, low, high = np.clip(find_mean(smooth.to_numpy(dtype=float).T), -1, 1)
         numbers = {"cosine": cosine, "low": low, "high": high, "runs": wide.shape[1]}
         parts.append(pd.DataFrame({"experiment": experiment, "step": wide.index, **numbers}))
     names = ["experiment", "step", "cosine", "low", "high", "runs"]
@@ -282,7 +280,7 @@ def summarise_conflicts(histories: pd.DataFrame) -> pd.DataFrame:
     known = histories[histories["conflict"].notna()]
     for experiment, part in known.groupby("experiment", sort=False):
         of_run = part.assign(below=part["conflict"] < 0).groupby("run")[["conflict", "below"]].mean()
-        found = (float(one) for one in find_mean(of_run["conflict"]))
+        found = np.clip(find_mean(of_run["conflict"]), -1, 1).tolist()
         rows.append((experiment, *found, float(of_run["below"].mean()), len(of_run), part["step"].nunique()))
     return pd.DataFrame(rows, columns=["experiment", "cosine", "low", "high", "below", "runs", "steps"])
 

@@ -101,7 +101,7 @@ def draw(table: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     )
     note = (
         "z_W + z_P of a slide against z_I of the slides that its run holds out, mean over seeds; n slides. "
-        "Line: 95 % interval (bootstrap over slides)."
+        "Line: 95 % interval over animals."
     )
     style.set_headline(figure, _predicts(summary), note)
     return figure

@@ -78,7 +78,7 @@ def draw(histories: pd.DataFrame) -> Figure:
     style.set_legend(figure, handles, 1)
     note = (
         f"Line: mean over runs, smoothed over 1/{summaries.SMOOTHING} of the measured steps; band: 95 % "
-        "interval (bootstrap over runs). Numbers: mean over all measured steps, then over n runs."
+        "interval over runs. Numbers: mean over all measured steps, then over n runs."
     )
     style.set_headline(figure, _opposed(whole), note)
     return figure

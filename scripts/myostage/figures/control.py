@@ -146,7 +146,7 @@ def draw(
         2 if panels < 3 else 3,
     )
     note = (
-        "Loss: mean over the last tenth of steps, then over n runs, 95 % interval (bootstrap over runs). "
+        "Loss: mean over the last tenth of steps, then over n runs, 95 % interval over runs. "
         f"Differences: {verdicts.INTERVAL}. {verdicts.state_rule(alpha)}"
     )
     style.set_headline(figure, _worth(losses, compared, alpha), note)

@@ -31,7 +31,7 @@ FIGURE = Record(
     caption=(
         "Mean cosine of two held-out cells by their annotated stages, within one run and averaged over "
         "runs, beside sim(k, k') = 1 - |k - k'| / (K - 1). Spearman's rho over pairs of stages; 95 % "
-        "interval, bootstrap over slides. Passes when the interval after training lies above 0."
+        "interval over animals and runs. Passes when the interval after training lies above 0."
     ),
     requests=requests,
 )
