@@ -10,7 +10,7 @@ import numpy as np
 from myostage.errors import UserError, raise_all
 from myostage.learning.options import EXPECTED_STAGE
 from myostage.learning.term import which
-from myostage.schema import nearest
+from myostage.schema import WILDCARDS, nearest
 from myostage.study.expand import expand
 from myostage.study.files import file_faults
 from myostage.study.inputs import (
@@ -120,6 +120,13 @@ def check_groups(
             f"slide {row.slide} has no annotations, where a phantom's truth is written; name a file"
             for row in rows
             if not row.annotations
+        ]
+        problems += [
+            f"slide {row.slide} is drawn into {file}, with {{, }}, < or >, which Snakemake takes for a "
+            "wildcard; rename it"
+            for row in rows
+            for file in (row.path, row.annotations or "")
+            if WILDCARDS & set(file)
         ]
         problems += [
             f"slide {row.slide} is drawn into {row.path}, which must end in .tif or .tiff; rename it"
