@@ -1,9 +1,9 @@
 """Annotated outlines (GeoJSON) matched with cells: labels to evaluate by, and a check of segmentation."""
 
-import json
+import itertools
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import shapely
 from numpy.typing import NDArray
 
 from myostage import tables
+from myostage.cells.geojson import NoCollectionError, read_features
 from myostage.cells.tables import CELLS, LABELS, SEGMENTATION_QUALITY
 from myostage.errors import UserError
 
@@ -21,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 MIN_IOU = 0.5
 """Least overlap of a cell and an outline that are the same: the usual threshold of instance segmentation."""
+
+OUTLINES = 1024
+"""Annotated outlines in memory at a time."""
 
 Polygons = NDArray[np.object_]
 
@@ -62,20 +66,26 @@ def label_cells(
     UserError
         The GeoJSON cannot be read; the feature at fault is named.
     """
-    numbers, cells = _cells(cells_path)
-    outlines, stage = read_annotations(annotations, stages, scale)
-    cell, outline, iou = match(cells, outlines)
-    staged = stage[outline] >= 0
-    labels = pd.DataFrame({"cell": numbers[cell], "stage": stage[outline], "iou": iou})[staged]
+    cells = _Cells(cells_path)
+    outlined, parts = 0, [(np.empty(0, np.intp), np.empty(0, np.intp), np.empty(0), np.empty(0, np.int32))]
+    for outlines, of_outlines in stream_annotations(annotations, stages, scale):
+        near = cells.near(outlines)
+        cell, outline, iou = overlaps(cells.polygons(near), outlines)
+        parts.append((near[cell], outline + outlined, iou, of_outlines[outline]))
+        outlined += len(outlines)
+    cell, outline, iou, stage = (np.concatenate(part) for part in zip(*parts, strict=True))
+    chosen = best(cell, outline, iou)
+    staged = chosen[stage[chosen] >= 0]
+    labels = pd.DataFrame({"cell": cells.numbers[cell[staged]], "stage": stage[staged], "iou": iou[staged]})
     quality = {
         "slide": [slide],
-        "true_positives": [len(cell)],
-        "false_positives": [len(cells) - len(cell)],
-        "false_negatives": [len(outlines) - len(cell)],
+        "true_positives": [len(chosen)],
+        "false_positives": [len(cells.numbers) - len(chosen)],
+        "false_negatives": [outlined - len(chosen)],
     }
     tables.write(out_labels, labels.sort_values("cell"), LABELS)
     tables.write(out_quality, pd.DataFrame(quality), SEGMENTATION_QUALITY)
-    matched = f"{len(cell)} of {len(outlines)} outlines matched"
+    matched = f"{len(chosen)} of {outlined} outlines matched"
     logger.info("slide %s: %s, %d cells labelled", slide, matched, len(labels))
     return len(labels)
 
@@ -83,7 +93,17 @@ def label_cells(
 def read_annotations(
     path: str | Path, stages: Sequence[str], scale: float
 ) -> tuple[Polygons, NDArray[np.int32]]:
-    """Read outlines and their stages.
+    """All outlines and stages of :func:`stream_annotations` at once."""
+    parts = list(stream_annotations(path, stages, scale))
+    none = np.empty(0, object), np.empty(0, np.int32)
+    outlines, stage = (np.concatenate(part) for part in zip(none, *parts, strict=True))
+    return outlines, stage
+
+
+def stream_annotations(
+    path: str | Path, stages: Sequence[str], scale: float
+) -> Iterator[tuple[Polygons, NDArray[np.int32]]]:
+    """Read outlines and their stages, some at a time.
 
     Parameters
     ----------
@@ -93,10 +113,10 @@ def read_annotations(
     scale : float
         Factor on the coordinates.
 
-    Returns
-    -------
+    Yields
+    ------
     outlines : object[n]
-        Shapely polygons.
+        Shapely polygons, n up to ``OUTLINES``.
     stage : int32[n]
         0..K-1; -1 where ``properties.classification.name`` is absent or no stage.
 
@@ -105,31 +125,35 @@ def read_annotations(
     UserError
         The file is missing or no such GeoJSON.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise UserError(f"{path}: {why}; correct column annotations of the slide table") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: no JSON ({error}); export the annotations again as GeoJSON") from None
-    features = content.get("features") if isinstance(content, dict) else content
-    if not isinstance(features, list):
-        raise UserError(f"{path}: no FeatureCollection; export the annotations again as GeoJSON")
     rank = {name: number for number, name in enumerate(stages)}
     unknown: Counter[str] = Counter()
-    outlines = np.empty(len(features), object)
-    stage = np.full(len(features), -1, np.int32)
-    for number, feature in enumerate(features):
-        outlines[number] = _polygon(feature, f"{path}: feature {number + 1}")
-        name = _class_name(feature)
-        if name in rank:
-            stage[number] = rank[name]
-        elif name is not None:
-            unknown[name] += 1
+    numbered = enumerate(_features(path), start=1)
+    while features := list(itertools.islice(numbered, OUTLINES)):
+        outlines = np.empty(len(features), object)
+        stage = np.full(len(features), -1, np.int32)
+        for place, (number, feature) in enumerate(features):
+            outlines[place] = _polygon(feature, f"{path}: feature {number}")
+            name = _class_name(feature)
+            if name in rank:
+                stage[place] = rank[name]
+            elif name is not None:
+                unknown[name] += 1
+        yield shapely.transform(outlines, lambda points: points * scale), stage
     if unknown:
         listed = ", ".join(f"{name} ({count})" for name, count in unknown.most_common())
         logger.warning("%s: outlines without a stage of the study: %s", path, listed)
-    return shapely.transform(outlines, lambda points: points * scale), stage
+
+
+def _features(path: str | Path) -> Iterator[Any]:
+    try:
+        yield from read_features(path)
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise UserError(f"{path}: {why}; correct column annotations of the slide table") from None
+    except NoCollectionError:
+        raise UserError(f"{path}: no FeatureCollection; export the annotations again as GeoJSON") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: no JSON ({error}); export the annotations again as GeoJSON") from None
 
 
 def _class_name(feature: dict[str, Any]) -> str | None:
@@ -158,27 +182,66 @@ def _valid(geometry: Any) -> Any:
     return geometry if shapely.is_valid(geometry) else shapely.buffer(shapely.make_valid(geometry), 0)
 
 
-def _cells(path: str | Path) -> tuple[NDArray[np.int32], Polygons]:
-    table = tables.read_arrow(path, CELLS, ["cell", "polygon"])
-    numbers, outlines = table["cell"].to_numpy(), table["polygon"]
-    points = pc.list_flatten(outlines).to_numpy().reshape(-1, 2).astype(np.float64)
-    counts = pc.list_value_length(outlines).to_numpy() // 2
-    cells = np.full(len(numbers), shapely.Polygon(), object)
-    closed = counts >= 3  # fewer points enclose nothing
-    if closed.any():
-        cell_of_point = np.repeat(np.arange(len(counts)), counts)
-        used = closed[cell_of_point]
-        ring = (np.cumsum(closed) - 1)[cell_of_point[used]]
-        cells[closed] = shapely.polygons(shapely.linearrings(points[used], indices=ring))
-    crossed = ~shapely.is_valid(cells)
-    cells[crossed] = [_valid(cell) for cell in cells[crossed]]
-    return numbers, cells
+class _Cells:
+    """The outlines of a slide's cells, as numbers: shapes, 10 times as large, are made of some at a time.
+
+    Attributes
+    ----------
+    numbers : int32[n]
+        Their numbers within the slide.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        table = tables.read_arrow(path, CELLS, ["cell", "polygon"]).combine_chunks()
+        self.numbers: NDArray[np.int32] = table["cell"].to_numpy()
+        self._points = pc.list_flatten(table["polygon"]).to_numpy().reshape(-1, 2)
+        self._counts = pc.list_value_length(table["polygon"]).to_numpy().astype(np.int64) // 2
+        self._starts = np.cumsum(self._counts) - self._counts
+        self._low, self._high = (np.full((len(self.numbers), 2), np.nan, np.float32) for _ in range(2))
+        some = self._counts > 0
+        if some.any():
+            self._low[some] = np.minimum.reduceat(self._points, self._starts[some])
+            self._high[some] = np.maximum.reduceat(self._points, self._starts[some])
+        self._by_x = np.argsort(self._low[:, 0])
+        # and a pixel, for differences in float32 are rounded
+        self._widest = 1 + float(np.nanmax(self._high[:, 0] - self._low[:, 0], initial=0))
+
+    def near(self, outlines: Polygons) -> NDArray[np.intp]:
+        """Rows of the cells whose bounding boxes meet that of an outline, ascending."""
+        from_left = self._low[self._by_x, 0]
+        boxes = shapely.bounds(outlines)
+        first = np.searchsorted(from_left, boxes[:, 0] - self._widest)
+        last = np.searchsorted(from_left, boxes[:, 2], side="right")
+        found = np.zeros(len(self.numbers), bool)
+        for low, high, (left, top, _, bottom) in zip(first, last, boxes, strict=True):
+            rows = self._by_x[low:high]
+            meets = (
+                (self._high[rows, 0] >= left) & (self._high[rows, 1] >= top) & (self._low[rows, 1] <= bottom)
+            )
+            found[rows[meets]] = True
+        return np.flatnonzero(found)
+
+    def polygons(self, rows: NDArray[np.intp]) -> Polygons:
+        """Valid shapely polygons of the cells in ``rows``."""
+        cells = np.full(len(rows), shapely.Polygon(), object)
+        counts = self._counts[rows]
+        closed = np.flatnonzero(counts >= 3)  # fewer points enclose nothing
+        if len(closed):
+            ring = np.repeat(np.arange(len(closed)), counts[closed])
+            within = np.arange(len(ring)) - np.repeat(
+                np.cumsum(counts[closed]) - counts[closed], counts[closed]
+            )
+            points = self._points[self._starts[rows[closed]][ring] + within].astype(np.float64)
+            cells[closed] = shapely.polygons(shapely.linearrings(points, indices=ring))
+        crossed = ~shapely.is_valid(cells)
+        cells[crossed] = [_valid(cell) for cell in cells[crossed]]
+        return cells
 
 
-def match(
+def overlaps(
     cells: Polygons, outlines: Polygons
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
-    """Match cells with outlines one to one, the best overlap first.
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
+    """Pairs of a cell and an outline that may be the same, by their overlap.
 
     Parameters
     ----------
@@ -187,21 +250,25 @@ def match(
 
     Returns
     -------
-    cell, outline : int[matches]
+    cell, outline : int[pairs]
         Indices of the partners.
-    iou : float32[matches]
+    iou : float64[pairs]
         Intersection over union, at least .5.
     """
-    # Above .5 a shape has one partner among shapes that do not overlap; annotations may: the best goes first.
     outline, cell = shapely.STRtree(cells).query(outlines, predicate="intersects")
     common = shapely.area(shapely.intersection(cells[cell], outlines[outline]))
     iou = common / (shapely.area(cells[cell]) + shapely.area(outlines[outline]) - common)
+    same = iou >= MIN_IOU
+    return cell[same], outline[same], iou[same]
+
+
+def best(cell: NDArray[np.intp], outline: NDArray[np.intp], iou: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Which of the pairs match cells and outlines one to one, the best overlap first."""
+    # Above .5 a shape has one partner among shapes that do not overlap; annotations may: the best goes first.
     taken_cells, taken_outlines, chosen = set(), set(), []
     for pair in np.lexsort((outline, cell, -iou)):
-        if iou[pair] < MIN_IOU:
-            break
         if cell[pair] not in taken_cells and outline[pair] not in taken_outlines:
             taken_cells.add(cell[pair])
             taken_outlines.add(outline[pair])
             chosen.append(pair)
-    return cell[chosen], outline[chosen], iou[chosen].astype(np.float32)
+    return np.array(chosen, np.intp)
