@@ -14,7 +14,15 @@ from PIL import Image
 from shapely.geometry import Polygon
 
 from myostage import tables
-from myostage.cells.cellpose import SMALL_WIDTHS, CellposeRunner, Network, as_cellpose, find_model
+from myostage.cells.cellpose import (
+    BLOCK_PX,
+    SMALL_WIDTHS,
+    CellposeRunner,
+    Network,
+    as_cellpose,
+    find_block,
+    find_model,
+)
 from myostage.cells.segmentation import segment_slide, slide_limits, train_cellpose
 from myostage.cells.tables import CELLS
 from myostage.errors import UserError
@@ -173,6 +181,22 @@ def test_batches_give_the_masks_of_cellpose_itself_one_by_one(tmp_path: Path) ->
         assert (masks == expected).all()
 
 
+@pytest.mark.parametrize(("side_px", "scale"), [(256, 1.0), (250, 1.0), (256, 0.71), (300, 1.5)])
+def test_a_tile_passes_the_network_in_one_piece(side_px: int, scale: float, tmp_path: Path) -> None:
+    Network(SMALL_WIDTHS).save_model(str(tmp_path / "model.pt"))
+    segmentation = Segmentation(model=str(tmp_path / "model.pt"), diameter_um=30 / scale)
+    runner = CellposeRunner(segmentation, None, mpp=1.0, device="cpu")
+    seen: list[tuple[int, ...]] = []
+    runner.model.net.register_forward_pre_hook(lambda net, inputs: seen.append(tuple(inputs[0].shape)))
+    runner.masks(np.zeros((1, side_px, side_px, 3), np.uint8))
+    block = find_block(side_px, scale)
+    assert seen == [(1, 2, block, block)]
+
+
+def test_a_side_too_large_for_one_piece_is_left_to_the_blocks_of_cellpose() -> None:
+    assert find_block(512, 1.0) == 528 and find_block(600, 1.0) == BLOCK_PX
+
+
 @pytest.mark.parametrize("widths", [SMALL_WIDTHS, (2, 4, 256)])
 def test_networks_of_any_width_are_recognised_from_their_file(
     tmp_path: Path, widths: tuple[int, ...]
@@ -249,9 +273,9 @@ def test_unusable_training_images_are_named(tmp_path: Path) -> None:
     refuse("masks of the same size", training_table(tmp_path, masks=np.zeros((16, 16))))
     training = training_table(tmp_path)
     (tmp_path / "masks.png").write_bytes(b"junk")
-    refuse(r"images.tsv: .*masks\.png is not a readable image", training)
+    refuse(r"masks\.png: no PNG or JPEG or TIFF that can be opened", training)
     (tmp_path / "image.png").unlink()
-    refuse(r"images.tsv: there is no file .*image\.png", training)
+    refuse(r"image\.png: no such file or directory; correct the table .*images\.tsv", training)
     Path(training.images).write_text("image\tmasks\na\tb\n")
     refuse("column mpp is missing", training)
     refuse("no such table", CellposeTraining(images=str(tmp_path / "none.tsv")))

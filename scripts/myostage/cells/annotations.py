@@ -3,7 +3,7 @@
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ MIN_IOU = 0.5
 
 OUTLINES = 1024
 """Annotated outlines in memory at a time."""
+MOST_PX = 1e7
+MOST_NAMED = 10
 
 Polygons = NDArray[np.object_]
 
@@ -37,6 +39,7 @@ def label_cells(
     out_labels: str | Path,
     out_quality: str | Path,
     slide: str,
+    um: float,
 ) -> int:
     """Give cells the stage of the annotated outline they overlap, and count hits and misses.
 
@@ -55,6 +58,8 @@ def label_cells(
     out_quality : str or Path
         ``SEGMENTATION_QUALITY``, one row.
     slide : str
+    um : float
+        Pixels at the study's mpp per um: 1 / tiling.mpp. Outlines that fit the cells as um are refused.
 
     Returns
     -------
@@ -64,29 +69,29 @@ def label_cells(
     Raises
     ------
     UserError
-        The GeoJSON cannot be read; the feature at fault is named.
+        The GeoJSON cannot be read, or its coordinates are um.
     """
     cells = _Cells(cells_path)
-    outlined, parts = 0, [(np.empty(0, np.intp), np.empty(0, np.intp), np.empty(0), np.empty(0, np.int32))]
-    for outlines, of_outlines in stream_annotations(annotations, stages, scale):
-        near = cells.near(outlines)
-        cell, outline, iou = overlaps(cells.polygons(near), outlines)
-        parts.append((near[cell], outline + outlined, iou, of_outlines[outline]))
-        outlined += len(outlines)
-    cell, outline, iou, stage = (np.concatenate(part) for part in zip(*parts, strict=True))
-    chosen = best(cell, outline, iou)
-    staged = chosen[stage[chosen] >= 0]
-    labels = pd.DataFrame({"cell": cells.numbers[cell[staged]], "stage": stage[staged], "iou": iou[staged]})
+    matched, outlined = _matched(cells, stream_annotations(annotations, stages, scale))
+    if len(matched) < outlined / 10:
+        fitting, _ = _matched(cells, stream_annotations(annotations, stages, um))
+        if len(fitting) > max(len(matched), outlined / 2):
+            raise UserError(
+                f"{annotations}: {len(matched)} of {outlined} outlines lie on a cell, but {len(fitting)} "
+                "if their coordinates were um; export them in px of the slide's largest level"
+            )
+    labels = matched[matched["stage"] >= 0]
     quality = {
         "slide": [slide],
-        "true_positives": [len(chosen)],
-        "false_positives": [len(cells.numbers) - len(chosen)],
-        "false_negatives": [outlined - len(chosen)],
+        "true_positives": [len(matched)],
+        "false_positives": [len(cells.numbers) - len(matched)],
+        "false_negatives": [outlined - len(matched)],
     }
     tables.write(out_labels, labels.sort_values("cell"), LABELS)
     tables.write(out_quality, pd.DataFrame(quality), SEGMENTATION_QUALITY)
-    matched = f"{len(chosen)} of {outlined} outlines matched"
-    logger.info("slide %s: %s, %d cells labelled", slide, matched, len(labels))
+    tell = logger.info if len(labels) else logger.warning
+    said = f"{len(matched)} of {outlined} outlines matched"
+    tell("slide %s: %s, %d cells labelled", slide, said, len(labels))
     return len(labels)
 
 
@@ -94,16 +99,16 @@ def read_annotations(
     path: str | Path, stages: Sequence[str], scale: float
 ) -> tuple[Polygons, NDArray[np.int32]]:
     """All outlines and stages of :func:`stream_annotations` at once."""
-    parts = list(stream_annotations(path, stages, scale))
     none = np.empty(0, object), np.empty(0, np.int32)
-    outlines, stage = (np.concatenate(part) for part in zip(none, *parts, strict=True))
+    parts = [none, *stream_annotations(path, stages, scale)]
+    outlines, stage = (np.concatenate(part) for part in zip(*parts, strict=True))
     return outlines, stage
 
 
 def stream_annotations(
     path: str | Path, stages: Sequence[str], scale: float
 ) -> Iterator[tuple[Polygons, NDArray[np.int32]]]:
-    """Read outlines and their stages, some at a time.
+    """Read outlines and their stages. Features that are no outlines are left out, and the log counts them.
 
     Parameters
     ----------
@@ -118,30 +123,67 @@ def stream_annotations(
     outlines : object[n]
         Shapely polygons, n up to ``OUTLINES``.
     stage : int32[n]
-        0..K-1; -1 where ``properties.classification.name`` is absent or no stage.
+        0..K-1; -1 where ``properties.classification`` (its ``name``, or itself) is absent or no stage.
 
     Raises
     ------
     UserError
-        The file is missing or no such GeoJSON.
+        The file is missing, no such GeoJSON, or all of its features are no outlines.
     """
-    rank = {name: number for number, name in enumerate(stages)}
+    rank: dict[str | None, int] = {name: number for number, name in enumerate(stages)}
     unknown: Counter[str] = Counter()
-    numbered = enumerate(_features(path), start=1)
-    while features := list(itertools.islice(numbered, OUTLINES)):
-        outlines = np.empty(len(features), object)
-        stage = np.full(len(features), -1, np.int32)
-        for place, (number, feature) in enumerate(features):
-            outlines[place] = _polygon(feature, f"{path}: feature {number}")
-            name = _class_name(feature)
-            if name in rank:
-                stage[place] = rank[name]
-            elif name is not None:
-                unknown[name] += 1
+    for found, names in _outlines(path):
+        unknown.update(name for name in names if name is not None and name not in rank)
+        outlines = np.empty(len(found), object)
+        outlines[:] = found
+        stage = np.array([rank.get(name, -1) for name in names], np.int32)
         yield shapely.transform(outlines, lambda points: points * scale), stage
     if unknown:
-        listed = ", ".join(f"{name} ({count})" for name, count in unknown.most_common())
+        listed = ", ".join(f"{name} ({count})" for name, count in unknown.most_common(MOST_NAMED))
         logger.warning("%s: outlines without a stage of the study: %s", path, listed)
+
+
+def check_annotations(paths: Iterable[str]) -> None:
+    """Read files of annotations, so that a fault of theirs is known before hours are spent.
+
+    Raises
+    ------
+    UserError
+        Files that cannot be read, all of them named.
+    """
+    faults = []
+    for path in paths:
+        try:
+            for _ in _outlines(path):
+                pass
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise UserError("; ".join(faults))
+
+
+def _outlines(path: str | Path) -> Iterator[tuple[list[Any], list[str | None]]]:
+    """The outlines of a file and the names of their classes, up to ``OUTLINES`` at a time."""
+    read, odd = 0, 0
+    some: list[str] = []
+    features = _features(path)
+    while part := list(itertools.islice(features, OUTLINES)):
+        outlines, names = [], []
+        for number, feature in enumerate(part, read + 1):
+            try:
+                outlines.append(_polygon(feature))
+                names.append(_class_name(feature))
+            except ValueError as error:
+                odd += 1
+                some = [*some, f"feature {number} {error}"][:MOST_NAMED]
+        read += len(part)
+        yield outlines, names
+    if odd:
+        rest = f" and {odd - MOST_NAMED} more" if odd > MOST_NAMED else ""
+        said = f"{odd} of {read} features are no outlines: {', '.join(some)}{rest}"
+        if odd == read:
+            raise UserError(f"{path}: {said}; export the outlines of cells as Polygons")
+        logger.warning("%s: %s; they are left out", path, said)
 
 
 def _features(path: str | Path) -> Iterator[Any]:
@@ -152,34 +194,54 @@ def _features(path: str | Path) -> Iterator[Any]:
         raise UserError(f"{path}: {why}; correct column annotations of the slide table") from None
     except NoCollectionError:
         raise UserError(f"{path}: no FeatureCollection; export the annotations again as GeoJSON") from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of UTF-8, of JSON, of a number of thousands of digits
         raise UserError(f"{path}: no JSON ({error}); export the annotations again as GeoJSON") from None
 
 
 def _class_name(feature: dict[str, Any]) -> str | None:
-    """QuPath's ``properties.classification.name``; None at any level that is absent."""
-    node: Any = feature
-    for key in ("properties", "classification", "name"):
-        node = node.get(key) if isinstance(node, dict) else None
-    return node if isinstance(node, str) else None
+    """``properties.classification``: text, or as QuPath has it an object with a name; None where absent."""
+    properties = feature.get("properties")
+    found = properties.get("classification") if isinstance(properties, dict) else None
+    name = found.get("name") if isinstance(found, dict) else found
+    return name if isinstance(name, str) else None
 
 
-def _polygon(feature: Any, where: str) -> Any:
+def _polygon(feature: Any) -> Any:
+    """The outline of a feature; ValueError says what it is instead."""
     try:
-        geometry = shapely.geometry.shape(feature["geometry"])
-    except (LookupError, TypeError, ValueError, AttributeError, shapely.errors.ShapelyError) as error:
-        raise UserError(f"{where} has no readable geometry ({error!r}); correct or delete it") from None
-    if geometry.geom_type not in {"Polygon", "MultiPolygon"}:
-        raise UserError(f"{where} is a {geometry.geom_type}, not the Polygon of a cell; delete it")
+        with np.errstate(invalid="ignore"):  # of NaN, which is refused below
+            geometry = shapely.geometry.shape(feature["geometry"])
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, shapely.errors.ShapelyError):
+        raise ValueError("has no readable geometry") from None
+    kind = geometry.geom_type
+    if kind not in {"Polygon", "MultiPolygon"}:
+        raise ValueError(f"is a {kind}")
+    if not (np.abs(shapely.get_coordinates(geometry)) < MOST_PX).all():
+        raise ValueError("has coordinates that are no px of a slide")
     geometry = _valid(geometry)
     if geometry.area == 0:
-        raise UserError(f"{where} has no area; correct or delete it")
+        raise ValueError("has no area")
     return geometry
 
 
 def _valid(geometry: Any) -> Any:
     """The same area without self-crossings, which hand-drawn outlines have and intersections do not stand."""
     return geometry if shapely.is_valid(geometry) else shapely.buffer(shapely.make_valid(geometry), 0)
+
+
+def _matched(
+    cells: "_Cells", annotations: Iterator[tuple[Polygons, NDArray[np.int32]]]
+) -> tuple[pd.DataFrame, int]:
+    """Cells that are matched, as ``cell``, ``stage`` (-1: none) and ``iou``, and the number of outlines."""
+    outlined, parts = 0, [(np.empty(0, np.intp), np.empty(0, np.intp), np.empty(0), np.empty(0, np.int32))]
+    for outlines, of_outlines in annotations:
+        near = cells.near(outlines)
+        cell, outline, iou = overlaps(cells.polygons(near), outlines)
+        parts.append((near[cell], outline + outlined, iou, of_outlines[outline]))
+        outlined += len(outlines)
+    cell, outline, iou, stage = (np.concatenate(part) for part in zip(*parts, strict=True))
+    pairs = pd.DataFrame({"cell": cells.numbers[cell], "stage": stage, "iou": iou})
+    return pairs.iloc[best(cell, outline, iou)], outlined
 
 
 class _Cells:

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 _CHARACTERS = 2**20
+MOST_CHARACTERS = 2**24
+"""Of one feature, which takes ten times as much memory while it is read."""
+_NUMBER = ("", *"0123456789.eE+-")
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -40,8 +43,10 @@ def read_features(path: str | Path) -> Iterator[Any]:
                     yield from text.read_list()
                 else:
                     text.read_value()
+        elif text.peek() not in '"-0123456789tfn':
+            raise ValueError(f"it begins with {text.peek()!r}")
         else:
-            text.read_value()
+            raise NoCollectionError
         if text.peek():
             raise ValueError("something follows after its end")
         if not found:
@@ -58,6 +63,8 @@ class _Text:
     def _read_on(self) -> None:
         """Read as much again as is not used yet: then a long value costs no more than its length."""
         rest = self._text[self._at :]
+        if len(rest) > MOST_CHARACTERS:
+            raise ValueError(f"a value of it is longer than {MOST_CHARACTERS:,} characters")
         more = self._file.read(max(_CHARACTERS, len(rest)))
         self._text, self._at, self._ended = rest + more, 0, not more
 
@@ -85,7 +92,7 @@ class _Text:
             try:
                 value, end = self._decode(self._text, self._at)
                 # a number may go on beyond what is read
-                if end < len(self._text) or self._ended:
+                if self._ended or self._text[end : end + 1] not in _NUMBER:
                     self._at = end
                     return value
             except json.JSONDecodeError:

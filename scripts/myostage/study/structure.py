@@ -52,6 +52,8 @@ class Structure:
         Label -> term -> weight, of every experiment that learns.
     baselines, ceilings : list of str
         Baselines, and experiments that see cell labels.
+    untested : list of str
+        Experiments that no question is asked of: ceilings, majorities, random features and controls.
     untrained : list of str
         Main experiments that leave the encoder as it was before training.
     fitted_afterwards : list of str
@@ -84,6 +86,7 @@ class Structure:
     losses: dict[str, dict[str, float]]
     baselines: list[str]
     ceilings: list[str]
+    untested: list[str]
     untrained: list[str]
     fitted_afterwards: list[str]
     transductive: list[str]
@@ -148,6 +151,7 @@ def structure(
                 label for experiment, label, spec in members if experiment.baseline or not spec.trained
             ],
             ceilings=[label for _, label, spec in members if spec.method == "supervised"],
+            untested=[label for _, label, spec in members if not _is_asked(label, spec)],
             untrained=[
                 label for label, spec in main.items() if spec.trained and spec.training.unfreeze == "none"
             ],
@@ -168,6 +172,17 @@ def _members(
     by_name = {experiment.name: experiment for experiment in study.experiments}
     for label, specs in experiments.items():
         yield by_name[label.partition("[")[0]], label, specs
+
+
+def _is_asked(label: str, spec: RunSpec) -> bool:
+    """Whether a study asks how good it is: not of ceilings, majorities, random features and controls."""
+    random = spec.encoder.weights == "none" and spec.training.unfreeze == "none"
+    return spec.trained and spec.method != "supervised" and not random and not _is_control(label)
+
+
+def _is_control(label: str) -> bool:
+    """Whether it permutes coordinates: a control is what others are compared with."""
+    return label.rstrip("]").endswith(PERMUTED)
 
 
 @dataclass(frozen=True)
@@ -229,7 +244,7 @@ def _against(members: Sequence[tuple[Experiment, str, RunSpec]], known: Collecti
     wanted = {
         label: experiment.against or control_of(label)
         for experiment, label, _ in members
-        if not label.rstrip("]").endswith(PERMUTED)  # a control is what others are compared with
+        if not _is_control(label)
     }
     return {label: other for label, other in wanted.items() if other in known and other != label}
 
