@@ -729,16 +729,14 @@ def test_where_bags_say_nothing_there_is_no_temperature(
 
 
 def test_large_slides_are_sampled_for_the_temperature(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "SAMPLED", 12)
     monkeypatch.setattr(runs, "SAMPLED_TOGETHER", 4)
     store = runs.token_store(bench.tokens["d3_a0"])
-    sample = runs.Sampled.of(store)
+    sample = runs.Sampled.of(store, 12)
     assert sample.rows.tolist() == [0, 1, 2, 3, 28, 29, 30, 31, 56, 57, 58, 59]
     cells, tokens_read = next(sample.stream())
     assert cells.tolist() == store.cells[sample.rows].tolist() and len(sample) == 12
     assert torch.equal(tokens_read, store.read_rows(sample.rows))
-    monkeypatch.setattr(runs, "SAMPLED", 60)
-    assert runs.Sampled.of(store).rows.tolist() == list(range(60))
+    assert runs.Sampled.of(store, 60).rows.tolist() == list(range(60))
 
 
 def test_the_outcome_tells_what_a_run_cost(bench: Bench) -> None:
