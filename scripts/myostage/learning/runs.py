@@ -256,9 +256,10 @@ def _choose(
     choose = spec.training.choose
     assert choose is not None
     parts, done = hold_in(learnt, choose.parts, spec.id), 0
-    divergences, reason = [], "each diverged before the run was resumed"
+    divergences: list[float] = []
+    reason = "each diverged before the run was resumed"
     for number, candidate in enumerate(spec.candidates):
-        found = []
+        total = 0.0
         for part, (fitted_on, held_in) in enumerate(parts):
             source = given.source(candidate, fitted_on)
             checkpoints = given.checkpoints(
@@ -274,8 +275,8 @@ def _choose(
                 done += steps
                 remembered.keep(checkpoints.recipe, divergence)
             checkpoints.clear()
-            found.append((divergence, len(held_in)))
-        divergences.append(float(np.average(*zip(*found, strict=True))))
+            total += divergence * len(held_in)
+        divergences.append(total / len(learnt))
         log.info("%s: candidate %d, KL of proportions %.4f", spec.id, number, divergences[-1])
     write_choices(choices_out, spec, divergences, len(learnt), given.made_by)
     best = best_of(divergences)

@@ -272,7 +272,14 @@ class Plan:
     @cached_property
     def cell_tables(self) -> list[str]:
         """Metrics of cells, and what belongs to them."""
-        return self._tables(CELL_TABLES) if self.experiments else []
+        chosen = ["choices"] if self.choosing else []
+        return self._tables([*CELL_TABLES, *chosen]) if self.experiments else []
+
+    @cached_property
+    def choosing(self) -> list[str]:
+        """Ids of the runs that choose their settings."""
+        specs = itertools.chain.from_iterable(self.experiments.values())
+        return list(dict.fromkeys(spec.id for spec in specs if spec.training.choose))
 
     @cached_property
     def slide_tables(self) -> list[str]:

@@ -9,19 +9,17 @@ from pydantic import Field
 from myostage.schema import Section, Text, key
 
 # keys of `training` that change what is given, where cells must lie or nothing that is predicted
-NOT_CHOSEN = frozenset(
-    ("choose", "proportions", "proportion_noise", "score", "head", "smooth", "smooth_at")
-    + ("checkpoint_every", "cache_mb")
-)
+GIVEN = ("choose", "proportions", "proportion_noise", "score", "head", "smooth", "smooth_at")
+NOT_CHOSEN = frozenset((*GIVEN, "checkpoint_every", "cache_mb"))
 MOST_CANDIDATES = 100
 
 
 class Choose(Section):
     """Settings that a run chooses for itself, by the proportions of training animals that it holds in.
 
-    Every candidate is trained on all parts of the training animals but one, for each part in turn. The candidate
-    of the smallest KL divergence of given from predicted proportions (mean over the slides held in) is trained on
-    all training animals. No cell label and no held-out animal is read.
+    Every candidate is trained on all parts of the training animals but one, for each part in turn. The
+    candidate of the smallest KL divergence of given from predicted proportions (mean over the slides held in)
+    is trained on all training animals. No cell label and no held-out animal is read.
     """
 
     vary: dict[Text, Annotated[list[Any], Field(min_length=1, max_length=MOST_CANDIDATES)]] = key(
