@@ -500,20 +500,23 @@ def test_baselines_predict_given_proportions(bench: Bench) -> None:
     image = bytes(CROP_PX * CROP_PX * 3)
     for path in crops.values():
         tables.write(path, pd.DataFrame({"cell": range(CELLS), "image": [image] * CELLS}), CROPS)
-    everyone = bench.run(spec_of({}, "majority"), "majority", labels=None, tokens=crops)
+    everyone = bench.predict_baseline("majority", "majority", crops)
     mean = np.mean(list(PROPORTIONS.values()), axis=0)
     found = predictions(everyone)
     np.testing.assert_allclose(np.stack(found["probabilities"]), np.tile(mean, (4 * CELLS, 1)), rtol=1e-6)
     assert set(found["stage"]) == {int(mean.argmax())}
     assert tables.read(everyone / "history.parquet", HISTORY).empty
-    own = predictions(bench.run(spec_of({}, "group_majority"), "group-majority", labels=None))
+    own = predictions(bench.predict_baseline("group_majority", "group-majority", crops))
     for slide, share in (("d3_a0", PROPORTIONS["d3"]), ("d14_a0", PROPORTIONS["d14"]), ("other", mean)):
         np.testing.assert_allclose(own.loc[own["slide"] == slide, "probabilities"].iloc[0], share, rtol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["proportions", "majority"])
 def test_a_finished_run_is_applied_to_other_slides(bench: Bench, method: str, tmp_path: Path) -> None:
-    out = bench.run(spec_of(COMBINED if method == "proportions" else {}, method), f"apply-{method}")
+    if method == "proportions":
+        out = bench.run(spec_of(COMBINED), "apply-proportions")
+    else:
+        out = bench.predict_baseline(method, f"apply-{method}", bench.tokens)
     known = predictions(out)
     model, again = out / "model.safetensors", tmp_path / "predictions.parquet"
     runs.predict_run(
@@ -600,7 +603,8 @@ def test_where_bags_say_nothing_there_is_no_temperature(
     out = bench.run(spec_of({"prop": 1.0}), "no-temperature", proportions=alike)
     assert np.isnan(outcome(out)["temperature"]) and np.isnan(read_run(out / "predictions.parquet", K)[0])
     assert "the training bags determine no temperature" in caplog.text
-    assert np.isnan(outcome(bench.run(spec_of({}, "majority"), "no-temperature-idle"))["temperature"])
+    idle = bench.predict_baseline("majority", "no-temperature-idle", bench.tokens)
+    assert np.isnan(outcome(idle)["temperature"])
 
 
 def test_large_slides_are_sampled_for_the_temperature(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -618,7 +622,7 @@ def test_the_outcome_tells_what_a_run_cost(bench: Bench) -> None:
     found = outcome(bench.run(spec_of({"prop": 1.0}), "cost"))
     assert found["status"] == "ok" and found["device"] == "cpu" and found["steps"] == 24
     assert found["seconds"] > 0 and found["cpu_seconds"] > 0 and found["peak_memory_mb"] > 1
-    idle = outcome(bench.run(spec_of({}, "majority"), "no-cost"))
+    idle = outcome(bench.predict_baseline("majority", "no-cost", bench.tokens))
     assert idle["status"] == "ok" and idle["steps"] == 0
 
 

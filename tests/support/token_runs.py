@@ -14,6 +14,7 @@ from myostage import tables
 from myostage.cells.tables import LABELS, POSITIONS
 from myostage.features import tokens
 from myostage.learning import runs
+from myostage.learning.baseline_runs import predict_baseline
 from myostage.learning.tables import HISTORY, OUTCOME, SPLITS, predictions_table
 from myostage.study.run import RunSpec
 from myostage.study.sections.encoder import NOT_IN_TOKENS, Architecture, Encoder
@@ -37,6 +38,12 @@ COMBINED = {"simprop": 1.0, "prop": 1.0}
 REGRESSION = {"mse": 1.0, "dist": 0.5, "supcr": 0.25, "cell": 2.0}
 RECONSTRUCTION = {"prop": 1.0, "spatial_reconstruction": 1.0}
 HEALTHY = Healthy(groups=("d14",), stages=("late",))
+
+
+def outputs_of(folder: Path) -> dict[str, Path]:
+    """What a run writes into its folder."""
+    names = {"model": "safetensors", "history": "parquet", "predictions": "parquet", "outcome": "parquet"}
+    return {f"{name}_out": folder / f"{name}.{ending}" for name, ending in names.items()}
 
 
 @dataclass(frozen=True)
@@ -64,14 +71,24 @@ class Bench:
             spec,
             stages=STAGES,
             splits=self.splits,
-            model_out=out / "model.safetensors",
-            history_out=out / "history.parquet",
-            predictions_out=out / "predictions.parquet",
-            outcome_out=out / "outcome.parquet",
             checkpoint_dir=out / "checkpoint",
             device="cpu",
             threads=1,
+            **outputs_of(out),
             **options,
+        )
+        return out
+
+    def predict_baseline(self, method: str, name: str, crops: dict[str, Path]) -> Path:
+        """Predict a baseline below ``name`` and return that folder."""
+        out = self.folder / name
+        predict_baseline(
+            spec_of({}, method),
+            stages=STAGES,
+            proportions=PROPORTIONS,
+            splits=self.splits,
+            crops=crops,
+            **outputs_of(out),
         )
         return out
 
