@@ -32,7 +32,7 @@ def study(tmp_path: Path) -> dict[str, Any]:
     slides = ["slide\tpath\tgroup\tanimal\tmpp\tannotations"]
     for number, day in enumerate(DAYS):
         path = tmp_path / f"s{number}.svs"
-        path.write_bytes(b"a slide")
+        path.write_bytes(b"slide %d" % number)
         (tmp_path / f"s{number}.geojson").write_text('{"type": "FeatureCollection", "features": []}')
         slides.append(f"s{number}\t{path}\t{day}\tm{number}\t\t{tmp_path}/s{number}.geojson")
     (tmp_path / "slides.tsv").write_text("\n".join(slides) + "\n")
@@ -144,7 +144,7 @@ def test_public_benchmarks_load_once_their_table_is_written(
     healthy, other = text["stages"]
     lines = ["slide\tpath\tgroup\tanimal\tsplit"]
     for number in range(10):
-        (tmp_path / f"bag{number}.npy").write_bytes(b"features")
+        (tmp_path / f"bag{number}.npy").write_bytes(b"features %d" % number)
         kind = (healthy, other)[number % 2]
         lines.append(f"bag{number}\t${variable}/bag{number}.npy\t{kind}\tbag{number}\ttrain")
     (tmp_path / "slides.tsv").write_text("\n".join(lines) + "\n")
@@ -315,7 +315,7 @@ def test_a_slide_without_group_is_staged_only(study: dict[str, Any]) -> None:
 def test_crops_make_virtual_slides(study: dict[str, Any], tmp_path: Path) -> None:
     lines = ["# any note", "crop\tpath\tgroup\tanimal\tlabel"]
     for number, day in enumerate(("d0", "d0", "d3", "d7")):
-        (tmp_path / f"c{number}.png").write_bytes(b"\x89PNG")
+        (tmp_path / f"c{number}.png").write_bytes(b"\x89PNG%d" % number)
         lines.append(f"c{number}\t{tmp_path}/c{number}.png\t{day}\tm{day}\t{'intact' if number else ''}")
     (tmp_path / "crops.tsv").write_text("\n".join(lines))
     study.update(input="crops", crops=str(tmp_path / "crops.tsv"))
