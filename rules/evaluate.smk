@@ -39,6 +39,8 @@ if PLAN.experiments:
             parts=PLAN.structure["parts"],
             baselines=PLAN.baselines,
             ceilings=PLAN.structure["ceilings"],
+            untested=PLAN.structure["untested"],
+            question=list(PLAN.structure["ordinal"].values()),
             labelled=PLAN.labelled,
             imaged=PLAN.imaged,
             proportions=PLAN.proportions,

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from myostage.evaluation import results
+from myostage.evaluation.experiments import Families
 from myostage.runtime import jobs
 from myostage.study.run import RunSpec
 from myostage.study.sections.compare import Compare
@@ -29,9 +30,9 @@ def work(smk: Any) -> None:
         {slide: Path(paths.slide(slide, "cells.parquet")) for slide in smk.params.imaged} or None,
         compare=Compare(**smk.params.compare),
         against=smk.params.against,
-        parts=smk.params.parts,
         baselines=smk.params.baselines,
         ceilings=smk.params.ceilings,
+        families=Families(smk.params.question, smk.params.parts, smk.params.baselines, smk.params.untested),
         metrics_out=Path(smk.output.metrics),
         comparisons_out=Path(smk.output.comparisons),
         scores_out=Path(smk.output.scores),

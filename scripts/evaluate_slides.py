@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from myostage.evaluation import slide_results
+from myostage.evaluation.experiments import Families
 from myostage.runtime import jobs
 from myostage.study.run import ATTENTION, RunSpec
 from myostage.study.sections.compare import Compare
@@ -30,7 +31,9 @@ def work(smk: Any) -> None:
         classes=structure.classes,
         compare=Compare(**smk.params.compare),
         against=structure.against,
-        parts={label: part for part, labels in structure.parts.items() for label in labels},
+        families=Families(
+            parts={label: part for part, labels in structure.parts.items() for label in labels}
+        ),
         metrics_out=Path(smk.output.metrics),
         comparisons_out=Path(smk.output.comparisons),
         runs_out=Path(smk.output.runs),

@@ -37,9 +37,13 @@ def work(smk: Any) -> None:
     for name in waiting:
         if not faults.get(name, "the notebook ended before it was drawn"):
             jobs.write_json(statements[name], provenance.statement(recipes[name], figures[name]["outputs"]))
-    failed = [f"{name} cannot be drawn: {fault}" for name, fault in faults.items() if fault]
+    failed: dict[str, list[str]] = {}
+    for name, fault in faults.items():
+        if fault:
+            failed.setdefault(fault, []).append(name)
     if failed:
-        raise UserError(f"{'; '.join(failed)} (the others are there; see {_executed(smk)})")
+        each = "; ".join(f"{', '.join(names)} cannot be drawn: {fault}" for fault, names in failed.items())
+        raise UserError(f"{each} (the others are there; see {_executed(smk)})")
     if smk.rule.startswith("look_"):
         jobs.write_json(smk.output[0], receipts.receipt("look", statements.items()))
 

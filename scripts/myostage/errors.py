@@ -7,6 +7,13 @@ class UserError(Exception):
     """What is wrong, where it is and what to do, in one sentence without a traceback."""
 
 
+class Damaged(UserError):
+    """A file that the workflow made is not as it was written; no fault of its slide or run."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; delete it and run the workflow again")
+
+
 def raise_all(where: str, problems: Sequence[str]) -> None:
     """Raise one UserError that names every problem, or none where there is none."""
     if problems:

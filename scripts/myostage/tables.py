@@ -1,20 +1,26 @@
 """The Parquet tables that rules hand on: columns, dtypes, units; reading, validating, writing.
 
 Every table is written atomically (a temporary file beside it, then renamed) and validated on
-writing and on reading, so that a half-written or foreign file is never taken for a table.
+writing and on reading, so that a half-written or foreign file is never taken for a table. Its pages bear
+checksums, which every reader verifies: what is read, even of a part, is as it was written.
 """
 
+import errno
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from myostage.errors import UserError
+from myostage.errors import Damaged, UserError
+
+_TRIAL_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -78,30 +84,94 @@ def read_arrow(path: str | Path, table: Table, columns: list[str] | None = None)
 
 @contextmanager
 def open_table(path: str | Path, table: Table) -> Iterator[pq.ParquetFile]:
-    """Open a validated table to stream it by row group."""
-    try:
-        file = pq.ParquetFile(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: the {table.name} table is missing; run the workflow to make it") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(
-            f"{path}: not a readable {table.name} table ({error}); delete it and run the workflow again"
-        ) from None
-    with file:
+    """Open a validated table to stream it by row group.
+
+    Raises
+    ------
+    UserError
+        The file is missing, no Parquet, or its columns are not those of ``table``.
+    Damaged
+        Here or while it is read: a page is not as it was written.
+    """
+    with open_parquet(path, table.name) as file:
         check(file.schema_arrow, table, path)
         yield file
 
 
+def open_parquet(path: str | Path, name: str = "", *, memory_map: bool = False) -> "Verified":
+    """Open a table, whatever its columns; ``name`` is for messages."""
+    try:
+        with _damage(path, name):
+            return Verified(path, memory_map=memory_map, page_checksum_verification=True)
+    except FileNotFoundError:
+        missing = f"the {name} table is missing" if name else "the table is missing"
+        raise UserError(f"{path}: {missing}; run the workflow to make it") from None
+
+
+class Verified(pq.ParquetFile):
+    """A Parquet file whose damage is one sentence, whenever it is met."""
+
+    def __init__(self, path: str | Path, **options: bool) -> None:
+        super().__init__(path, **options)
+        self._path = path
+
+    def read_row_groups(self, *arguments: Any, **options: Any) -> pa.Table:
+        with _damage(self._path):
+            return super().read_row_groups(*arguments, **options)
+
+    def read_row_group(self, *arguments: Any, **options: Any) -> pa.Table:
+        with _damage(self._path):
+            return super().read_row_group(*arguments, **options)
+
+    def read(self, *arguments: Any, **options: Any) -> pa.Table:
+        with _damage(self._path):
+            return super().read(*arguments, **options)
+
+    def iter_batches(self, *arguments: Any, **options: Any) -> Iterator[pa.RecordBatch]:
+        batches = super().iter_batches(*arguments, **options)
+        while True:
+            with _damage(self._path):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+
+def read_where(path: str | Path, table: Table, columns: list[str], condition: ds.Expression) -> pa.Table:
+    """The ``columns`` of the rows for which ``condition`` holds; row groups without any are passed over.
+
+    Raises
+    ------
+    UserError, Damaged
+        As :func:`open_table`.
+    """
+    with open_table(path, table):
+        pass
+    options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    with _damage(path, table.name):
+        rows = ds.dataset(path, format=ds.ParquetFileFormat(default_fragment_scan_options=options))
+        return rows.to_table(columns, filter=condition)
+
+
+@contextmanager
+def _damage(path: str | Path, name: str = "") -> Iterator[None]:
+    """What Arrow raises of a file that is no table, or no longer; not an error of disk or memory."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) not in (None, errno.EISDIR):
+            raise
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Damaged(f"{path}: not a readable {name + ' ' if name else ''}table ({why})") from None
+
+
 def check(schema: pa.Schema, table: Table, path: str | Path) -> None:
-    """Raise UserError unless ``schema`` has the columns of ``table``, in order."""
+    """Raise Damaged unless ``schema`` has the columns of ``table``, in order."""
     table = table.having(schema.names)
     if not schema.remove_metadata().equals(table.schema):
         found = ", ".join(f"{field.name} {field.type}" for field in schema)
         wanted = ", ".join(f"{field.name} {field.type}" for field in table.schema)
-        raise UserError(
-            f"{path}: the {table.name} table has columns ({found}) where ({wanted}) are needed; "
-            "delete it and run the workflow again"
-        )
+        raise Damaged(f"{path}: the {table.name} table has columns ({found}) where ({wanted}) are needed")
 
 
 def write(
@@ -124,7 +194,10 @@ def writer(
 ) -> Iterator[pq.ParquetWriter]:
     """A Parquet writer for ``table`` whose file appears at ``path`` only when the block ends well."""
     schema = table.schema.with_metadata(metadata or {})
-    with atomic(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as out:
+    with (
+        atomic(path) as temporary,
+        pq.ParquetWriter(temporary, schema, write_page_checksum=True, **options) as out,
+    ):
         yield out
 
 
@@ -133,6 +206,11 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; it is renamed to ``path`` when the block ends well.
 
     The file gets the permissions that the user's umask leaves.
+
+    Raises
+    ------
+    OSError
+        The disk is full, also where what writes within the block raises something else of it.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -145,5 +223,15 @@ def atomic(path: str | Path) -> Iterator[Path]:
             permissions
         )  # some writers, such as that of safetensors, put a file of their own there
         temporary.replace(target)
+    except Exception as error:
+        if getattr(error, "errno", None) is None and not isinstance(error, UserError):
+            _try_to_write(temporary)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _try_to_write(path: Path) -> None:
+    """OSError where the disk takes no more: torch, safetensors and tifffile say it in words of their own."""
+    with path.open("ab") as file:
+        file.write(bytes(_TRIAL_BYTES))

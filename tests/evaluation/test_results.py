@@ -17,9 +17,12 @@ from myostage import tables
 from myostage.cells.tables import CELLS, LABELS
 from myostage.errors import UserError
 from myostage.evaluation import comparisons, results, tallies
+from myostage.evaluation.experiments import Families
+from myostage.evaluation.intervals import estimate_effect
 from myostage.evaluation.metrics import calibration, composition, expected_stage
 from myostage.evaluation.metrics import cells as of_cells
 from myostage.evaluation.metrics.expected_stage import find_tail
+from myostage.evaluation.metrics.registry import METRICS as METRIC
 from myostage.evaluation.tables import COMPARISONS, CONFUSION, METRICS, RELIABILITY, RUNS, SCORES
 from myostage.evaluation.weighted import spearman, wasserstein
 from myostage.export import cell_stages
@@ -84,8 +87,7 @@ class StudyFiles:
             "against": {},
             "baselines": [],
             "ceilings": [],
-            "parts": {},
-            "repeats": 200,
+            "families": Families(),
         }
         results.evaluate_runs(**(arguments | changes))
         return {name: tables.read(path, TABLES[name]) for name, path in out.items()}
@@ -212,8 +214,10 @@ def test_experiment_is_the_mean_over_seeds_of_pooled_held_out_cells(study: Study
         row = value(found, name)
         seeds = [by_hand(study, ["s1", "s2", "s3", "s4"], seed)[name] for seed in SEEDS]
         assert row["value"] == pytest.approx(np.mean(seeds), rel=1e-9)
-        assert row["low"] <= row["value"] <= row["high"]
-        assert (row["fold"], row["seed"], row["slides"], row["cells"]) == (-1, -1, 4, 30 + 7 + 50 + 5)
+        assert row["low"] <= row["value"] <= row["high"] and row["low_folds"] < row["high_folds"]
+        assert (row["method"], row["trusted"]) == ("animals and runs", False)  # of four animals
+        assert (row["fold"], row["seed"]) == (-1, -1)
+        assert (row["animals"], row["slides"], row["cells"]) == (4, 4, 30 + 7 + 50 + 5)
 
 
 def test_runs_have_rows_of_their_own(study: StudyFiles) -> None:
@@ -222,7 +226,7 @@ def test_runs_have_rows_of_their_own(study: StudyFiles) -> None:
         row = value(found, "rmse", run.id)
         assert row["value"] == pytest.approx(by_hand(study, slides, 1)["rmse"])
         assert (row["fold"], row["seed"], row["slides"]) == (run.fold, 1, len(slides))
-        assert np.isnan(row["low"]) == (len(slides) == 1)
+        assert np.isnan(row["low"]) and row["method"] == ""  # its noise of training is not known
     assert found["run"].nunique() == 1 + 6
 
 
@@ -551,17 +555,21 @@ def test_the_tail_is_the_rarest_third_of_all_slides(study: StudyFiles) -> None:
         assert value(found, "stage_tail_mae", run.id)["value"] == pytest.approx(expected, nan_ok=True)
 
 
-def test_intervals_of_slide_metrics_are_those_of_the_slides_drawn(study: StudyFiles) -> None:
+def test_intervals_of_slide_metrics_are_those_of_their_pseudo_values(study: StudyFiles) -> None:
+    """By scipy on the slides that are left; every slide is of an animal of its own."""
     found = study.evaluate(slide_level=True)["metrics"]
-    times = np.random.default_rng(0).multinomial(4, np.full(4, 1 / 4), size=200)
+    folds, days = [FOLD[slide] for slide in sorted(study.truth)], [group(s) for s in sorted(study.truth)]
     by_seed = [expected_stages(study, seed) for seed in SEEDS]
-    replicates = [
-        np.mean([scipy_stage_metrics(*(np.repeat(v, row) for v in of_seed)) for of_seed in by_seed], axis=0)
-        for row in times
-    ]
-    low, high = np.nanquantile(np.array(replicates), (0.025, 0.975), axis=0)
-    for name, wanted in zip(expected_stage.NAMES, zip(low, high, strict=True), strict=False):
-        assert value(found, name)[["low", "high"]].tolist() == pytest.approx(list(wanted), abs=1e-8)
+    for place, name in enumerate(expected_stage.NAMES[:3]):
+        whole = np.array([scipy_stage_metrics(*of_seed)[place] for of_seed in by_seed])
+        left = [
+            [scipy_stage_metrics(*(np.delete(v, slide) for v in of_seed))[place] for of_seed in by_seed]
+            for slide in range(4)
+        ]
+        estimate = estimate_effect(4 * whole - 3 * np.array(left), folds, days)
+        ends = np.array(estimate.find_interval()) - estimate.value + whole.mean()
+        low, high = np.clip(ends, METRIC[name].low, METRIC[name].high)
+        assert value(found, name)[["low", "high"]].tolist() == pytest.approx([low, high], abs=1e-7)
 
 
 def test_slides_all_told_the_same_have_no_rank_and_slides_all_alike_no_tail(study: StudyFiles) -> None:
@@ -583,7 +591,7 @@ def test_slide_metrics_are_compared_and_missing_where_runs_failed(study: StudyFi
         row = compared(table["comparisons"], "reference", "better", name)
         assert row["difference"] == pytest.approx(whole["better", name] - whole["both", name])
     row = compared(table["comparisons"], "reference", "better", "stage_mae")
-    assert (row["pairs"], row["slides"]) == (6, 4) and row["high"] < 0
+    assert (row["pairs"], row["slides"]) == (6, 4) and row["difference"] < 0
     failed = study.evaluate(slide_level=True, failed=((1, 0),))["metrics"]
     assert np.isnan(value(failed, "stage_w1", spec(1, 0).id)["value"])
     predicted, true = expected_stages(study, 1)
@@ -620,9 +628,20 @@ def compared(frame: pd.DataFrame, family: str, experiment: str, metric: str) -> 
     return rows.iloc[0]
 
 
+SLIDES = ("s1", "s2", "s3", "s4")
+
+
+def distance(runs: list[tuple[RunSpec, Path]], slide: str, seed: int) -> float:
+    """l1 of predicted and given proportions of a slide."""
+    (path,) = (path for run, path in runs if (run.fold, run.seed) == (FOLD[slide], seed))
+    _, p = tallies.read_slide(path, K, slide)
+    return float(np.abs(p.mean(0) - GIVEN[group(slide)]).sum())
+
+
 def test_comparisons_are_paired_by_fold_and_seed(study: StudyFiles) -> None:
+    better, both = other_runs(study, 2.0, 0.4), study.runs
     found = study.evaluate(
-        experiments={"better": other_runs(study, 2.0, 0.4), "both": study.runs},
+        experiments={"better": better, "both": both},
         compare=Compare(reference="both", alpha=0.1, power=0.9),
     )
     table = found["comparisons"]
@@ -635,16 +654,25 @@ def test_comparisons_are_paired_by_fold_and_seed(study: StudyFiles) -> None:
             found["metrics"].query(f"metric == '{metric}'").set_index(["experiment", "fold", "seed"])["value"]
         )
         pairs = [values["better", f, s] - values["both", f, s] for f in range(3) for s in SEEDS]
-        test = comparisons.paired_test(pairs, 3, alpha=0.1, power=0.9)
         row = compared(table, "reference", "better", metric)
         assert row["difference"] == pytest.approx(values["better", -1, -1] - values["both", -1, -1])
         assert row["low"] <= row["difference"] <= row["high"]
         assert (row["pairs"], row["slides"]) == (6, 4)
-        assert row["p"] == row["p_holm"] == pytest.approx(test.p)
-        assert row["effect_size"] == pytest.approx(test.effect_size)
-        assert row["minimum_detectable"] == pytest.approx(test.minimum_detectable)
-    assert compared(table, "reference", "better", "accuracy")["low"] > 0
-    assert compared(table, "reference", "better", "rmse")["high"] < 0
+        assert row["p"] == row["p_holm"] and row["tests"] == 1
+        assert (row["p"] < 0.05) == (row["low"] > 0 or row["high"] < 0)
+        assert (row["p_folds"] < 0.05) == (row["low_folds"] > 0 or row["high_folds"] < 0)
+        assert row["p_corrected"] == pytest.approx(comparisons.find_corrected_p(pairs, 3))
+    # l1 is a mean over slides.
+    per_slide = np.array(
+        [[distance(better, s, seed) - distance(both, s, seed) for seed in SEEDS] for s in SLIDES]
+    )
+    estimate = estimate_effect(per_slide, [FOLD[slide] for slide in SLIDES])
+    row = compared(table, "reference", "better", "l1")
+    assert row[["low", "high", "p", "minimum_detectable"]].tolist() == pytest.approx(
+        [*estimate.find_interval(), float(estimate.p), float(estimate.find_detectable(0.1, 0.9))]
+    )
+    assert row["effect_size"] == pytest.approx(estimate.value / per_slide.mean(1).std(ddof=1))
+    assert compared(table, "reference", "better", "accuracy")["difference"] > 0
 
 
 def test_families_and_their_correction(study: StudyFiles) -> None:
@@ -668,10 +696,7 @@ def test_families_and_their_correction(study: StudyFiles) -> None:
         assert pairs["reference"] == {(name, "prop") for name in experiments if name != "prop"}
         assert pairs["baseline"] == {("prop", "strong"), ("same", "strong")}
         assert pairs["against"] == {("same", "weak")}
-        for _, rows in table.groupby(["family", "metric"]):
-            assert rows["p_holm"].tolist() == pytest.approx(comparisons.holm(rows["p"]).tolist(), nan_ok=True)
     rows = table[table["family"] == "reference"]
-    assert (rows["p_holm"] > rows["p"]).any()
     same = rows[rows["experiment"] == "same"]
     assert not same[["difference", "low", "high"]].to_numpy().any()
     assert set(same["p"]) == {1} and same[["effect_size", "minimum_detectable"]].isna().all(axis=None)
@@ -681,12 +706,39 @@ def test_families_and_their_correction(study: StudyFiles) -> None:
     assert best == [kl[roles["baselines"]].idxmin()]
 
 
+def test_holm_corrects_the_question_alone_then_baselines_then_each_sweep(study: StudyFiles) -> None:
+    """What is no question has no p, and the minimum detectable effect is that at the corrected level."""
+    labels = ["prop", "combined", "plain", "weak", "strong", "ceiling", "bag[n=1]", "bag[n=2]", "grid[n=1]"]
+    experiments = {
+        label: other_runs(study, 2.0 + place, 0.05 * place) if place else study.runs
+        for place, label in enumerate(labels)
+    }
+    parts = dict.fromkeys(labels[6:], "design")
+    families = Families(("combined", "prop"), parts, ("weak", "strong"), ("ceiling",))
+    table = study.evaluate(experiments=experiments, families=families, ceilings=["ceiling"])["comparisons"]
+    rows = table[table["metric"] == "accuracy"].set_index("experiment")
+    sizes = {"combined": 1, "plain": 1, "weak": 2, "strong": 2, "ceiling": 0}
+    sizes |= {"bag[n=1]": 2, "bag[n=2]": 2, "grid[n=1]": 1}
+    assert rows["tests"].to_dict() == sizes
+    untested = rows.loc["ceiling"]
+    assert untested[["p", "p_holm", "minimum_detectable"]].isna().all() and np.isfinite(untested["low"])
+    for together in (["weak", "strong"], ["bag[n=1]", "bag[n=2]"]):
+        own = rows.loc[together]
+        assert own["p_holm"].tolist() == pytest.approx(comparisons.holm(own["p"]).tolist())
+    for row in rows[rows["tests"] > 0].itertuples():
+        assert (row.p < 0.05) == (row.low > 0 or row.high < 0)
+    alone = study.evaluate(
+        experiments={name: experiments[name] for name in ("prop", "weak")}, families=families
+    )["comparisons"]
+    uncorrected = compared(alone, "reference", "weak", "accuracy")["minimum_detectable"]
+    assert 1.1 < rows.loc["weak", "minimum_detectable"] / uncorrected < 1.6
+
+
 def test_a_baseline_of_one_seed_is_paired_with_every_seed(study: StudyFiles) -> None:
     found = study.evaluate(experiments={"most common": majority(study), "both": study.runs})
     values = found["metrics"].query("metric == 'mae'").set_index(["experiment", "fold", "seed"])["value"]
-    pairs = [values["both", f, s] - values["most common", f, 0] for f in range(3) for s in SEEDS]
     row = compared(found["comparisons"], "reference", "both", "mae")
-    assert row["pairs"] == 6 and row["effect_size"] == pytest.approx(np.mean(pairs) / np.std(pairs, ddof=1))
+    assert row["pairs"] == 6 and row["method"] == "animals and runs"
     assert row["difference"] == pytest.approx(values["both", -1, -1] - values["most common", -1, -1])
     assert row["low"] < row["high"]
 
@@ -702,7 +754,8 @@ def test_a_comparison_is_over_the_seeds_that_both_have(study: StudyFiles) -> Non
     row = compared(found["comparisons"], "reference", "better", "mae")
     assert (row["pairs"], row["slides"]) == (5, 4)
     alone = study.evaluate(experiments={"both": study.runs[1::2], "better": other[1::2]})["comparisons"]
-    for name in ("difference", "low", "high"):
+    assert row["method"] == "folds"
+    for name in ("difference", "low", "high", "p"):
         assert row[name] == pytest.approx(compared(alone, "reference", "better", "mae")[name])
 
 

@@ -1,7 +1,7 @@
 """Evaluation of models of slide labels on a small study, against scikit-learn on its slides and cells."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from myostage import tables
 from myostage.cells.tables import LABELS
 from myostage.errors import UserError
 from myostage.evaluation import comparisons, formatting, slide_results
+from myostage.evaluation.experiments import Families
+from myostage.evaluation.intervals import estimate_effect
 from myostage.evaluation.metrics.registry import METRICS as DECLARED
 from myostage.evaluation.slide_results import SlideRun, evaluate_slides
 from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
@@ -182,8 +184,7 @@ class Study:
             "classes": {name: len(told.label.classes) for name, told in experiments.items()},
             "compare": Compare(),
             "against": {},
-            "parts": {},
-            "repeats": 200,
+            "families": Families(),
         }
         evaluate_slides(**(arguments | changes))
         return {name: tables.read(path, made[name]) for name, path in out.items()}
@@ -257,23 +258,28 @@ def test_runs_have_rows_of_their_own_fold(study: Study) -> None:
     assert value(found, "bag_auroc", run.id)["value"] == pytest.approx(auroc_by_hand(truth, p), nan_ok=True)
 
 
+def pseudo_aurocs(told: Told) -> Floats:
+    """n times the AUROC of a seed, less n - 1 times that without a slide, [slides, seeds]."""
+    count = len(told.slides)
+    by_slide = [
+        [
+            count * auroc_by_hand(*told.bags(seed))
+            - (count - 1) * auroc_by_hand(*(np.delete(values, place, axis=0) for values in told.bags(seed)))
+            for seed in SEEDS
+        ]
+        for place in range(count)
+    ]
+    return np.array(by_slide)
+
+
 @pytest.mark.parametrize("label", [BINARY, DAYS], ids=lambda label: str(label.kind))
-def test_the_interval_of_auroc_is_that_of_the_slides_drawn(study: Study, label: SlideLabel) -> None:
-    """The same resamples, with the slides written out as often as they are drawn."""
+def test_the_interval_of_auroc_is_that_of_the_slides_left(study: Study, label: SlideLabel) -> None:
+    """Every slide is of an animal of its own."""
     told = study.experiment(label)
     row = value(study.evaluate({"a": told})["metrics"], "bag_auroc")
-    times = np.random.default_rng(0).multinomial(11, np.full(11, 1 / 11), size=200)
-    replicates = [
-        np.mean(
-            [
-                auroc_by_hand(*(np.repeat(values, drawn, axis=0) for values in told.bags(seed)))
-                for seed in SEEDS
-            ]
-        )
-        for drawn in times
-    ]
-    wanted = np.nanquantile(replicates, (0.025, 0.975))
-    assert row[["low", "high"]].tolist() == pytest.approx(wanted.tolist())
+    estimate = estimate_effect(pseudo_aurocs(told), [FOLD[slide] for slide in told.slides])
+    ends = np.array(estimate.find_interval()) - estimate.value + row["value"]
+    assert row[["low", "high"]].tolist() == pytest.approx(np.clip(ends, 0, 1).tolist(), nan_ok=True)
 
 
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 30), distinct=st.integers(1, 40))
@@ -453,25 +459,16 @@ def test_comparisons_are_paired_by_slide_fold_and_seed(study: Study) -> None:
     told = {"a": study.experiment(), "b": study.experiment(width=16, better=0.45)}
     found = study.evaluate(told, compare=Compare(alpha=0.1))
     row = compared(found["comparisons"], "b", "bag_auroc")
-    times = np.random.default_rng(0).multinomial(11, np.full(11, 1 / 11), size=200)
-
-    def mean(name: str, drawn: NDArray[np.int64]) -> float:
-        bags = [told[name].bags(seed) for seed in SEEDS]
-        return float(np.mean([auroc_by_hand(*(np.repeat(v, drawn, axis=0) for v in bag)) for bag in bags]))
-
-    replicates = [mean("b", drawn) - mean("a", drawn) for drawn in times]
-    assert row["difference"] == pytest.approx(mean("b", np.ones(11, int)) - mean("a", np.ones(11, int)))
-    assert row[["low", "high"]].tolist() == pytest.approx(np.nanquantile(replicates, (0.025, 0.975)).tolist())
-    values = found["metrics"].query("metric == 'energy'").set_index(["experiment", "fold", "seed"])["value"]
-    pairs = [values["b", f, s] - values["a", f, s] for f in range(FOLDS) for s in SEEDS]
-    row, test = (
-        compared(found["comparisons"], "b", "energy"),
-        comparisons.paired_test(pairs, FOLDS, alpha=0.1),
-    )
-    assert (row["pairs"], row["slides"]) == (6, 12)
-    assert row[["p", "effect_size", "minimum_detectable"]].tolist() == pytest.approx(
-        [test.p, test.effect_size, test.minimum_detectable]
-    )
+    values = found["metrics"].query("run == ''").set_index(["experiment", "metric"])["value"]
+    assert row["difference"] == pytest.approx(values["b", "bag_auroc"] - values["a", "bag_auroc"])
+    paired = pseudo_aurocs(told["b"]) - pseudo_aurocs(told["a"])
+    estimate = estimate_effect(paired, [FOLD[slide] for slide in told["a"].slides])
+    estimate = replace(estimate, value=np.array(row["difference"]))
+    expected = [*estimate.find_interval(), float(estimate.p), float(estimate.find_detectable(0.1, 0.8))]
+    assert row[["low", "high", "p", "minimum_detectable"]].tolist() == pytest.approx(expected)
+    assert (row["pairs"], row["animals"], row["slides"], row["tests"]) == (6, 11, 11, 1)
+    row = compared(found["comparisons"], "b", "energy")
+    assert (row["pairs"], row["slides"], row["trusted"]) == (6, 12, True)
 
 
 def test_experiments_of_different_labels_are_compared_in_cells_alone(study: Study) -> None:
@@ -486,7 +483,7 @@ def test_experiments_of_different_labels_are_compared_in_cells_alone(study: Stud
     found = study.evaluate(told, reference_of={"better day": "day"}, against={"better day": "injured"})
     table = found["comparisons"]
     assert compared(table, "better day", "bag_mae")["reference"] == "day"
-    assert compared(table, "better day", "bag_mae")["high"] < 0
+    assert compared(table, "better day", "bag_mae")["difference"] < 0
     row = compared(table, "better day", "energy", "against")
     assert row["reference"] == "injured" and "bag_mae" not in set(
         table.query("family == 'against'")["metric"]
@@ -496,7 +493,7 @@ def test_experiments_of_different_labels_are_compared_in_cells_alone(study: Stud
 def test_holm_corrects_within_a_part(study: Study) -> None:
     told = {name: study.experiment(width=8 * place) for place, name in enumerate("abcd", 1)}
     parts = {"c": "placement", "d": "placement"}
-    table = study.evaluate(told, parts=parts)["comparisons"].query("metric == 'energy'")
+    table = study.evaluate(told, families=Families(parts=parts))["comparisons"].query("metric == 'energy'")
     p, corrected = (table.set_index("experiment")[name] for name in ("p", "p_holm"))
     assert corrected["b"] == p["b"]
     assert corrected[["c", "d"]].tolist() == pytest.approx(comparisons.holm(p[["c", "d"]]).tolist())

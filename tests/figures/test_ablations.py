@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from myostage.evaluation import cost, selection, summaries
 from myostage.evaluation.tables import COMPARISONS, METRICS, RELIABILITY, RUNS
 from myostage.figures import style
+from support import estimated
 from support.figures import draw, title_of
 
 STAGES = ("a", "b", "c")
@@ -34,7 +35,7 @@ def _compared(*rows: dict[str, Any]) -> pd.DataFrame:
             "p_holm": 0.9,
             "minimum_detectable": 0.04,
         }
-        full.append(usual | numbers | row)
+        full.append(estimated.DIFFERENCE | usual | numbers | row)
     return pd.DataFrame(full, columns=COMPARISONS.schema.names)
 
 
@@ -43,6 +44,7 @@ def _measured(values: dict[str, float], metric: str = "accuracy", half: float = 
     return pd.DataFrame(
         [
             {"experiment": name, "run": "", "fold": -1, "seed": -1, "metric": metric, "value": value}
+            | estimated.VALUE
             | {"low": value - half, "high": value + half, "slides": 8, "cells": 900}
             for name, value in values.items()
         ],
@@ -70,8 +72,7 @@ def test_forest_names_what_differs_and_colours_better_and_worse() -> None:
     table = _compared(
         {"experiment": "up", "difference": 0.1, "p_holm": 0.01},
         {"experiment": "down", "difference": -0.2, "p_holm": 0.001},
-        # Its interval holds 0, whatever its p.
-        {"experiment": "same", "difference": 0.01, "p_holm": 0.01, "minimum_detectable": 0.06},
+        {"experiment": "same", "difference": 0.01, "p_holm": 0.6, "minimum_detectable": 0.06},
     )
     labels = ["up", "down", "same", "broken"]
     rows = selection.find_differences(table, "accuracy", labels)
@@ -79,7 +80,7 @@ def test_forest_names_what_differs_and_colours_better_and_worse() -> None:
     figure = draw("forest", rows, groups, "accuracy", 0.05, {"broken": "failed (3 of 3 runs)"})
     assert title_of(figure) == (
         "2 of 3 differ significantly from base in accuracy: down -.200, up +.100; "
-        "minimum detectable effect, uncorrected, .040 (median)"
+        "minimum detectable effect .040 (median)"
     )
     left = figure.axes[0]
     assert [text.get_text() for text in left.get_yticklabels()] == [
@@ -123,8 +124,7 @@ def test_grid_sets_its_spread_against_an_interval_and_marks_the_point_of_the_pap
     metrics = _measured({"0.1-6": 0.6, "0.1-20": 0.64, "0.2-6": 0.58})
     compared = _compared(
         {"experiment": "0.1-20", "difference": 0.06, "p_holm": 0.01},
-        # Its interval holds 0, whatever its p.
-        {"experiment": "0.2-6", "difference": -0.02, "p_holm": 0.01},
+        {"experiment": "0.2-6", "difference": -0.02, "p_holm": 0.6},
     )
     rows = selection.tabulate_grid(metrics, points, "accuracy", compared, {"0.2-20": "failed (1 of 1 runs)"})
     assert rows.set_index("experiment").loc["0.1-20", ["difference_low", "difference_high"]].tolist() == [
@@ -268,7 +268,7 @@ ACCURACY = {"m": 0.7, "m3": 0.6, "m6": 0.66, "m10": 0.3, "n": 0.5, "n3": 0.5}
 def test_robustness_finds_where_wrong_proportions_begin_to_hurt() -> None:
     compared = _compared(
         {"experiment": "m3", "reference": "m", "difference": -0.1, "p_holm": 0.01},
-        {"experiment": "m6", "reference": "m", "difference": -0.04, "p_holm": 0.01},
+        {"experiment": "m6", "reference": "m", "difference": -0.04, "p_holm": 0.06},
         {"experiment": "m10", "reference": "m", "difference": -0.4, "p_holm": 0.01},
         # Better than the truth is no harm, and a difference to something else is none to t = 0.
         {"experiment": "n3", "reference": "n", "difference": 0.2, "p_holm": 0.01},
@@ -277,13 +277,13 @@ def test_robustness_finds_where_wrong_proportions_begin_to_hurt() -> None:
     rows = selection.tabulate_noise(_measured(ACCURACY), CURVES, "accuracy", compared)
     assert rows.loc[rows["method"] == "m", "t"].tolist() == [0, 0.3, 0.6, 1]
     figure = draw("robustness", rows, "accuracy")
-    # At .6 the interval holds 0 again.
+    # At .6 it is not significant again.
     assert title_of(figure) == (
         "Wrong proportions hurt accuracy: m first at t = .3 (-.100 [-.150, -.050]); n not up to t = .3"
     )
     circles = [line for line in figure.axes[0].lines if line.get_markersize() == 13]
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in circles] == [(0.3, 0.6)]
-    compared.loc[compared["experiment"] == "m6", ["low", "high"]] = [-0.08, -0.01]
+    compared.loc[compared["experiment"] == "m6", "p_holm"] = 0.04
     rows = selection.tabulate_noise(_measured(ACCURACY), CURVES, "accuracy", compared)
     assert "m from t = .3 on" in title_of(draw("robustness", rows, "accuracy"))
     # Of an error the larger is the worse.

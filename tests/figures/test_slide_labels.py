@@ -22,7 +22,7 @@ from myostage.evaluation.comparisons import judge
 from myostage.evaluation.tables import ALGEBRA, COMPARISONS, METRICS
 from myostage.figures import style, views
 from myostage.learning.tables import ATTENTION, HISTORY
-from support import study_tables
+from support import estimated, study_tables
 from support.figures import draw, title_of
 
 
@@ -38,6 +38,7 @@ def _measured(values: dict[str, float], metric: str = "bag_auroc", half: float =
     """A METRICS table of whole experiments."""
     rows = [
         {"experiment": name, "run": "", "fold": -1, "seed": -1, "metric": metric, "value": value}
+        | estimated.VALUE
         | {"low": value - half, "high": value + half, "slides": 8, "cells": 900}
         for name, value in values.items()
     ]
@@ -45,11 +46,14 @@ def _measured(values: dict[str, float], metric: str = "bag_auroc", half: float =
 
 
 def _compared(gaps: dict[str, float], reference: str, metric: str = "bag_auroc", **more: Any) -> pd.DataFrame:
-    """A COMPARISONS table against one reference, +-.05 and Holm p .01 unless said otherwise."""
+    """A COMPARISONS table against one reference, +-.05 and a p to it unless said otherwise."""
     usual = {"reference": reference, "family": "against", "metric": metric, "pairs": 15, "slides": 8}
-    usual |= {"effect_size": 1.0, "p": 0.01, "p_holm": 0.01, "minimum_detectable": 0.04} | more
+    usual |= {"effect_size": 1.0, "p": 0.01, "minimum_detectable": 0.04} | more
     rows = [
-        usual | {"experiment": name, "difference": gap, "low": gap - 0.05, "high": gap + 0.05}
+        {"p_holm": 0.01 if abs(gap) > 0.05 else 0.6}
+        | estimated.DIFFERENCE
+        | usual
+        | {"experiment": name, "difference": gap, "low": gap - 0.05, "high": gap + 0.05}
         for name, gap in gaps.items()
     ]
     return pd.DataFrame(rows, columns=COMPARISONS.schema.names)
@@ -483,4 +487,4 @@ def test_the_control_of_the_study_tables_shows_no_difference(tmp_path: Path) -> 
     compared = tables.read(made.study("slide_comparisons"), COMPARISONS)
     rows = selection.find_to_controls(compared, "bag_auroc", {"srmil": "srmil-permuted"}, ["srmil"])
     (row,) = rows.itertuples()
-    assert judge("bag_auroc", row.low, row.high, row.p_holm, 0.05) == "not significant"
+    assert judge("bag_auroc", row.difference, row.p_holm, 0.05) == "not significant"

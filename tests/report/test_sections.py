@@ -157,7 +157,7 @@ def test_smoothing_attention_is_counted_over_its_settings_and_its_ends_are_named
     assert first == (
         "Slide AUROC: smoothing attention helps at 1 of 4 settings, hurts at 1, makes no "
         "significant difference at 1 and is not tested at 1, against abmil (6 pairs, 9 slides each; minimum "
-        "detectable effect, uncorrected, .03)."
+        "detectable effect .03)."
     )
     assert best == (
         "The best setting is smap[alpha=0.1]: slide AUROC +.05 [+.04, +.06]; 6 pairs, 9 slides; effect "
@@ -341,8 +341,7 @@ def controlled(value: float, metric: str = "bag_auroc", **changes: Any) -> dict[
         (controlled(-0.05), "worse with true coordinates (6 pairs, 9 slides): srmil -.05 [-.06, -.04]."),
         (
             controlled(0.005),
-            "no significant use of where cells lie (6 pairs, 9 slides; minimum "
-            "detectable effect, uncorrected, .03): srmil",
+            "no significant use of where cells lie (6 pairs, 9 slides; minimum detectable effect .03): srmil",
         ),
         (controlled(0.05, p=0.2), "no significant use of where cells lie"),
         (controlled(np.nan, p=np.nan), "not tested"),
@@ -506,11 +505,10 @@ def test_smoothing_stages_is_counted_and_told_by_verdict() -> None:
     rows = [difference("sm_logits", "prop", 0.05), difference("sm_embedding", "prop", 0.001)]
     assert findings_spatial.describe_stage_smoothing(facts(cells=rows)).sentences == [
         "Accuracy: smoothing stages helps at 1 of 2 settings, hurts at none and makes no "
-        "significant difference at 1, against prop (6 pairs, 9 slides each; minimum detectable effect, "
-        "uncorrected, .027).",
+        "significant difference at 1, against prop (6 pairs, 9 slides each; minimum detectable effect .027).",
         "Better than prop (6 pairs, 9 slides): sm_logits +.050 [+.040, +.060].",
-        "Not significantly different from prop (6 pairs, 9 slides), each with its minimum detectable effect, "
-        "uncorrected: sm_embedding .027.",
+        "Not significantly different from prop (6 pairs, 9 slides), each with its minimum detectable effect: "
+        "sm_embedding .027.",
     ]
 
 

@@ -92,7 +92,6 @@ def test_structure_of_a_study_without_experiments_is_empty() -> None:
         (0.05, 0.01, "better"),
         (-0.05, 0.01, "worse"),
         (0.05, 0.05, "not significant"),  # not below alpha
-        (0.005, 0.01, "not significant"),  # its interval holds 0
         (0.05, np.nan, "not tested"),
         (np.nan, 0.01, "not tested"),
     ],
@@ -125,7 +124,7 @@ def test_the_ordinal_term_helps_with_everything_it_rests_on() -> None:
 def test_no_difference_is_said_plainly_with_what_could_have_been_found() -> None:
     first = findings.answer_ordinal_term(facts([difference("combined", "prop", 0.004, p=0.6)]))[0]
     assert "makes no significant difference" in first
-    assert first.endswith("minimum detectable effect, uncorrected, .027.")
+    assert first.endswith("minimum detectable effect .027.")
 
 
 def test_the_ordinal_term_is_judged_from_its_own_side_where_it_is_the_reference() -> None:
@@ -261,7 +260,7 @@ def test_choices_that_matter_come_first_and_largest() -> None:
     assert sentences[1].startswith("weight[losses.simprop=10] is worse than combined: accuracy -.130")
     assert sentences[2].startswith("aligned is better than combined: accuracy +.020")
     assert sentences[3] == (
-        "Not significant (6 pairs, 9 slides), each with its minimum detectable effect, uncorrected: "
+        "Not significant (6 pairs, 9 slides), each with its minimum detectable effect: "
         "weight[losses.simprop=0.1] .027."
     )
     assert findings.describe_design(facts(rows[:2]))[-1] == (
@@ -284,9 +283,19 @@ def test_failed_runs_are_told_with_their_reason() -> None:
     assert "Failed: combined-f1-s0 of combined: the loss is nan at step 12." in text
 
 
+def test_the_page_says_which_intervals_cannot_be_trusted_and_what_would_do() -> None:
+    made = facts([difference("combined", "prop", 0.03, trusted=False)])
+    few = made.metrics.assign(method="folds", trusted=False, animals=5)
+    text = " ".join(findings.describe_study(replace(made, metrics=few)))
+    assert "With one seed the noise of training shows between folds alone" in text and "Two seeds" in text
+    assert "Intervals with * are not to be trusted: they rest on 5 of the 10 animals" in text
+    row = made.between("combined", "prop")
+    assert row is not None and row.interval == "+.030 [+.020, +.040]*"
+
+
 def test_the_page_says_what_its_comparison_cannot_show() -> None:
     plain = " ".join(findings.describe_study(facts([])))
-    assert "too narrow for differences of methods" in plain and "none is known to have converged" in plain
+    assert "none is known to have converged" in plain and "not to be trusted" not in plain
     assert "transductive" not in plain and "optimiser" not in plain
     made = replace(parts(FULL), transductive=["frozen"], released=["aligned"])
     text = " ".join(findings.describe_study(facts([], made)))

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from myostage.errors import UserError
-from myostage.runtime import deaths, jobs, provenance, receipts
+from myostage.runtime import checksums, deaths, jobs, receipts
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -394,8 +394,8 @@ def test_the_statement_of_a_table_lies_beside_the_log(tiling: Tiling) -> None:
     snakemake.input = ["a.svs"]
     jobs.run(snakemake, write)
     said = json.loads((tiling.root / "logs/tile/all.json").read_text())
-    assert said["outputs"] == {snakemake.output[0]: 5}
-    assert said["inputs"] == {"a.svs": provenance.checksum(Path("a.svs"))}
+    assert said["outputs"] == {snakemake.output[0]: checksums.state(snakemake.output[0])}
+    assert said["inputs"] == {"a.svs": checksums.given("a.svs")}
     assert said["specification"]["slides"] == []
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from myostage.runtime import provenance
+from myostage.runtime import checksums, provenance
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "scripts"
@@ -136,9 +136,10 @@ def test_statement_names_inputs_and_versions(tmp_path: Path) -> None:
     missing = str(tmp_path / "a folder, or nothing")
     recipe = provenance.recipe("rule", {"sigma": 0.1}, [str(tmp_path / "a.txt"), missing])
     text = json.loads(provenance.to_json(provenance.statement(recipe, [str(tmp_path / "out")])))
-    assert text["outputs"] == {str(tmp_path / "out"): 4}
+    out = str(tmp_path / "out")
+    assert text["outputs"] == {out: {"bytes": 4, "checksum": checksums.whole(out)}}
     assert list(text["inputs"]) == [str(tmp_path / "a.txt")]
-    assert text["inputs"][str(tmp_path / "a.txt")].startswith("sha256:ca978112ca1bbdca")
+    assert text["inputs"][str(tmp_path / "a.txt")] == checksums.given(tmp_path / "a.txt")
     assert {"python", "torch", "cellpose"} <= set(text["versions"])
 
 

@@ -15,6 +15,7 @@ import yaml
 
 from myostage.study import plan
 from myostage.study.sections.encoder import Encoder
+from support import disks
 from support.one_node import Cluster, Job, until
 from support.tiny import ROOT, SNAKEMAKE, lay_out, of_cells, runs
 
@@ -256,13 +257,8 @@ def test_snakemake_killed_goes_on_where_it_was(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of a few megabytes."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)]
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("this machine does not let tests mount a disk")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with disks.small(tmp_path / "disk", "12m") as folder:
+        yield folder
 
 
 def test_a_full_and_a_read_only_disk_are_told(slurm: Cluster, copied: Path, small_disk: Path) -> None:
@@ -272,7 +268,7 @@ def test_a_full_and_a_read_only_disk_are_told(slurm: Cluster, copied: Path, smal
     shutil.rmtree(moved / "made/embed")
     shutil.rmtree(results)
     results.symlink_to(moved)
-    (small_disk / "ballast").write_bytes(bytes(shutil.disk_usage(small_disk).free - 100_000))
+    disks.fill(small_disk, 100_000)
     target = f"results/tiny/made/embed/{encoder()}/slides1.json"
     full = Snakemake(copied, target, *PROFILE, "--retries=0")
     assert full.ends() != 0

@@ -11,6 +11,7 @@ from myostage.study.expand import expand
 from myostage.study.sections.experiment import Experiment
 from myostage.study.sections.study import Study
 from myostage.study.structure import Structure, structure
+from support import estimated
 
 STAGES = ("damaged", "recovered", "intact")
 BOTH = {"simprop": 1, "prop": 1}
@@ -88,12 +89,14 @@ def difference(
     *,
     family: str = "reference",
     metric: str = "accuracy",
-    p: float = 0.001,
+    p: float | None = None,
     pairs: int = 6,
     detectable: float = 0.027,
+    trusted: bool = True,
 ) -> dict[str, Any]:
-    """A row of COMPARISONS whose interval is ``value`` plus and minus ``half``."""
-    return {
+    """A row of COMPARISONS: the interval is ``value`` plus and minus ``half``, and p follows from it."""
+    p = (0.001 if abs(value) > half else 0.4) if p is None else p
+    return estimated.DIFFERENCE | {
         "experiment": experiment,
         "reference": reference,
         "family": family,
@@ -107,6 +110,7 @@ def difference(
         "p": p / 2,
         "p_holm": p,
         "minimum_detectable": detectable,
+        "trusted": trusted,
     }
 
 
@@ -123,6 +127,7 @@ def facts(
     labels = [*made.main, *made.grid, *made.design]
     measured = [
         {"experiment": label, "run": "", "fold": -1, "seed": -1, "metric": metric, "value": 0.8}
+        | estimated.VALUE
         | {"low": 0.75, "high": 0.84, "slides": 9, "cells": 4573}
         for label in labels
         for metric in metrics

@@ -24,6 +24,7 @@ from myostage.evaluation.tables import (
 from myostage.learning.calibration import calibrate, entropy
 from myostage.learning.tables import ATTENTION, HISTORY, stages_table
 from myostage.slides.tables import SLIDES
+from support import estimated
 
 STAGES = ("damaged", "small_myotube", "large_myotube", "recovered", "intact")
 GIVEN = {
@@ -170,7 +171,7 @@ def _metrics(rng: np.random.Generator, made: Made) -> None:
         }
         values["kappa"] = np.nan if name == "majority" else accuracy - 0.05
         for metric, value in values.items():
-            row = {"experiment": name, "metric": metric, "slides": 8, "cells": 3402}
+            row = estimated.VALUE | {"experiment": name, "metric": metric, "slides": 8, "cells": 3402}
             whole = {
                 "run": "",
                 "fold": -1,
@@ -195,6 +196,7 @@ def _comparisons(made: Made) -> None:
     frame["effect_size"], frame["minimum_detectable"] = frame["difference"] / 0.05, 0.04
     frame["p"], frame["p_holm"] = frame["difference"] * 0 + 0.004, frame["difference"] * 0 + 0.012
     frame["pairs"], frame["slides"] = 3, 8
+    frame = frame.assign(**estimated.DIFFERENCE)
     tables.write(made.study("comparisons"), frame, COMPARISONS)
 
 
@@ -313,14 +315,14 @@ def _neighbour_metrics(rng: np.random.Generator, made: Made) -> None:
         }.items():
             whole = {"run": "", "fold": -1, "seed": -1, "slides": 8, "cells": 200}
             numbers = {"value": value + shift, "low": value + shift - 0.06, "high": value + shift + 0.05}
-            rows.append({"experiment": name, "metric": metric} | whole | numbers)
+            rows.append({"experiment": name, "metric": metric} | estimated.VALUE | whole | numbers)
             if control:
                 gap = value - at[control]
                 numbers = {"difference": gap, "low": gap - 0.05, "high": gap + 0.05}
                 test = {"pairs": 9, "slides": 8, "effect_size": 1.0, "p": 0.01, "minimum_detectable": 0.04}
                 test["p_holm"] = 0.02 if abs(gap) > 0.05 else 0.6
                 keys = {"experiment": name, "reference": control, "family": "against", "metric": metric}
-                compared.append(keys | numbers | test)
+                compared.append(estimated.DIFFERENCE | keys | numbers | test)
     tables.write(made.study("slide_metrics"), pd.DataFrame(rows), METRICS)
     tables.write(made.study("slide_comparisons"), pd.DataFrame(compared), COMPARISONS)
 

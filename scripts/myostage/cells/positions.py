@@ -4,8 +4,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
 from myostage import tables
@@ -44,7 +42,7 @@ def positions(cells_table: Path, cells: ArrayLike) -> Floats:
 
 def _kind(path: Path) -> tables.Table:
     """Which table a file holds; of a faulty one its reader tells what is wrong."""
-    with suppress(OSError, pa.ArrowInvalid):
-        if pq.read_schema(path).names == POSITIONS.schema.names:
+    with suppress(OSError, UserError), tables.open_parquet(path) as file:
+        if file.schema_arrow.names == POSITIONS.schema.names:
             return POSITIONS
     return CELLS

@@ -277,7 +277,10 @@ def train_cellpose(
     log.info(
         "Cellpose trains on %d images, cells of %.0f um, %d epochs", len(images), typical, training.epochs
     )
-    with tempfile.TemporaryDirectory() as folder:
+    parent = Path(out_model).parent
+    parent.mkdir(parents=True, exist_ok=True)
+    # on the disk of the model, so that one that is full is known by it
+    with tempfile.TemporaryDirectory(prefix=".", dir=parent) as folder, tables.atomic(out_model) as temporary:
         trained, losses, _ = cellpose.train.train_seg(
             net,
             train_data=images,
@@ -299,8 +302,7 @@ def train_cellpose(
                 f"{training.images}: the loss is not finite at epoch {int(np.isfinite(losses).argmin())}; "
                 "lower segmentation.train.learning_rate"
             )
-        with tables.atomic(out_model) as temporary:
-            temporary.write_bytes(Path(trained).read_bytes())
+        temporary.write_bytes(Path(trained).read_bytes())
     model = as_cellpose(net, DIAMETER_PX)
     settings: dict[str, Any] = {
         "channels": None,

@@ -1,12 +1,6 @@
-"""Differences between two experiments: paired over folds and seeds, corrected for their number, judged.
-
-Runs of one experiment share most of their training slides, so their metrics are not independent and a plain
-paired t-test finds differences that are not there. The corrected resampled t-test (Nadeau and Bengio 2003,
-Machine Learning 52:239) widens the standard error of the mean by the share of slides that is held out.
-"""
+"""Differences between two experiments: which runs are pairs, the correction for their number, the verdict."""
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -22,51 +16,39 @@ Key = tuple[int, int]
 """Fold and seed."""
 
 
-def judge(metric: str, low: float, high: float, p_holm: float, alpha: float) -> Verdict:
+# What intervals of METRICS and COMPARISONS are made of, see myostage.evaluation.intervals.
+INTERVAL = "95 % interval over animals and training runs (one seed: over folds)"
+
+
+def judge(metric: str, difference: float, p_holm: float, alpha: float) -> Verdict:
     """The verdict on a difference of two experiments, by the rule that :func:`state_rule` puts in words.
 
     Parameters
     ----------
     metric
         Its key; which way is better follows from it.
-    low, high
-        95 % confidence interval of experiment minus reference; nan where there is none.
+    difference
+        Experiment minus reference.
     p_holm
-        Holm-adjusted p; nan where there were too few pairs to test.
+        Holm-adjusted p; nan where the difference was not tested.
     alpha
         Level of the test.
     """
-    if not np.isfinite([low, high, p_holm]).all():
+    if not np.isfinite([difference, p_holm]).all():
         return "not tested"
-    side = METRICS[metric].sign * find_side(low, high)
-    if side == 0 or p_holm >= alpha:
+    if p_holm >= alpha:
         return "not significant"
-    return "better" if side > 0 else "worse"
+    return "better" if METRICS[metric].sign * difference > 0 else "worse"
 
 
 def state_rule(alpha: float) -> str:
     """The rule of :func:`judge` as a sentence."""
-    return (
-        f"A difference is significant where its Holm-adjusted p is below {format_number(alpha)} and its 95 % "
-        "confidence interval lies on one side of 0."
-    )
+    return f"A difference is significant where its Holm-adjusted p is below {format_number(alpha)}."
 
 
 def find_side(low: float, high: float, of: float = 0.0) -> int:
     """1 where an interval lies above a number, -1 where below it, 0 where it holds it or is missing."""
     return int(low > of) - int(high < of)
-
-
-@dataclass(frozen=True)
-class PairedTest:
-    """What paired differences say; nan where they say nothing."""
-
-    pairs: int
-    mean: float
-    sd: float
-    effect_size: float  # d_z = mean / sd
-    p: float  # two-sided
-    minimum_detectable: float
 
 
 def paired_seeds(
@@ -109,12 +91,14 @@ def paired_differences(
     return found[~np.isnan(found)]
 
 
-def paired_test(differences: ArrayLike, folds: int, *, alpha: float = 0.05, power: float = 0.8) -> PairedTest:
-    """Corrected resampled t-test of paired differences against 0 (Nadeau and Bengio 2003).
+def find_corrected_p(differences: ArrayLike, folds: int) -> float:
+    """Two-sided p of the corrected resampled t-test (Nadeau and Bengio 2003, Machine Learning 52:239).
+
+    For comparison with papers only. The test takes runs of further seeds for further splits, so that more
+    seeds make more of equal methods come out as different; no verdict rests on it.
 
     With r = n_test / n_train = 1 / (folds - 1), the standard error of the mean is sqrt((1/n + r) s^2), and
-    mean / standard error follows Student's t with n - 1 degrees of freedom. The minimum detectable difference
-    is (t[1 - alpha/2] + t[power]) times the standard error.
+    mean / standard error follows Student's t with n - 1 degrees of freedom.
 
     Parameters
     ----------
@@ -122,14 +106,11 @@ def paired_test(differences: ArrayLike, folds: int, *, alpha: float = 0.05, powe
         One per fold and seed, [n].
     folds
         Number of folds, at least 2.
-    alpha, power
-        Two-sided level and power of the minimum detectable difference.
 
     Returns
     -------
-    PairedTest
-        p is 1 where all differences are exactly 0, nan for fewer than two of them otherwise. The effect size
-        and the minimum detectable difference are nan where the standard deviation is 0.
+    float
+        1 where all differences are exactly 0; nan for fewer than two, or without any spread otherwise.
 
     Raises
     ------
@@ -139,22 +120,13 @@ def paired_test(differences: ArrayLike, folds: int, *, alpha: float = 0.05, powe
     if folds < 2:
         raise ValueError(f"{folds} folds leave nothing to train on")
     values = np.asarray(differences, dtype=np.float64)
-    n = values.size
-    if n == 0:
-        return PairedTest(0, np.nan, np.nan, np.nan, np.nan, np.nan)
-    mean = float(values.mean())
-    same = not values.any()
-    if n == 1:
-        return PairedTest(1, mean, np.nan, np.nan, 1.0 if same else np.nan, np.nan)
+    if values.size and not values.any():
+        return 1.0
     # Equal differences have no spread; computed, it would be a rounding error.
-    sd = 0.0 if (values == values[0]).all() else float(values.std(ddof=1))
-    error = sd * float(np.sqrt(1 / n + 1 / (folds - 1)))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p = 1.0 if same else float(2 * student.sf(np.divide(abs(mean), error), n - 1))
-    # Pairs without any spread, as of a metric at its limit in every fold, say nothing of what could be found.
-    quantiles = float(student.ppf(1 - alpha / 2, n - 1) + student.ppf(power, n - 1))
-    detectable = quantiles * error if sd else np.nan
-    return PairedTest(n, mean, sd, mean / sd if sd else np.nan, p, detectable)
+    if values.size < 2 or (values == values[0]).all():
+        return float("nan")
+    error = values.std(ddof=1) * np.sqrt(1 / values.size + 1 / (folds - 1))
+    return float(2 * student.sf(abs(values.mean()) / error, values.size - 1))
 
 
 def holm(p: ArrayLike) -> Floats:

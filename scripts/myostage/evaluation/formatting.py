@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 
 from myostage.evaluation import cost, selection
+from myostage.evaluation.comparisons import INTERVAL
 from myostage.evaluation.metrics.registry import METRICS
-from myostage.evaluation.numbers import format_count, format_number, format_p, format_setting
+from myostage.evaluation.numbers import NOT_TRUSTED, format_count, format_number, format_p, format_setting
 
 # Beside the name of an experiment in a table.
 SEES_LABELS = "†"
@@ -32,6 +33,7 @@ def tabulate_differences(rows: pd.DataFrame, runs: pd.DataFrame | None = None) -
     known = rows["difference"].notna()
     text = [
         METRICS[row.metric].format_interval(row.difference, row.low, row.high, sign=True)
+        + ("" if row.trusted or not np.isfinite(row.low) else NOT_TRUSTED)
         if found
         else failed.get(row.experiment, "–")
         for row, found in zip(selection.iterate_rows(rows), known, strict=True)
@@ -40,6 +42,12 @@ def tabulate_differences(rows: pd.DataFrame, runs: pd.DataFrame | None = None) -
         METRICS[row.metric].format(row.minimum_detectable) if found else "–"
         for row, found in zip(selection.iterate_rows(rows), known, strict=True)
     ]
+    by_folds = [
+        METRICS[row.metric].format_interval(row.difference, row.low_folds, row.high_folds, sign=True)
+        if np.isfinite(row.low_folds)
+        else "–"
+        for row in selection.iterate_rows(rows)
+    ]
     return pd.DataFrame(
         {
             "reference": rows["reference"].fillna("–").tolist(),
@@ -47,8 +55,13 @@ def tabulate_differences(rows: pd.DataFrame, runs: pd.DataFrame | None = None) -
             "effect size": [format_number(size, sign=True) for size in rows["effect_size"]],
             "p": rows["p"].map(format_p).tolist(),
             "p (Holm)": rows["p_holm"].map(format_p).tolist(),
+            "tests": rows["tests"].map(format_count).tolist(),
             "minimum detectable": detectable,
+            "t over folds": by_folds,
+            "p (corrected t)": rows["p_corrected"].map(format_p).tolist(),
+            "noise": rows["method"].fillna("").replace("", "–").tolist(),
             "pairs": rows["pairs"].map(format_count).tolist(),
+            "animals": rows["animals"].map(format_count).tolist(),
             "slides": rows["slides"].map(format_count).tolist(),
         },
         index=pd.Index(rows["experiment"].tolist(), name="experiment"),
@@ -267,11 +280,14 @@ def state_slide_results(metrics: pd.DataFrame, references: Mapping[str, str], me
     return sentences
 
 
-CAPTION = "Value [95 % interval, bootstrap over slides] on held-out slides, all folds and seeds together."
+CAPTION = f"Value [{INTERVAL}] on held-out slides, all folds and seeds together."
 DIFFERENCES = (
-    "Differences: paired over folds and seeds (pairs), interval by bootstrap over slides, p by the corrected "
-    "resampled t-test over the pairs and after Holm's correction within its family; effect size: mean over "
-    "standard deviation of the paired differences."
+    f"Differences: paired by animal, fold and seed, [{INTERVAL}]. p is of the same estimate, then after "
+    "Holm's correction for so many tests: the study's question alone, baselines, each sweep and the rest of "
+    "each part. Ceilings, majorities and random features are not tested. Minimum detectable: at the "
+    "corrected level. t over folds: plain t interval of the folds' means. Corrected t: p of the corrected "
+    "resampled t-test, for comparison with papers. Effect size: difference over the standard deviation of "
+    f"the animals' differences. {NOT_TRUSTED}: not to be trusted, of too few animals or folds."
 )
 QUOTED = (
     "As published, on other slides and without interval or n: not to be compared with the rows above as if "

@@ -3,6 +3,9 @@
 import math
 from collections.abc import Iterable
 
+# Beside an interval that so few animals or folds cannot bear.
+NOT_TRUSTED = "*"
+
 
 def format_number(value: float, decimals: int = 2, *, sign: bool = False) -> str:
     """Without the leading zero: .68, 1.07, -.03; an en dash where there is no value.

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from myostage.evaluation.numbers import format_interval
+from myostage.evaluation.numbers import NOT_TRUSTED, format_interval
 
 Floats = NDArray[np.float64]
 
@@ -27,9 +27,11 @@ class Measured:
     slides: int = 0
     cells: int = 0
     decimals: int = 2
+    trusted: bool = True
 
     def __str__(self) -> str:
-        return format_interval(self.value, self.low, self.high, self.decimals)
+        text = format_interval(self.value, self.low, self.high, self.decimals)
+        return text if self.trusted else f"{text}{NOT_TRUSTED}"
 
 
 def bootstrap(

@@ -31,10 +31,17 @@ def find_measured(metrics: pd.DataFrame, metric: str) -> dict[str, Measured]:
     rows = take_pooled(metrics)
     rows = rows[rows["metric"] == metric]
     decimals = METRICS[metric].decimals
-    fields = (rows[name] for name in _VALUE)
     return {
-        str(experiment): Measured(float(value), float(low), float(high), int(slides), int(cells), decimals)
-        for experiment, value, low, high, slides, cells in zip(rows["experiment"], *fields, strict=True)
+        str(row.experiment): Measured(
+            float(row.value),
+            float(row.low),
+            float(row.high),
+            int(row.slides),
+            int(row.cells),
+            decimals,
+            trusted=bool(row.trusted) or not np.isfinite(row.low),
+        )
+        for row in iterate_rows(rows)
     }
 
 
@@ -282,10 +289,7 @@ def find_first_harm(rows: pd.DataFrame, metric: str, alpha: float) -> pd.Series 
 
 def find_harm(rows: pd.DataFrame, metric: str, alpha: float) -> pd.Series:
     """Which rows of :func:`tabulate_noise` are significantly worse than t = 0."""
-    verdicts = [
-        judge(metric, row.difference_low, row.difference_high, row.p_holm, alpha)
-        for row in iterate_rows(rows)
-    ]
+    verdicts = [judge(metric, row.difference, row.p_holm, alpha) for row in iterate_rows(rows)]
     return pd.Series(verdicts, index=rows.index, dtype=object) == "worse"
 
 

@@ -16,21 +16,24 @@ from numpy.typing import NDArray
 from myostage import tables
 from myostage.cells.tables import LABELS
 from myostage.errors import UserError
+from myostage.evaluation.experiments import (
+    Design,
+    Families,
+    Floats,
+    Measure,
+    add_up,
+    evaluate_all,
+    list_comparisons,
+    list_families,
+    list_runs,
+    measure_seeds,
+    read_outcome,
+    write_rows,
+)
 from myostage.evaluation.localisation import ROUNDING
 from myostage.evaluation.metrics.attention import ENERGY, INSTANCE_AUROC, INSTANCE_F1
 from myostage.evaluation.metrics.record import Metric
 from myostage.evaluation.metrics.slide_labels import RANKED, choose_classed, measure_classed, measure_ranked
-from myostage.evaluation.results import (
-    Measure,
-    additive,
-    comparison_rows,
-    evaluate_all,
-    families,
-    per_seed,
-    read_outcome,
-    run_rows,
-    write_rows,
-)
 from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
 from myostage.evaluation.tallies import PerCell, Split, held_out, read_splits
 from myostage.evaluation.weighted import auroc
@@ -39,8 +42,6 @@ from myostage.learning.tables import ATTENTION, SLIDE_PREDICTIONS
 from myostage.study.run import RunSpec
 from myostage.study.sections.compare import Compare
 from myostage.study.sections.slide_label import LabelKind
-
-Floats = NDArray[np.float64]
 
 # Probabilities of a slide and attention of its cells, float32, sum to 1 within this.
 SUM_TOLERANCE = 1e-3
@@ -82,19 +83,19 @@ def evaluate_slides(
     classes: Mapping[str, int],
     compare: Compare,
     against: Mapping[str, str],
-    parts: Mapping[str, str],
+    families: Families,
     metrics_out: Path,
     comparisons_out: Path,
     runs_out: Path | None = None,
     reference_of: Mapping[str, str] | None = None,
-    repeats: int = 1000,
     metadata: dict[str, str] | None = None,
 ) -> None:
     """Write the metrics and comparisons of all experiments with models of slide labels.
 
     The value of an experiment is the mean over its seeds of the metric on the held-out slides of all folds; a
-    seed of which a run failed is left out. Its interval resamples slides, the same ones for every seed and
-    experiment. Slides without cells are left out, and slides without a label where the class is measured.
+    seed of which a run failed is left out. Intervals and tests take animals and runs as noise, see
+    :mod:`myostage.evaluation.intervals`. Slides without cells are left out, and slides without a label where
+    the class is measured.
 
     The metrics are those of :mod:`myostage.evaluation.metrics.slide_labels` and of
     :mod:`myostage.evaluation.metrics.attention`. ``instance_auroc`` is the mean over the slides with labelled
@@ -121,14 +122,12 @@ def evaluate_slides(
         Experiments of different slide labels are compared in cells and energy alone.
     against
         Label of an experiment -> label of the one that it changes something of.
-    parts
-        Label -> part of the study (``main`` where it has none): Holm corrects within a part.
+    families
+        Which comparisons are tested, and which together.
     metrics_out, comparisons_out, runs_out
         Tables to write; None: not written.
     reference_of
         Label -> reference, for experiments whose reference is not that of ``compare``.
-    repeats
-        Resamples of the bootstrap.
     metadata
         Goes into the written files.
 
@@ -149,24 +148,26 @@ def evaluate_slides(
         if outcome[name]["status"] == "ok"
     }
     measured = any(slide in labels and row.fold != STAGED_ONLY for slide, row in split_of.items())
-    of_cells = _keys([*([INSTANCE_AUROC, INSTANCE_F1] if measured else []), ENERGY])
-    names = {name: (*_keys([*RANKED, *choose_classed(kinds[name])]), *of_cells) for name in experiments}
+    of_cells = _list_keys([*([INSTANCE_AUROC, INSTANCE_F1] if measured else []), ENERGY])
+    names = {name: (*_list_keys([*RANKED, *choose_classed(kinds[name])]), *of_cells) for name in experiments}
     specs = {name: [run.spec for run in listed] for name, listed in experiments.items()}
-    measures = {name: partial(_measures, kind=kinds[name], classes=classes[name]) for name in experiments}
-    evaluated, rows = evaluate_all(specs, held, names, measures, repeats)
+    measures = {
+        name: partial(_measure, splits=split_of, kind=kinds[name], classes=classes[name])
+        for name in experiments
+    }
+    evaluated, rows = evaluate_all(specs, held, names, measures)
     label_of = {name: listed[0].spec.label for name, listed in experiments.items()}
-    compared = comparison_rows(
+    compared = list_comparisons(
         evaluated,
-        families(evaluated, compare, against, reference_of=reference_of),
-        parts,
+        list_families(evaluated, compare, against, reference_of=reference_of),
+        families,
         lambda one, other: names[one] if label_of[one] == label_of[other] else of_cells,
         compare,
-        repeats,
     )
     write_rows(METRICS, rows, metrics_out, metadata)
     write_rows(COMPARISONS, compared, comparisons_out, metadata)
     if runs_out is not None:
-        write_rows(RUNS, run_rows(specs, outcome), runs_out, metadata)
+        write_rows(RUNS, list_runs(specs, outcome), runs_out, metadata)
 
 
 def tally_slides(
@@ -268,11 +269,13 @@ def _attention(path: Path) -> Iterator[tuple[str, tuple[NDArray[np.int64], Float
         yield slide, (cell[rows].astype(np.int64), logit[rows], weight[rows])
 
 
-def _keys(metrics: Sequence[Metric]) -> tuple[str, ...]:
+def _list_keys(metrics: Sequence[Metric]) -> tuple[str, ...]:
     return tuple(metric.key for metric in metrics)
 
 
-def _measures(seeds: Sequence[Mapping[str, SlideTally]], kind: LabelKind, classes: int) -> list[Measure]:
+def _measure(
+    seeds: Sequence[Mapping[str, SlideTally]], splits: Mapping[str, Split], kind: LabelKind, classes: int
+) -> list[Measure]:
     """What the held-out slides, the same for each seed, can be measured by."""
 
     def measure(
@@ -288,23 +291,23 @@ def _measures(seeds: Sequence[Mapping[str, SlideTally]], kind: LabelKind, classe
             return []
         found = np.array([[values(seed[slide]) for seed in seeds] for slide in slides], dtype=np.float64)
         count = sum(cells(seeds[0][slide]) for slide in slides)
-        return [Measure(_keys(metrics), statistic, slides, found, count)]
+        return [Measure(_list_keys(metrics), statistic, slides, found, count, Design.of(slides, splits))]
 
     def of_sums(metric: Metric) -> Callable[[Floats, Floats], Floats]:
-        return additive(lambda sums: metric.compute(sums)[..., None])
+        return add_up(lambda sums: metric.compute(sums)[..., None])
 
     confused = np.eye(classes**2)
     return [
         *measure(
             RANKED,
-            per_seed(partial(measure_ranked, kind=kind)),
+            measure_seeds(partial(measure_ranked, kind=kind)),
             lambda tally: tally.label >= 0,
             lambda tally: [tally.label, *tally.probabilities],
             lambda tally: tally.cells,
         ),
         *measure(
             choose_classed(kind),
-            additive(partial(measure_classed, kind=kind)),
+            add_up(partial(measure_classed, kind=kind)),
             lambda tally: tally.label >= 0,
             lambda tally: confused[tally.label * classes + tally.predicted],
             lambda tally: tally.cells,

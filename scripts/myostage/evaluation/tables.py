@@ -70,6 +70,21 @@ ALGEBRA = Table(
     ),
 )
 
+# Of a value or a difference; see myostage.evaluation.intervals.
+_INTERVAL = (
+    Column("low", FLOAT64, "", "lower end of the 95 % confidence interval; missing for a single run"),
+    Column("high", FLOAT64, "", "upper end"),
+    Column(
+        "method",
+        STRING,
+        "",
+        "whose spread the interval is of: animals and runs, folds (one seed), animals (nothing is learnt)",
+    ),
+    Column("trusted", BOOL, "", "whether the interval of so many animals and folds covers in simulation"),
+    Column("low_folds", FLOAT64, "", "lower end of the 95 % interval of the plain t over folds"),
+    Column("high_folds", FLOAT64, "", "upper end"),
+)
+
 METRICS = Table(
     "metrics",
     "every metric of every run and of every experiment",
@@ -80,8 +95,8 @@ METRICS = Table(
         Column("seed", INT32, "", "seed; -1: all"),
         Column("metric", STRING, "", "name of the metric"),
         Column("value", FLOAT64, "", "value"),
-        Column("low", FLOAT64, "", "2.5 % quantile of the bootstrap over slides"),
-        Column("high", FLOAT64, "", "97.5 % quantile"),
+        *_INTERVAL,
+        Column("animals", INT32, "animals", "held-out animals it was computed on"),
         Column("slides", INT32, "slides", "held-out slides it was computed on"),
         Column("cells", INT32, "cells", "cells it was computed on"),
     ),
@@ -98,15 +113,37 @@ COMPARISONS = Table(
         ),
         Column("metric", STRING, "", "name of the metric"),
         Column("difference", FLOAT64, "", "experiment minus reference, all folds and seeds together"),
-        Column("low", FLOAT64, "", "2.5 % quantile of the paired bootstrap over slides"),
-        Column("high", FLOAT64, "", "97.5 % quantile"),
+        *_INTERVAL,
         Column("pairs", INT32, "pairs", "fold x seed pairs"),
+        Column("animals", INT32, "animals", "held-out animals"),
         Column("slides", INT32, "slides", "held-out slides"),
-        Column("effect_size", FLOAT64, "", "mean over standard deviation of the paired differences"),
-        Column("p", FLOAT64, "", "corrected resampled t-test over the pairs (Nadeau and Bengio 2003)"),
-        Column("p_holm", FLOAT64, "", "after Holm's correction within family, part and metric"),
         Column(
-            "minimum_detectable", FLOAT64, "", "smallest difference this test finds with the stated power"
+            "effect_size",
+            FLOAT64,
+            "",
+            "difference over the standard deviation of the animals' paired differences, means over seeds",
+        ),
+        Column("p", FLOAT64, "", "two-sided, of the estimate that the interval is of; missing: not tested"),
+        Column(
+            "p_holm",
+            FLOAT64,
+            "",
+            "after Holm's correction: the study's question alone, baselines, each sweep and the rest of "
+            "each part, by family and metric",
+        ),
+        Column("tests", INT32, "tests", "how many tests Holm's correction is for; 0: not tested"),
+        Column(
+            "minimum_detectable",
+            FLOAT64,
+            "",
+            "smallest difference this test finds with the stated power at its corrected level, alpha / tests",
+        ),
+        Column("p_folds", FLOAT64, "", "plain t-test over folds"),
+        Column(
+            "p_corrected",
+            FLOAT64,
+            "",
+            "corrected resampled t-test over the pairs (Nadeau and Bengio 2003), for comparison with papers",
         ),
     ),
 )

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from myostage import tables
@@ -202,9 +201,8 @@ def read_slide(path: Path, stages: int, slide: str) -> tuple[NDArray[np.int64], 
 
     Only the row groups that may hold it are read.
     """
-    with tables.open_table(path, predictions_table(stages)):
-        rows = ds.dataset(path, format="parquet")
-    found = rows.to_table(["cell", "probabilities"], filter=pc.field("slide") == slide)
+    wanted = pc.field("slide") == slide
+    found = tables.read_where(path, predictions_table(stages), ["cell", "probabilities"], wanted)
     found = found.sort_by("cell").combine_chunks()
     probabilities = [_probabilities(chunk, stages, path) for chunk in found["probabilities"].chunks]
     return (

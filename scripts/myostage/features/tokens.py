@@ -3,8 +3,9 @@
 A cell's T x D float16 tokens are one value of a fixed-size binary column, uncompressed and without dictionary
 or statistics, so that reading is copying: a bag touches the bytes of its own cells and nothing else. Any
 Parquet reader can open the file; ours maps it into memory and finds each row by arithmetic, which needs every
-row group to hold one single data page. The writer sees to that and the reader verifies it. Only the files
-read last are mapped: each keeps a handle, of which a process has few (`ulimit -n`).
+row group to hold one single data page. The writer sees to that and the reader verifies it. Each cell's tokens
+bear a checksum, so that a bag verifies the cells that it reads and no page of others. Only the files read
+last are mapped: each keeps a handle, of which a process has few (`ulimit -n`).
 """
 
 import json
@@ -17,10 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+import xxhash
 from torch import Tensor
 
 from myostage import tables
-from myostage.errors import UserError
+from myostage.errors import Damaged, UserError
 
 ROW_GROUP_CELLS = 256
 BIG_ROW_GROUP_CELLS = 64
@@ -49,6 +51,7 @@ def tokens_table(tokens: int, width: int) -> tables.Table:
                 "",
                 f"{tokens} x {width} float16, row-major, prefix tokens first",
             ),
+            tables.Column("checksum", pa.uint64(), "", "XXH3 of the cell's tokens, 64 bits"),
         ),
     )
 
@@ -96,7 +99,11 @@ class TokenWriter:
         column = pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(width), self._filled, [None, pa.py_buffer(self._tokens[: self._filled])]
         )
-        batch = pa.table([pa.array(self._cells[: self._filled]), column], schema=self._table.schema)
+        checksums = [xxhash.xxh3_64_intdigest(cell) for cell in self._tokens[: self._filled]]
+        batch = pa.table(
+            [pa.array(self._cells[: self._filled]), column, pa.array(checksums, pa.uint64())],
+            schema=self._table.schema,
+        )
         self._out.write_table(batch, row_group_size=self._size)
         self.written += self._filled
         self._filled = 0
@@ -148,20 +155,20 @@ class TokenStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        file = _open(self.path)
-        self._changed_ns = self.path.stat().st_mtime_ns
-        with file:
+        with tables.open_parquet(self.path, "tokens", memory_map=True) as file:
+            self._changed_ns = self.path.stat().st_mtime_ns
             self.metadata = {
-                key.decode(): value.decode()
+                key.decode(errors="replace"): value.decode(errors="replace")
                 for key, value in (file.schema_arrow.metadata or {}).items()
                 if not key.startswith(b"ARROW:")
             }
             self.shape = self._read_shape()
             tables.check(file.schema_arrow, tokens_table(*self.shape), self.path)
             self._bytes = self.shape[0] * self.shape[1] * 2
-            self.cells: np.ndarray = (
-                file.read(columns=["cell"]).column("cell").to_numpy().astype(np.int32, copy=False)
-            )
+            own = file.read(columns=["cell", "checksum"])
+            self.cells: np.ndarray = own.column("cell").to_numpy().astype(np.int32, copy=False)
+            self._checksums = own.column("checksum").to_numpy()
+            self._verified = np.zeros(len(self.cells), bool)
             self._groups, self._starts = self._lay_out(file.metadata)
             self._verify(file)
 
@@ -204,6 +211,7 @@ class TokenStore:
         for group in np.unique(owner):
             here = np.flatnonzero(owner == group)
             target[here] = self._rows_of(int(group))[wanted[here] - self._groups[group]]
+        self._compare(wanted, target)
         return out
 
     def stream(self, row_groups: Iterable[int] | None = None) -> Iterator[tuple[np.ndarray, Tensor]]:
@@ -211,7 +219,9 @@ class TokenStore:
         for group in range(self.row_groups) if row_groups is None else row_groups:
             first, last = self._groups[group], self._groups[group + 1]
             out = torch.empty((int(last - first), *self.shape), dtype=torch.float16)
-            out.numpy().view(np.uint8).reshape(-1, self._bytes)[...] = self._rows_of(group)
+            target = out.numpy().view(np.uint8).reshape(-1, self._bytes)
+            target[...] = self._rows_of(group)
+            self._compare(np.arange(first, last), target)
             yield self.cells[first:last], out
 
     def read(self) -> Tensor:
@@ -226,15 +236,24 @@ class TokenStore:
         mapped = _map(self.path, self._changed_ns)
         return mapped[start : start + count * self._bytes].reshape(count, self._bytes)
 
+    def _compare(self, rows: np.ndarray, read: np.ndarray) -> None:
+        """Compare rows ``read``, uint8[n, T * D * 2], with their checksums, each when first read."""
+        for place in np.flatnonzero(~self._verified[rows]):
+            if xxhash.xxh3_64_intdigest(read[place]) != self._checksums[rows[place]]:
+                raise Damaged(
+                    f"{self.path}: the tokens of cell {self.cells[rows[place]]} are not those written"
+                )
+        self._verified[rows] = True
+
     def _read_shape(self) -> tuple[int, int]:
         try:
             tokens, width = json.loads(self.metadata["shape"])
             if self.metadata["dtype"] != DTYPE or tokens < 1 or width < 1:
                 raise ValueError
         except (KeyError, ValueError, TypeError):
-            raise UserError(
+            raise Damaged(
                 f"{self.path}: the file says nothing of {DTYPE} tokens and their shape, so it is no token "
-                "store; delete it and run the workflow again"
+                "store"
             ) from None
         return int(tokens), int(width)
 
@@ -246,9 +265,9 @@ class TokenStore:
             chunk = described.row_group(group).column(1)
             overhead = chunk.total_compressed_size - size * self._bytes
             if chunk.compression != "UNCOMPRESSED" or not 0 <= overhead <= _PAGE_OVERHEAD_BYTES:
-                raise UserError(
+                raise Damaged(
                     f"{self.path}: row group {group} is not one uncompressed page of tokens, so another "
-                    "program wrote this file; delete it and run the workflow again"
+                    "program wrote this file"
                 )
             # The values are the page's last bytes: the header and the definition levels go before them.
             starts.append(chunk.data_page_offset + overhead)
@@ -266,10 +285,7 @@ class TokenStore:
             column.buffers()[1], np.uint8, len(column) * self._bytes, column.offset * self._bytes
         )
         if not np.array_equal(expected, self._rows_of(last).reshape(-1)):
-            raise UserError(
-                f"{self.path}: the tokens do not lie where the file's footer says, so the file is damaged; "
-                "delete it and run the workflow again"
-            )
+            raise Damaged(f"{self.path}: the tokens do not lie where the file's footer says")
 
 
 @lru_cache(MAPPED_FILES)
@@ -283,14 +299,3 @@ def _map(path: Path, changed_ns: int) -> np.ndarray:
     except FileNotFoundError:
         fault = "is gone"
     raise UserError(f"{path}: the file {fault} while its tokens were read; run the workflow again")
-
-
-def _open(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path, memory_map=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: the tokens table is missing; run the workflow to make it") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(
-            f"{path}: not a readable tokens table ({error}); delete it and run the workflow again"
-        ) from None

@@ -147,7 +147,7 @@ def draw(
     )
     note = (
         "Loss: mean over the last tenth of steps, then over n runs, 95 % interval (bootstrap over runs). "
-        f"Differences: paired bootstrap over slides. {verdicts.state_rule(alpha)}"
+        f"Differences: {verdicts.INTERVAL}. {verdicts.state_rule(alpha)}"
     )
     style.set_headline(figure, _worth(losses, compared, alpha), note)
     return figure

@@ -48,8 +48,9 @@ FIGURE = Record(
     theme="metrics",
     category="Ablations",
     caption=(
-        "Paired differences over folds and seeds with 95 % intervals; grey: below the minimum "
-        "detectable effect, uncorrected. Coloured where a difference is significant."
+        "Paired differences with 95 % intervals over animals and training runs; grey: below the minimum "
+        "detectable effect at the level that Holm's correction leaves. Coloured where a difference is "
+        "significant."
     ),
     requests=requests,
     tabular=True,
@@ -169,7 +170,7 @@ def draw(
             mlines.Line2D(
                 [], [], color=style.FAINT, marker="o", mfc="white", label="not significant, or not tested"
             ),
-            mpatches.Patch(color="#e8e8e8", label="below the minimum detectable effect, uncorrected"),
+            mpatches.Patch(color="#e8e8e8", label="below the minimum detectable effect"),
         ],
         loc="outside lower left",
         ncols=4,
@@ -179,8 +180,7 @@ def draw(
     style.set_headline(
         figure,
         _changes(shown, metric, single, alpha),
-        "Point and line: difference and 95 % interval (paired bootstrap over slides). "
-        f"{verdicts.state_rule(alpha)}",
+        f"Point and line: difference and {verdicts.INTERVAL}. {verdicts.state_rule(alpha)}",
     )
     return figure
 
@@ -201,5 +201,5 @@ def _changes(rows: Sequence[Any], metric: str, reference: str | None, alpha: flo
     detectable = np.array([row.minimum_detectable for row in rows], dtype=float)
     if np.isfinite(detectable).any():
         smallest = record.format(float(np.nanmedian(detectable)))
-        text += f"; minimum detectable effect, uncorrected, {smallest} (median)"
+        text += f"; minimum detectable effect {smallest} (median)"
     return text

@@ -85,7 +85,7 @@ def draw(
     """
     points = points.assign(
         verdict=[
-            verdicts.judge(metric, row.difference_low, row.difference_high, row.p_holm, alpha)
+            verdicts.judge(metric, row.difference, row.p_holm, alpha)
             for row in selection.iterate_rows(points)
         ]
     )
@@ -164,7 +164,7 @@ def draw(
     if handles:
         figure.legend(handles=handles, loc="outside lower left", ncols=3, alignment="left")
     slides, cells = int(known["slides"].max()), int(known["cells"].max())
-    note = f"± half the width of the 95 % interval (bootstrap over {slides:,} slides, {cells:,} cells)."
+    note = f"± half the width of the {verdicts.INTERVAL}; {slides:,} slides, {cells:,} cells."
     if compared:
         note += f" {verdicts.state_rule(alpha)}"
     style.set_headline(figure, _spread(known, metric), note)

@@ -9,7 +9,7 @@ import numpy as np
 
 from myostage import palette
 from myostage.evaluation.metrics.registry import METRICS
-from myostage.figures.lazy import formatting, mticker, pd, schemas, selection, style, tables
+from myostage.figures.lazy import formatting, mticker, pd, schemas, selection, style, tables, verdicts
 from myostage.figures.record import Drawn, Record, Request, Scope, Table
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ FIGURE = Record(
     theme="metrics",
     category="Metrics",
     caption=(
-        "Metrics of every experiment on held-out slides. Intervals: 95 %, bootstrap over slides. Majorities"
-        " learn nothing; the supervised ceiling alone sees cell labels. The table adds differences to the "
-        "reference and, in a block of their own, published figures."
+        "Metrics of every experiment on held-out slides. 95 % intervals over animals and training runs. "
+        "Majorities learn nothing; the supervised ceiling alone sees cell labels. The table adds "
+        "differences to the reference and, in a block of their own, published figures."
     ),
     requests=requests,
     tabular=True,
@@ -157,7 +157,7 @@ def draw(
         axes.set_axisbelow(True)
     grid[0].set_yticks(range(len(order)), order)
     grid[0].set_ylim(len(order) - 0.4, -0.6)
-    note = "Point and line: value and 95 % interval (bootstrap over slides); small dots: single runs."
+    note = f"Point and line: value and {verdicts.INTERVAL}; small dots: single runs."
     if set(baselines) & set(order):
         note += " Grey: baselines, dashed the best of them."
     if set(ceilings) & set(order):

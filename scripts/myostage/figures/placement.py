@@ -146,7 +146,7 @@ def draw(rows: pd.DataFrame, metric: str, reference: str = "", alpha: float = 0.
     style.set_legend(figure, handles)
     fixed = ", ".join(f"{SETTINGS[key].split(' (')[0]} {_setting(usual[key])}" for key in usual)
     note = (
-        f"Line: 95 % interval (bootstrap over {int(points['n_slides'].max()):,} slides). Filled: "
+        f"Line: {verdicts.INTERVAL}, {int(points['n_slides'].max()):,} slides. Filled: "
         f"significant difference to {reference or 'the reference'}. {verdicts.state_rule(alpha)} "
         f"Where not varied: {fixed}."
     )

@@ -102,7 +102,7 @@ def draw(rows: pd.DataFrame, metric: str, alpha: float = 0.05) -> Figure:
     axes.set_axisbelow(True)
     figure.legend(handles=handles, loc="outside lower left", ncols=3, alignment="left")
     slides, cells = int(known["slides"].max()), int(known["cells"].max())
-    note = f"Band: 95 % interval (bootstrap over {slides:,} slides, {cells:,} cells)."
+    note = f"Band: {verdicts.INTERVAL}; {slides:,} slides, {cells:,} cells."
     if known["difference"].notna().any():
         note += f" Circle: first significant fall from t = 0. {verdicts.state_rule(alpha)}"
     if len(absent):

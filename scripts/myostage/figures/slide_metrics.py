@@ -86,9 +86,9 @@ FIGURE = Record(
     theme="slide_labels",
     category="Labels of slides",
     caption=(
-        "Metrics of models of slide labels on held-out slides: value and 95 % interval, bootstrap over "
-        "slides. Coloured where the paired difference to the control is significant: its interval excludes 0 "
-        "and the Holm-adjusted p is below the level. Cell labels are used here and nowhere in learning."
+        "Metrics of models of slide labels on held-out slides: value and 95 % interval over animals and "
+        "training runs. Coloured where the paired difference to the control is significant: its "
+        "Holm-adjusted p is below the level. Cell labels are used here and nowhere in learning."
     ),
     requests=requests,
     tabular=True,
@@ -191,7 +191,7 @@ def draw(
     if controls:
         finding += f"; {style.describe_differences(list(selection.iterate_rows(part)), alpha, only)}"
     note = (
-        "Point and line: value and 95 % interval (bootstrap over slides). "
+        f"Point and line: value and {verdicts.INTERVAL}. "
         f"{verdicts.state_rule(alpha)} n: up to {int(measured['n_slides'].max()):,} slides and "
         f"{int(measured['n_cells'].max()):,} cells."
     )

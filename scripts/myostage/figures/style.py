@@ -181,7 +181,7 @@ def shared_value(values: pd.Series, otherwise: str) -> str:
 
 def judge_row(row: Any, metric: str, alpha: float) -> Verdict:
     """The verdict on a row of COMPARISONS."""
-    return judge(metric, row.low, row.high, row.p_holm, alpha)
+    return judge(metric, row.difference, row.p_holm, alpha)
 
 
 def describe_differences(rows: Sequence[Any], alpha: float, reference: str) -> str:

@@ -18,7 +18,6 @@ from typing import cast
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -28,7 +27,7 @@ from torch import Tensor
 from myostage import tables
 from myostage.cells.positions import positions
 from myostage.cells.tables import LABELS
-from myostage.errors import UserError
+from myostage.errors import Damaged, UserError
 from myostage.features.encoder import Suffix, split
 from myostage.features.held import Held
 from myostage.features.tokens import TokenStore
@@ -373,14 +372,10 @@ def cell_numbers(path: Path) -> NDArray[np.int32]:
     UserError
         The file is missing, damaged, or has no cells.
     """
-    try:
-        return pq.read_table(path, columns=["cell"]).column("cell").to_numpy().astype(np.int32, copy=False)
-    except FileNotFoundError:
-        raise UserError(f"{path}: the slide's cells are missing; run the workflow to make them") from None
-    except (pa.ArrowInvalid, OSError, KeyError) as error:
-        raise UserError(
-            f"{path}: no readable table of cells ({error}); delete it and run the workflow again"
-        ) from None
+    with tables.open_parquet(path, "cells") as file:
+        if "cell" not in file.schema_arrow.names:
+            raise Damaged(f"{path}: no table of cells")
+        return file.read(columns=["cell"]).column("cell").to_numpy().astype(np.int32, copy=False)
 
 
 @lru_cache(maxsize=8192)

@@ -16,6 +16,7 @@ from myostage.errors import UserError
 from myostage.figures import style
 from myostage.figures.record import Drawn
 from myostage.report import pages
+from myostage.runtime.disk import disk_error
 
 
 class Theme:
@@ -46,8 +47,9 @@ class Theme:
                 self._faults[name] = ""
             except Exception as error:
                 traceback.print_exc()
+                full = disk_error(error, self._out) if isinstance(error, OSError) else None
                 kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-                self._faults[name] = f"{kind}{error}"
+                self._faults[name] = str(full or f"{kind}{error}")
             if self._outcomes:
                 Path(self._outcomes).write_text(json.dumps(self._faults), encoding="utf-8")
 

@@ -16,8 +16,10 @@ import pandas as pd
 from myostage.evaluation import cost as costs
 from myostage.evaluation import selection
 from myostage.evaluation.comparisons import Verdict, judge
+from myostage.evaluation.intervals import find_lack
 from myostage.evaluation.metrics.registry import METRICS
 from myostage.evaluation.numbers import (
+    NOT_TRUSTED,
     format_count,
     format_interval,
     format_number,
@@ -28,9 +30,8 @@ from myostage.evaluation.numbers import (
 from myostage.evaluation.resampling import Measured
 from myostage.study.structure import SlideStructure, Structure
 
+DETECTABLE = "minimum detectable effect"
 # OSLSP, arXiv 2505.04150: sigma; bins of its released code
-DETECTABLE = "minimum detectable effect, uncorrected,"
-
 PAPER = {"sigma": 0.1, "bins": 6}
 
 
@@ -49,6 +50,9 @@ class Difference:
     effect_size: float
     p_holm: float
     minimum_detectable: float
+    low_folds: float
+    high_folds: float
+    trusted: bool
 
     @property
     def turned(self) -> "Difference":
@@ -61,6 +65,8 @@ class Difference:
             low=-self.high,
             high=-self.low,
             effect_size=-self.effect_size,
+            low_folds=-self.high_folds,
+            high_folds=-self.low_folds,
         )
 
     @property
@@ -71,13 +77,21 @@ class Difference:
         return -self.difference, -self.high, -self.low
 
     def judge(self, alpha: float) -> Verdict:
-        return judge(self.metric, self.low, self.high, self.p_holm, alpha)
+        return judge(self.metric, self.difference, self.p_holm, alpha)
 
     @property
     def interval(self) -> str:
         """``+.031 [+.012, +.050]``."""
         text = METRICS[self.metric].format_interval(self.difference, self.low, self.high, sign=True)
-        return text if np.isfinite([self.low, self.high]).all() else f"{text} without interval"
+        if not np.isfinite([self.low, self.high]).all():
+            return f"{text} without interval"
+        return text if self.trusted else f"{text}{NOT_TRUSTED}"
+
+    @property
+    def by_folds(self) -> str:
+        """``[+.004, +.058]`` by the plain t over folds; a dash where there is none."""
+        ends = (METRICS[self.metric].format(end, sign=True) for end in (self.low_folds, self.high_folds))
+        return f"[{', '.join(ends)}]" if np.isfinite(self.low_folds) else "–"
 
     @property
     def size(self) -> str:
@@ -97,7 +111,7 @@ class Difference:
 
     @property
     def detectable(self) -> str:
-        """``minimum detectable effect, uncorrected, .027``, or nothing where that is unknown."""
+        """``minimum detectable effect .027``, or nothing where that is unknown."""
         if not np.isfinite(self.minimum_detectable):
             return ""
         return f"{DETECTABLE} {METRICS[self.metric].format(self.minimum_detectable)}"
@@ -254,7 +268,7 @@ def _describe_group(facts: Facts, words: str, rows: Sequence[Difference]) -> str
             f"{facts.name(row.experiment)} {METRICS[row.metric].format(row.minimum_detectable)}"
             for row in rows
         ]
-        words += f" ({format_sizes(rows)}), each with its {DETECTABLE.rstrip(',')}"
+        words += f" ({format_sizes(rows)}), each with its {DETECTABLE}"
     else:
         parts = [f"{facts.name(row.experiment)} {row.interval}" for row in rows]
         words += f" ({format_sizes(rows)})"
@@ -294,10 +308,7 @@ def describe_study(facts: Facts) -> list[str]:
 def state_limits(facts: Facts) -> list[str]:
     """What the comparison cannot show, and which experiments have an advantage or are not what they seem."""
     structure, runs = facts.structure, facts.runs
-    sentences = [
-        "Confidence intervals resample slides: they leave out the noise of training and that slides of an "
-        "animal are alike, and are too narrow for differences of methods."
-    ]
+    sentences = describe_noise(facts)
     steps = sorted({int(count) for count in runs.loc[runs["steps"] > 0, "steps"]})
     if steps:
         sentences.append(
@@ -313,6 +324,29 @@ def state_limits(facts: Facts) -> list[str]:
         sentences.append(
             f"{join_words(structure.released)} (preset released): the losses of the released code, but not "
             "its optimiser."
+        )
+    return sentences
+
+
+def describe_noise(facts: Facts) -> list[str]:
+    """What the intervals cannot tell, and how many seeds or animals would do."""
+    rows = selection.take_pooled(facts.metrics)
+    rows = rows[(rows["metric"] == facts.metric) & rows["low"].notna()]
+    learnt = facts.splits[facts.splits["fold"] >= 0]
+    folds = int(learnt["fold"].nunique())
+    sentences = []
+    if (rows["method"] == "folds").any():
+        sentences.append(
+            "With one seed the noise of training shows between folds alone: such intervals are a t over "
+            f"{format_count(folds, 'fold')}. Two seeds or more tell it from that of animals, and give "
+            "narrower intervals."
+        )
+    starred = rows[~rows["trusted"].astype(bool)]
+    if len(starred):
+        lack = find_lack(int(starred["animals"].min()), folds, learnt["group"].nunique())
+        sentences.append(
+            f"Intervals with {NOT_TRUSTED} are not to be trusted: they rest on {lack} that it takes in "
+            "simulation for intervals to cover as they say."
         )
     return sentences
 

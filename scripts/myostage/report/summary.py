@@ -12,7 +12,7 @@ from myostage import palette
 from myostage.evaluation import formatting
 from myostage.evaluation.comparisons import Verdict, state_rule
 from myostage.evaluation.metrics.registry import METRICS
-from myostage.evaluation.numbers import format_number, format_p, format_setting
+from myostage.evaluation.numbers import NOT_TRUSTED, format_number, format_p, format_setting
 from myostage.report import findings
 from myostage.report.findings import Difference, Facts
 from myostage.report.pages import BETTER, WORSE, Block, Cell, Grid, Picture, Section, Strip, write_page
@@ -108,13 +108,15 @@ def rules(facts: Facts) -> str:
     return (
         f"A difference is experiment minus reference in {METRICS[facts.metric].label}, of which "
         f"{better} is better, on held-out slides, all folds and seeds together; in brackets the 95 % "
-        f"confidence interval by paired bootstrap over slides. {state_rule(compare['alpha'])} p is that of "
-        "the corrected resampled t-test over pairs of fold and seed, after Holm's correction within its "
-        "family and part of the study. Beside a difference that is not significant stands the minimum "
-        "detectable "
-        f"effect: what this test, uncorrected, finds with power {format_setting(compare['power'])}. Not "
-        "tested: too few pairs. Effect size: mean over standard deviation of the paired differences. Two "
-        "intervals that do not overlap count as apart."
+        f"confidence interval, paired by animal, fold and seed: animals and training runs are its noise, "
+        f"with one seed the folds. {state_rule(compare['alpha'])} p is of the same estimate; Holm's "
+        "correction takes the study's question alone, then baselines, then each sweep and the rest of each "
+        "part. Beside a difference that is not significant stands the minimum detectable effect: what this "
+        f"test finds at its corrected level with power {format_setting(compare['power'])}. Not tested: "
+        "ceilings, majorities, random features, and differences without any spread. t over folds: the plain "
+        "t interval of the folds' means, beside it for comparison. Effect size: difference over the standard "
+        f"deviation of the animals' differences. {NOT_TRUSTED}: not to be trusted, of too few animals or "
+        "folds. Two intervals that do not overlap count as apart."
     )
 
 
@@ -187,6 +189,7 @@ def _differences(facts: Facts, rows: Sequence[Difference]) -> Grid | None:
             format_number(row.effect_size),
             format_p(row.p_holm),
             METRICS[row.metric].format(row.minimum_detectable),
+            row.by_folds,
             f"{row.pairs:,}",
             f"{row.slides:,}",
         )
@@ -198,7 +201,7 @@ def _differences(facts: Facts, rows: Sequence[Difference]) -> Grid | None:
     )
     drawn = f" Drawn up to {METRICS[rows[0].metric].format(reach)} from 0; hollow: beyond." if reach else ""
     caption = f"Difference in {METRICS[rows[0].metric].label} [95 % interval].{drawn} {notes}".rstrip()
-    return Grid((*head, "minimum detectable", "pairs", "slides"), lines, caption)
+    return Grid((*head, "minimum detectable", "t over folds", "pairs", "slides"), lines, caption)
 
 
 def _mark(verdict: Verdict, text: str) -> Cell:

@@ -1,5 +1,6 @@
 """How every script of a rule runs: log, errors, and the statement of what made its outputs."""
 
+import errno
 import logging
 import os
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from myostage import tables
-from myostage.errors import UserError
+from myostage.errors import Damaged, UserError
 from myostage.paths import Paths
 from myostage.runtime import deaths, devices, provenance, receipts
 from myostage.runtime.disk import disk_error
@@ -23,6 +24,8 @@ LAST_LINES = 15
 TERMINATED = 128 + signal.SIGTERM
 # params that list the members of a job, or say how and not what is made: they shape no member
 SHAPE_NONE = ("slides", "runs", "specs", "settings", "scratch", "on_bad_slide")
+# A full disk as errors say it in words.
+FULL = {os.strerror(number): number for number in (errno.ENOSPC, errno.EDQUOT)}
 log = logging.getLogger("myostage")
 
 
@@ -187,7 +190,7 @@ def make_each(
         except Exception as error:
             fault = _fault(error, where.root)
             gone = [path for path in member.inputs if not Path(path).exists()]
-            if skip is None or gone or deaths.is_of_machine(error):
+            if skip is None or gone or isinstance(error, Damaged) or deaths.is_of_machine(error):
                 faults[member.name] = f"{gone[0]} is gone ({fault})" if gone else fault
                 continue
             log.error("%s is skipped: %s", member.name, fault)
@@ -233,12 +236,20 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
-def _of_disk(error: Exception, folder: str | Path) -> UserError | None:
+def _of_disk(error: BaseException, folder: str | Path) -> UserError | None:
     """The sentence for an error of the disk: of the file that it names, if it is there, else ``folder``."""
-    if not isinstance(error, OSError):
+    if isinstance(error, UserError):
         return None
-    named = error.filename if isinstance(error.filename, str | Path) else ""
-    return disk_error(error, named if named and os.path.lexists(named) else folder)
+    if isinstance(error, OSError):
+        named = error.filename if isinstance(error.filename, str | Path) else ""
+        if fault := disk_error(error, named if named and os.path.lexists(named) else folder):
+            return fault
+    # Libraries wrap it, a notebook hands on its text, and closing what is cut short fails in another way.
+    said = next((number for words, number in FULL.items() if words in str(error)), None)
+    if said:
+        return disk_error(OSError(said, ""), folder)
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return _of_disk(before, folder) if before and getattr(before, "errno", None) in FULL.values() else None
 
 
 def _fault(error: Exception, folder: str) -> str:
@@ -253,18 +264,33 @@ def _fault(error: Exception, folder: str) -> str:
 
 
 def _state(snakemake: Any, path: Path) -> None:
+    """What made the outputs, beside the log; and what they are, beside them, for the jobs that read them."""
     recipe = provenance.recipe(snakemake.rule, dict(snakemake.params.items()), _flat(snakemake.input))
-    write_json(path, provenance.statement(recipe, _flat(snakemake.output)))
+    statement = provenance.statement(recipe, _flat(snakemake.output))
+    write_json(path, statement)
+    folders: dict[Path, dict[str, Any]] = {}
+    for output, said in statement["outputs"].items():
+        folders.setdefault(Path(output).parent, {})[output] = said
+    for folder, outputs in folders.items():
+        write_json(folder / "made" / f"{snakemake.rule}.json", {"rule": snakemake.rule, "outputs": outputs})
 
 
 def _flat(files: Any) -> list[str]:
     return [str(file) for file in files]
 
 
+class _LogFile(logging.FileHandler):
+    """A log that a full disk cuts short without a traceback of its own: the job says that it is full."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def _start_logging(path: Path, rule: str) -> None:
     terminal = logging.StreamHandler()
     terminal.setLevel(logging.INFO)
-    file = logging.FileHandler(path, mode="w", encoding="utf-8")
+    file = _LogFile(path, mode="w", encoding="utf-8")
     log.setLevel(logging.DEBUG)
     for handler, layout in ((terminal, f"{rule}: %(message)s"), (file, "%(asctime)s %(message)s")):
         handler.setFormatter(logging.Formatter(layout))

@@ -8,11 +8,14 @@ import ast
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from myostage.runtime import checksums
 
 LIBRARY = Path(__file__).parents[1]
 PACKAGES = (
@@ -27,7 +30,6 @@ PACKAGES = (
     "torchmil",
     "torchvision",
 )
-WHOLE_CHECKSUM_BYTES = 64 * 2**20
 # What only people read, and no number depends on. Calls of loggers, calls that make a message of a fault, the
 # list that faults are gathered in; arguments of declarations: a key's meaning, a column's unit and meaning.
 LOGS = {"log", "logger", "warnings"}
@@ -180,21 +182,6 @@ def _silent(node: Any) -> Any:
     return node
 
 
-def checksum(path: Path) -> str:
-    """SHA-256 of a file; of its first 64 MB, with size and time, where it is larger, as slides are."""
-    digest = hashlib.sha256()
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        for _ in range(WHOLE_CHECKSUM_BYTES // 2**20):
-            block = file.read(2**20)
-            if not block:
-                break
-            digest.update(block)
-    if size > WHOLE_CHECKSUM_BYTES:
-        return f"first64MB:{digest.hexdigest()} size:{size} mtime:{path.stat().st_mtime_ns}"
-    return f"sha256:{digest.hexdigest()}"
-
-
 @cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that shape the numbers."""
@@ -204,25 +191,50 @@ def versions() -> dict[str, str]:
     return found
 
 
-def recipe(rule: str, params: dict[str, Any], inputs: Iterable[str]) -> dict[str, Any]:
-    """Everything that shapes the outputs of one job, ready for JSON: the same recipe, the same outputs."""
+def recipe(
+    rule: str, params: dict[str, Any], inputs: Iterable[str], known: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Everything that shapes the outputs of one job, ready for JSON: the same recipe, the same outputs.
+
+    What an input holds is what was stated of it when the workflow made it, or else what is ``known`` of it,
+    or :func:`checksums.given` finds.
+    """
     return {
         "rule": rule,
         "specification": params,
-        "inputs": {path: checksum(file) for path, file in _files(inputs)},
+        "inputs": {path: _content(path, known or {}) for path in sorted(inputs) if Path(path).is_file()},
         "versions": versions(),
     }
 
 
+def _content(path: str, known: Mapping[str, str]) -> str:
+    said = stated(path)
+    return str(said[0]["checksum"]) if said else known.get(path) or checksums.given(path)
+
+
 def statement(recipe: dict[str, Any], outputs: Iterable[str]) -> dict[str, Any]:
-    """What made the ``outputs``, which are there: their recipe, and their sizes in bytes."""
-    return recipe | {"outputs": {path: Path(path).stat().st_size for path in sorted(outputs)}}
+    """What made the ``outputs``, which are there: their recipe, and what they are."""
+    return recipe | {"outputs": {path: checksums.state(path) for path in sorted(outputs)}}
 
 
-def _files(paths: Iterable[str]) -> Iterator[tuple[str, Path]]:
-    for path in sorted(paths):
-        if Path(path).is_file():
-            yield path, Path(path)
+def stated(path: str | Path) -> list[dict[str, Any]]:
+    """What was stated of a file when it was made, newest first; nothing of a file that no job made.
+
+    Statements lie in the folder ``made`` beside the file. They may have been copied along with it, so its
+    name and that of its folder count.
+    """
+    file = Path(path)
+    found = []
+    for statement in file.parent.glob("made/*.json"):
+        with suppress(OSError, ValueError, AttributeError, TypeError):
+            outputs = json.loads(statement.read_text(encoding="utf-8"))["outputs"]
+            changed = statement.stat().st_mtime_ns
+            found += [
+                (changed, said)
+                for output, said in outputs.items()
+                if Path(output).parts[-2:] == file.parts[-2:] and {"bytes", "checksum"} <= said.keys()
+            ]
+    return [said for _, said in sorted(found, key=lambda pair: -pair[0])]
 
 
 def to_json(value: dict[str, Any]) -> str:

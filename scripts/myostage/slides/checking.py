@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 from myostage import tables
 from myostage.errors import UserError
@@ -95,7 +94,8 @@ def skip(path: str | Path, table: tables.Table, reason: str) -> None:
 
 def reason_skipped(path: str | Path) -> str:
     """Why a slide was left out when its table was made; empty where it was not."""
-    metadata = pq.read_schema(path).metadata or {}
+    with tables.open_parquet(path) as file:
+        metadata = file.schema_arrow.metadata or {}
     return str(metadata.get(b"skipped", b"").decode())
 
 

@@ -52,6 +52,8 @@ class Structure:
         Label -> term -> weight, of every experiment that learns.
     baselines, ceilings : list of str
         Baselines, and experiments that see cell labels.
+    untested : list of str
+        Experiments that no question is asked of: ceilings, majorities and random features.
     untrained : list of str
         Main experiments that leave the encoder as it was before training.
     fitted_afterwards : list of str
@@ -84,6 +86,7 @@ class Structure:
     losses: dict[str, dict[str, float]]
     baselines: list[str]
     ceilings: list[str]
+    untested: list[str]
     untrained: list[str]
     fitted_afterwards: list[str]
     transductive: list[str]
@@ -148,6 +151,7 @@ def structure(
                 label for experiment, label, spec in members if experiment.baseline or not spec.trained
             ],
             ceilings=[label for _, label, spec in members if spec.method == "supervised"],
+            untested=[label for _, label, spec in members if not _is_asked(spec)],
             untrained=[
                 label for label, spec in main.items() if spec.trained and spec.training.unfreeze == "none"
             ],
@@ -168,6 +172,12 @@ def _members(
     by_name = {experiment.name: experiment for experiment in study.experiments}
     for label, specs in experiments.items():
         yield by_name[label.partition("[")[0]], label, specs
+
+
+def _is_asked(spec: RunSpec) -> bool:
+    """Whether a study asks how good it is: it learns from proportions, and not a head on random features."""
+    random = spec.encoder.weights == "none" and spec.training.unfreeze == "none"
+    return spec.trained and spec.method != "supervised" and not random
 
 
 @dataclass(frozen=True)
