@@ -56,6 +56,7 @@ if PLAN.imaged and PLAN.labelled:
             **needs("label"),
         params:
             slides=PLAN.labelled,
+            carried=PLAN.carried,
             stages=STUDY.stages,
             mpp=STUDY.tiling.mpp,
             code=code("label.py"),

@@ -1,6 +1,7 @@
 """Files that a study names, as files: missing, a folder, empty, cut short, the same as another."""
 
 import hashlib
+import stat
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -10,9 +11,12 @@ def file_faults(what: str, path: str, *, whole: bool = False) -> list[str]:
     """What is wrong with a file as a file: missing, a folder, empty, or (if ``whole``) cut short."""
     file = Path(path)
     try:
-        size = file.stat().st_size
-        if file.is_dir():
+        status = file.stat()
+        size = status.st_size
+        if stat.S_ISDIR(status.st_mode):
             return [f"{what}: {path} is a folder; name a file"]
+        if not stat.S_ISREG(status.st_mode):
+            return [f"{what}: {path} is a pipe or device; name a file"]
         if size == 0:
             return [f"{what}: {path} is empty; copy it again"]
         if whole and _cut_short(file, size):

@@ -73,7 +73,12 @@ SLIDE_COLUMNS = (
         "its cells that lie there, 0 to 1",
     ),
     TableColumn("split", False, "split of a public benchmark; not used, folds are our own"),
-    TableColumn("any column", False, "that `training.score` or a label of `slide_labels` names"),
+    TableColumn(
+        "any column",
+        False,
+        "that `training.score` or a label of `slide_labels` names; others (treatment, sex, batch, ...) are "
+        "carried to `slides.parquet`, `scores.parquet` and `segmentation_quality.parquet`",
+    ),
 )
 CROP_COLUMNS = (
     TableColumn("crop", True, "unique name"),
@@ -111,7 +116,8 @@ class SlideRow(Section):
     """One row of the slide table, or what a crop study has in its place.
 
     ``group`` is empty where the slide is staged only; ``crops`` is empty where the slide is one file;
-    ``values`` are those of the columns that scores and labels of slides name.
+    ``values`` are those of the columns that scores and labels of slides name, ``carried`` those of columns
+    that nothing uses.
     """
 
     slide: str
@@ -122,6 +128,7 @@ class SlideRow(Section):
     annotations: str | None = None
     border: Literal["", "sharp", "diffuse"] = ""
     values: Mapping[str, str] = Field(default_factory=dict)
+    carried: Mapping[str, str] = Field(default_factory=dict)
     crops: tuple[CropRow, ...] = ()
 
     @property
@@ -165,10 +172,8 @@ def _fields(path: str) -> list[tuple[int, list[str]]]:
 
 
 def commented(path: str) -> list[int]:
-    """Numbers of lines of a table that start with # and hold as many fields as the header, as a row does."""
-    rows = _fields(path)
-    header = next((fields for _, fields in rows if not fields[0].startswith("#")), [])
-    return [number for number, row in rows if row[0].startswith("#") and len(row) > max(1, len(header) - 2)]
+    """Numbers of the lines of a table that start with # and hold several fields, as a row does."""
+    return [number for number, row in _fields(path) if row[0].startswith("#") and len(row) > 1]
 
 
 def read_tsv(
@@ -208,6 +213,9 @@ def read_tsv(
     problems = [f"column {name} is missing" for name in required if name not in header]
     for name in dict.fromkeys(header):
         if name in valid:
+            continue
+        if not name.isprintable():
+            problems.append(f"column {name!r} has characters that cannot be shown; rename it")
             continue
         hint = nearest(name, set(valid) - set(header), cutoff=0.75 if further else 0.5)
         if not further or hint or not name:
@@ -392,7 +400,7 @@ def read_slides(study: Study) -> list[SlideRow]:
     Raises
     ------
     UserError
-        Missing or unknown columns, bad or repeated names, two slides with one file, an mpp that is none.
+        Missing or misspelt columns, bad or repeated names, two slides with one file, an mpp that is none.
     """
     if study.input == "crops":
         return [
@@ -403,7 +411,9 @@ def read_slides(study: Study) -> list[SlideRow]:
     own = named_columns(study)
     known = [column for column in SLIDE_COLUMNS if " " not in column.name]
     required, optional = _columns(known)
-    lines = read_tsv(study.slides, list(dict.fromkeys([*required, *own])), optional)
+    lines = read_tsv(study.slides, list(dict.fromkeys([*required, *own])), optional, further=True)
+    used = {*required, *own, *optional}
+    further = dict.fromkeys(name for line in lines for name in line.values if name not in used)
     values = _Values()
     rows = []
     for line in lines:
@@ -419,6 +429,7 @@ def read_slides(study: Study) -> list[SlideRow]:
                 annotations=values.get(line, "annotations", _path, empty=True),
                 border=values.get(line, "border", _border, "", empty=True),
                 values={name: line[name] for name in dict.fromkeys([*own, "score"])},
+                carried={name: line[name] for name in further},
             )
         )
         if line["border"]:
