@@ -8,7 +8,7 @@ if PLAN.imaged:
 
     rule check:
         input:
-            PLAN.images(PLAN.imaged),
+            given(PLAN.images(PLAN.imaged)),
         output:
             table=PATHS.study("slides.parquet"),
             slides=PLAN.each("slide.parquet", PLAN.imaged),
@@ -26,6 +26,7 @@ if PLAN.imaged:
             rows=[PLAN.slides[slide].model_dump(exclude={"crops", "carried"}) for slide in PLAN.imaged],
             on_bad_slide=STUDY.on_bad_slide,
             carried=PLAN.carried,
+            content=lambda wildcards: PLAN.content_of_all(PLAN.images(PLAN.imaged)),
             code=code("check.py"),
         message:
             f"Opening {len(PLAN.imaged)} slides"

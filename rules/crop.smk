@@ -8,7 +8,7 @@ out:  crops.parquet; labels.parquet and segmentation_quality.parquet, for evalua
 rule crop:
     input:
         slides=lambda wildcards: PLAN.each("slide.parquet", PLAN.slide_batches[wildcards.batch]),
-        images=lambda wildcards: PLAN.images(PLAN.slide_batches[wildcards.batch]),
+        images=lambda wildcards: given(PLAN.images(PLAN.slide_batches[wildcards.batch])),
         cells=PATHS.receipt("segment", "{batch}"),
     output:
         PATHS.receipt("crop", "{batch}"),
@@ -27,6 +27,7 @@ rule crop:
         on_bad_slide=lambda wildcards, output: STUDY.on_bad_slide,
         tiling=STUDY.tiling.model_dump(),
         crop=STUDY.crop.model_dump(),
+        content=lambda wildcards: PLAN.content(PLAN.images(PLAN.slide_batches[wildcards.batch])),
         code=code("crop.py"),
     message:
         "Cropping cells ({wildcards.batch})"
@@ -40,7 +41,7 @@ if PLAN.imaged and PLAN.labelled:
         input:
             slides=PLAN.each("slide.parquet", PLAN.labelled),
             cells=PLAN.behind(PLAN.each("cells.parquet", PLAN.labelled)),
-            annotations=[PLAN.slides[slide].annotations for slide in PLAN.labelled],
+            annotations=given([PLAN.slides[slide].annotations for slide in PLAN.labelled]),
         output:
             labels=PLAN.each("labels.parquet", PLAN.labelled),
             quality=PLAN.each("segmentation_quality.parquet", PLAN.labelled),
@@ -59,6 +60,9 @@ if PLAN.imaged and PLAN.labelled:
             carried=PLAN.carried,
             stages=STUDY.stages,
             mpp=STUDY.tiling.mpp,
+            content=lambda wildcards: PLAN.content_of_all(
+                [PLAN.slides[slide].annotations for slide in PLAN.labelled]
+            ),
             code=code("label.py"),
         message:
             f"Matching the cells of {len(PLAN.labelled)} slides with their annotations"
@@ -70,7 +74,7 @@ if STUDY.input == "crops":
 
     rule collect:
         input:
-            [row.path for slide in PLAN.slides.values() for row in slide.crops],
+            given([row.path for slide in PLAN.slides.values() for row in slide.crops]),
         output:
             crops=PLAN.each("crops.parquet", PLAN.slides),
             labels=PLAN.each("labels.parquet", PLAN.labelled),
@@ -86,6 +90,9 @@ if STUDY.input == "crops":
         params:
             slides={name: [row.model_dump() for row in slide.crops] for name, slide in PLAN.slides.items()},
             labelled=PLAN.labelled,
+            content=lambda wildcards: PLAN.content_of_all(
+                [row.path for slide in PLAN.slides.values() for row in slide.crops]
+            ),
             code=code("collect.py"),
         message:
             f"Reading the crops of {len(PLAN.slides)} slides"

@@ -14,7 +14,7 @@ for encoder, weights in PLAN.tuned.items():
                 f"dino_{encoder}"
             input:
                 crops=PLAN.behind(PLAN.each("crops.parquet", PLAN.slides)),
-                weights=PLAN.encoders[encoder].weights_file or [],
+                weights=given(PLAN.encoders[encoder].weights_file or []),
             output:
                 weights,
             log:
@@ -32,6 +32,9 @@ for encoder, weights in PLAN.tuned.items():
                 # as a function of the output: what it says and the id does not, such as checkpoint_every,
                 # re-runs nothing
                 settings=lambda wildcards, output, encoder=encoder: PLAN.encoders[encoder].model_dump(),
+                content=lambda wildcards, encoder=encoder: PLAN.content(
+                    PLAN.encoders[encoder].weights_file or []
+                ),
                 code=code("dino.py"),
             message:
                 f"Fine-tuning {encoder} on the crops of {len(PLAN.slides)} slides"

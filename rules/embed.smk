@@ -9,11 +9,7 @@ out:  tokens/{encoder}.parquet of every slide, for every encoder that an experim
 rule embed:
     input:
         crops=lambda wildcards: PLAN.behind(PLAN.each("crops.parquet", PLAN.token_batches[wildcards.batch])),
-        weights=lambda wildcards: (
-            []
-            if PLAN.encoders[wildcards.encoder].dino
-            else PLAN.encoders[wildcards.encoder].weights_file or []
-        ),
+        weights=lambda wildcards: given(PLAN.weights(wildcards.encoder)),
         tuned=lambda wildcards: PLAN.tuned.get(wildcards.encoder, []),
     output:
         PATHS.receipt("embed/{encoder}", "{batch}"),
@@ -31,6 +27,7 @@ rule embed:
         encoder=lambda wildcards: wildcards.encoder,
         # as a function of the output: what it says and the id does not, such as batch_size, re-runs nothing
         settings=lambda wildcards, output: PLAN.encoders[wildcards.encoder].model_dump(),
+        content=lambda wildcards: PLAN.content(PLAN.weights(wildcards.encoder)),
         code=code("embed.py"),
     message:
         "Embedding cells with {wildcards.encoder} ({wildcards.batch})"

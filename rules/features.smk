@@ -9,7 +9,7 @@ if STUDY.input == "features":
 
     rule features:
         input:
-            lambda wildcards: PLAN.images(PLAN.slide_batches[wildcards.batch]),
+            lambda wildcards: given(PLAN.images(PLAN.slide_batches[wildcards.batch])),
         output:
             PATHS.receipt("features", "{batch}"),
         log:
@@ -26,6 +26,7 @@ if STUDY.input == "features":
             features=STUDY.features.model_dump(),
             encoder=next(iter(PLAN.encoders), ""),
             encoder_json=next(map(PLAN.encoder_json, PLAN.encoders), ""),
+            content=lambda wildcards: PLAN.content(PLAN.images(PLAN.slide_batches[wildcards.batch])),
             code=code("features.py"),
         message:
             "Reading ready-made features ({wildcards.batch})"

@@ -9,7 +9,7 @@ if STUDY.apply:
 
     rule predict:
         input:
-            models=PLAN.applied_models,
+            models=given(PLAN.applied_models),
             tokens=PLAN.read_by(PLAN.staging[:1])["tokens"],
             cells=PLAN.read_by(PLAN.staging[:1])["cells"],
         output:
@@ -27,6 +27,7 @@ if STUDY.apply:
             slides=list(PLAN.slides),
             encoder=PLAN.staging[0].encoder.id,
             places=PLAN.places if PLAN.staging[0].spatial else "",
+            content=lambda wildcards: PLAN.content_of_all(PLAN.applied_models),
             code=code("predict.py"),
         message:
             f"Staging {len(PLAN.slides)} slides with {STUDY.apply.experiment} of {STUDY.apply.study}"

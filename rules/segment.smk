@@ -8,8 +8,8 @@ if STUDY.segmentation.train:
 
     rule segment_train:
         input:
-            table=STUDY.segmentation.train.images,
-            images=PLAN.segmentation_images,
+            table=given(STUDY.segmentation.train.images),
+            images=given(PLAN.segmentation_images),
         output:
             model=PLAN.segmentation_model,
         log:
@@ -25,6 +25,9 @@ if STUDY.segmentation.train:
             training=STUDY.segmentation.train.model_dump(),
             diameter_um=STUDY.segmentation.diameter_um,
             mpp=STUDY.tiling.mpp,
+            content=lambda wildcards: PLAN.content_of_all(
+                [STUDY.segmentation.train.images, PLAN.segmentation_images]
+            ),
             code=code("segment_train.py"),
         message:
             "Training Cellpose"
@@ -35,9 +38,9 @@ if STUDY.segmentation.train:
 rule segment:
     input:
         slides=lambda wildcards: PLAN.each("slide.parquet", PLAN.slide_batches[wildcards.batch]),
-        images=lambda wildcards: PLAN.images(PLAN.slide_batches[wildcards.batch]),
+        images=lambda wildcards: given(PLAN.images(PLAN.slide_batches[wildcards.batch])),
         tiles=PATHS.receipt("tile", "{batch}"),
-        model=PLAN.segmentation_model,
+        model=PLAN.segmentation_model if STUDY.segmentation.train else given(PLAN.segmentation_model),
     output:
         PATHS.receipt("segment", "{batch}"),
     log:
@@ -56,6 +59,12 @@ rule segment:
         settings=lambda wildcards, output: STUDY.segmentation.model_dump(),
         tiling=STUDY.tiling.model_dump(),
         segmentation=STUDY.segmentation.model_dump(exclude={"train", "batch_size"}),
+        content=lambda wildcards: PLAN.content(
+            [
+                PLAN.images(PLAN.slide_batches[wildcards.batch]),
+                [] if STUDY.segmentation.train else PLAN.segmentation_model,
+            ]
+        ),
         code=code("segment.py"),
     message:
         "Segmenting slides ({wildcards.batch})"

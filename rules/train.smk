@@ -58,12 +58,11 @@ if "baselines" in PLAN.run_batches:
         params:
             runs=PLAN.members("baselines"),
             specs=lambda wildcards, output: [spec.model_dump() for spec in PLAN.run_batches["baselines"]],
-            scratch="",
             all_slides=list(PLAN.slides),
             stages=STUDY.stages,
             proportions=PLAN.proportions,
-            code=code("train.py"),
+            code=code("baselines.py"),
         message:
             f"Predicting {len(PLAN.run_batches['baselines'])} baselines"
         script:
-            "../scripts/train.py"
+            "../scripts/baselines.py"

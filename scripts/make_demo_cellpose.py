@@ -23,6 +23,7 @@ from myostage.cells.segmentation import segment_slide, train_cellpose
 from myostage.cells.tables import CELLS
 from myostage.errors import UserError
 from myostage.phantom.draw import draw_slide
+from myostage.slides.slide import read_picture
 from myostage.slides.tissue import tile_slide
 from myostage.study.sections.phantom import Phantom
 from myostage.study.sections.segmentation import CellposeTraining, Segmentation
@@ -79,8 +80,8 @@ def training_table(folder: Path) -> Path:
     rows = ["image\tmasks\tmpp"]
     for day, proportions in DAYS.items():
         slide, truth = draw(folder, f"train_{day}", proportions, TRAINED_UM)
-        with Image.open(slide) as image:
-            masks = outlines(truth, 1.0, image.size)
+        height, width = read_picture(slide, "this script").shape[:2]
+        masks = outlines(truth, 1.0, (width, height))
         Image.fromarray(masks.astype(np.uint16)).save(folder / f"train_{day}.png")
         rows.append(f"{slide}\t{folder / f'train_{day}.png'}\t{SLIDE_MPP}")
     table = folder / "images.tsv"

@@ -14,6 +14,7 @@ from PIL import Image
 
 from make_demo_cellpose import outlines
 from myostage.phantom.draw import draw_slide
+from myostage.slides.slide import read_picture
 from myostage.study.sections.phantom import Phantom
 
 SEED = 90210  # the study's is 0
@@ -49,10 +50,10 @@ def draw(name: str, out: Path) -> str:
             animal=name,
             slide=name,
         )
-        with Image.open(slide) as image:
-            # as JPEG, which the slide is too: a tenth of the bytes
-            image.convert("RGB").save(out / f"{name}.jpg", quality=95)
-            masks = outlines(truth, 1.0, image.size)
+        image = Image.fromarray(read_picture(slide, "this script"))
+        # as JPEG, which the slide is too: a tenth of the bytes
+        image.save(out / f"{name}.jpg", quality=95)
+        masks = outlines(truth, 1.0, image.size)
     Image.fromarray(masks.astype(np.uint16)).save(out / f"{name}_masks.png", optimize=True)
     return f"{out / f'{name}.jpg'}\t{out / f'{name}_masks.png'}\t{MPP}"
 

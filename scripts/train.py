@@ -1,4 +1,4 @@
-"""Train the runs of one job, or predict its baselines, each with the slides that it holds out."""
+"""Train the runs of one job, and predict the slides that each holds out."""
 
 from contextlib import ExitStack
 from functools import cache
@@ -28,11 +28,7 @@ def work(smk: Any) -> None:
             spec, known = specs[run], about[run]
             shared: dict[str, Any] = {
                 "splits": Path(paths.study("splits.parquet")),
-                "tokens": (
-                    tokens(spec.encoder.id)
-                    if spec.trained
-                    else {slide: Path(paths.slide(slide, "crops.parquet")) for slide in slides}
-                ),
+                "tokens": tokens(spec.encoder.id),
                 "cells": {
                     slide: Path(paths.slide(slide, known["places"])) for slide in slides if spec.spatial
                 },
@@ -70,7 +66,7 @@ def work(smk: Any) -> None:
             )
             for run, known in about.items()
         ]
-        encoders = {spec.encoder.id for spec in specs.values() if spec.trained}
+        encoders = {spec.encoder.id for spec in specs.values()}
         jobs.make_each(smk, members, train, ready=lambda: [tokens(encoder) for encoder in sorted(encoders)])
 
 

@@ -1,6 +1,7 @@
 """The library is a house: packages lie on floors, and imports go down only."""
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -111,3 +112,11 @@ def test_nothing_has_two_doors() -> None:
             owner = LIBRARY.joinpath(*module.split("."))
             file = owner.with_suffix(".py") if owner.with_suffix(".py").exists() else owner / "__init__.py"
             assert member in defined(file), f"{path}: {module} does not define {member}"
+
+
+def test_pictures_are_opened_by_the_readers_alone() -> None:
+    """Limits of memory and the formats of the documentation hold because there is no other way in."""
+    opening = re.compile(r"\bImage\.open\(|\bTiffFile\(|\bimread\(|\bOpenSlide\(|\bTiffReader\(")
+    files = [*LIBRARY.rglob("*.py"), *(ROOT / "scripts").glob("*.py")]
+    found = {path for path in files if opening.search(path.read_text(encoding="utf-8"))}
+    assert found == {LIBRARY / f"slides/readers/{name}.py" for name in ("image", "tiff", "openslide")}

@@ -6,7 +6,17 @@ import sys
 from pathlib import Path
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-LIGHT = ("summary", "evaluate", "evaluate_slides", "headline", "localise", "algebra", "geometry", "collect")
+LIGHT = (
+    "summary",
+    "baselines",
+    "evaluate",
+    "evaluate_slides",
+    "headline",
+    "localise",
+    "algebra",
+    "geometry",
+    "collect",
+)
 HEAVY = ("torch", "timm", "torchvision")
 
 

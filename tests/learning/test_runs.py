@@ -19,6 +19,7 @@ from myostage.cells.tables import CROP_PX, CROPS, LABELS, POSITIONS
 from myostage.errors import UserError
 from myostage.features import encoder, tokens
 from myostage.learning import bags, loop, runs, train
+from myostage.learning.baseline_runs import predict_baseline
 from myostage.learning.calibration import fit_temperature
 from myostage.learning.predictions import read_run
 from myostage.learning.tables import HISTORY, OUTCOME, SPLITS, predictions_table
@@ -51,6 +52,12 @@ RECONSTRUCTION = {"prop": 1.0, "spatial_reconstruction": 1.0}
 HEALTHY = Healthy(groups=("d14",), stages=("late",))
 
 
+def outputs_of(folder: Path) -> dict[str, Path]:
+    """What a run writes into its folder."""
+    names = {"model": "safetensors", "history": "parquet", "predictions": "parquet", "outcome": "parquet"}
+    return {f"{name}_out": folder / f"{name}.{ending}" for name, ending in names.items()}
+
+
 @dataclass(frozen=True)
 class Bench:
     """A study's tokens, places of cells, labels and splits in a folder."""
@@ -76,14 +83,24 @@ class Bench:
             spec,
             stages=STAGES,
             splits=self.splits,
-            model_out=out / "model.safetensors",
-            history_out=out / "history.parquet",
-            predictions_out=out / "predictions.parquet",
-            outcome_out=out / "outcome.parquet",
             checkpoint_dir=out / "checkpoint",
             device="cpu",
             threads=1,
+            **outputs_of(out),
             **options,
+        )
+        return out
+
+    def predict_baseline(self, method: str, name: str, crops: dict[str, Path]) -> Path:
+        """Predict a baseline below ``name`` and return that folder."""
+        out = self.folder / name
+        predict_baseline(
+            spec_of({}, method),
+            stages=STAGES,
+            proportions=PROPORTIONS,
+            splits=self.splits,
+            crops=crops,
+            **outputs_of(out),
         )
         return out
 
@@ -625,20 +642,23 @@ def test_baselines_predict_given_proportions(bench: Bench) -> None:
     image = bytes(CROP_PX * CROP_PX * 3)
     for path in crops.values():
         tables.write(path, pd.DataFrame({"cell": range(CELLS), "image": [image] * CELLS}), CROPS)
-    everyone = bench.run(spec_of({}, "majority"), "majority", labels=None, tokens=crops)
+    everyone = bench.predict_baseline("majority", "majority", crops)
     mean = np.mean(list(PROPORTIONS.values()), axis=0)
     found = predictions(everyone)
     np.testing.assert_allclose(np.stack(found["probabilities"]), np.tile(mean, (4 * CELLS, 1)), rtol=1e-6)
     assert set(found["stage"]) == {int(mean.argmax())}
     assert tables.read(everyone / "history.parquet", HISTORY).empty
-    own = predictions(bench.run(spec_of({}, "group_majority"), "group-majority", labels=None))
+    own = predictions(bench.predict_baseline("group_majority", "group-majority", crops))
     for slide, share in (("d3_a0", PROPORTIONS["d3"]), ("d14_a0", PROPORTIONS["d14"]), ("other", mean)):
         np.testing.assert_allclose(own.loc[own["slide"] == slide, "probabilities"].iloc[0], share, rtol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["proportions", "majority"])
 def test_a_finished_run_is_applied_to_other_slides(bench: Bench, method: str, tmp_path: Path) -> None:
-    out = bench.run(spec_of(COMBINED if method == "proportions" else {}, method), f"apply-{method}")
+    if method == "proportions":
+        out = bench.run(spec_of(COMBINED), "apply-proportions")
+    else:
+        out = bench.predict_baseline(method, f"apply-{method}", bench.tokens)
     known = predictions(out)
     model, again = out / "model.safetensors", tmp_path / "predictions.parquet"
     runs.predict_run(
@@ -725,7 +745,8 @@ def test_where_bags_say_nothing_there_is_no_temperature(
     out = bench.run(spec_of({"prop": 1.0}), "no-temperature", proportions=alike)
     assert np.isnan(outcome(out)["temperature"]) and np.isnan(read_run(out / "predictions.parquet", K)[0])
     assert "the training bags determine no temperature" in caplog.text
-    assert np.isnan(outcome(bench.run(spec_of({}, "majority"), "no-temperature-idle"))["temperature"])
+    idle = bench.predict_baseline("majority", "no-temperature-idle", bench.tokens)
+    assert np.isnan(outcome(idle)["temperature"])
 
 
 def test_large_slides_are_sampled_for_the_temperature(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -745,7 +766,7 @@ def test_the_outcome_tells_what_a_run_cost(bench: Bench) -> None:
     found = outcome(bench.run(spec_of({"prop": 1.0}), "cost"))
     assert found["status"] == "ok" and found["device"] == "cpu" and found["steps"] == 24
     assert found["seconds"] > 0 and found["cpu_seconds"] > 0 and found["peak_memory_mb"] > 1
-    idle = outcome(bench.run(spec_of({}, "majority"), "no-cost"))
+    idle = outcome(bench.predict_baseline("majority", "no-cost", bench.tokens))
     assert idle["status"] == "ok" and idle["steps"] == 0
 
 

@@ -13,7 +13,7 @@ import torch
 
 from myostage.runtime import cost
 
-CPU = torch.device("cpu")
+CPU = "cpu"
 
 
 @pytest.fixture
@@ -134,19 +134,19 @@ class Driver:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> torch.device:
+def gpu(monkeypatch: pytest.MonkeyPatch) -> str:
     """A GPU as far as this module looks at one."""
     told = SimpleNamespace(uuid="1234")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: told)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3_000_000)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
-    return torch.device("cuda", 0)
+    return "cuda:0"
 
 
 @pytest.mark.parametrize(("fault", "joules"), [(0, 2.5), (3, math.nan)], ids=["told", "not supported"])
 def test_a_gpu_tells_its_own_energy_and_memory(
-    gpu: torch.device, fault: int, joules: float, monkeypatch: pytest.MonkeyPatch
+    gpu: str, fault: int, joules: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = Driver(fault)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
@@ -157,9 +157,7 @@ def test_a_gpu_tells_its_own_energy_and_memory(
     assert found.peak_memory_mb == 3
 
 
-def test_a_gpu_without_its_library_tells_no_energy(
-    gpu: torch.device, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gpu_without_its_library_tells_no_energy(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "NVML", "libnone.so.0")
     with cost.measure(gpu) as found:
         pass

@@ -141,7 +141,7 @@ def test_batches_can_be_cut_otherwise(tiling: Tiling) -> None:
 def test_members_and_how_they_are_made_are_in_no_recipe(tiling: Tiling, key: str) -> None:
     for names in (["a"], ["a", "b"]):
         snakemake = job(tiling.root, "one", [], **({} if key == "slides" else {key: names}))
-        snakemake.params[key] = names
+        snakemake.params[key] = dict.fromkeys(names, "held") if key == "content" else names
         members = [jobs.Member("a", "runs/a", ["a.svs"], [str(tiling.table("a"))], {"sigma": 0.1})]
         jobs.make_each(snakemake, members, tiling.make)
     assert tiling.tried == ["a"]

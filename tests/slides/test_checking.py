@@ -55,7 +55,7 @@ def test_check_skips_with_reasons_and_pictures(tmp_path: Path, pyramid: Path) ->
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("broken.svs", "no slide, TIFF, PNG or JPEG that can be opened"),
+        ("broken.svs", "no PNG or JPEG or slide or TIFF that can be opened"),
         ("unopenable.tiff", r"cannot be opened \(Unsupported TIFF compression: 52479\)"),
         ("unreadable.svs", r"level 0 is unreadable .*Bogus marker length"),
         ("boxes.tiff", r"352\.8 um/px, outside"),

@@ -1,6 +1,8 @@
 import itertools
+from functools import partial
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -11,8 +13,9 @@ from PIL import Image
 from myostage.errors import UserError
 from myostage.slides import readers
 from myostage.slides.checking import check_slides
-from myostage.slides.slide import all_readers, open_slide
+from myostage.slides.slide import all_readers, open_slide, read_labels, read_picture
 from myostage.study.inputs import SlideRow
+from support import bombs
 from support.slide_files import real, smooth_noise, write_pyramid
 
 PIXELS = smooth_noise(300, 420)
@@ -160,7 +163,7 @@ def bad_file(folder: Path, kind: str) -> Path:
 BAD = {
     "missing": "no such file or directory; correct column path",
     "empty": "the file is empty",
-    "text": "no slide, TIFF, PNG or JPEG that can be opened",
+    "text": "no PNG or JPEG or slide or TIFF that can be opened",
     "truncated": "damaged",
     "deep": "cannot be opened .*RGB uint16.*not 8-bit RGB",
     "printer": r"says 352\.8 um/px, outside 0\.05 to 5; .*column mpp",
@@ -212,6 +215,105 @@ def test_real_fields_and_section() -> None:
         assert (section.reader, section.width_px, section.height_px) == ("image", 3209, 3905)
 
 
+@pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("planes", {"photometric": "minisblack", "metadata": {"axes": "CYX"}, "ome": True}),
+        ("pages", {"photometric": "minisblack"}),
+        ("deep", {"photometric": "rgb"}),
+    ],
+)
+def test_what_a_decoder_would_guess_at_is_refused(
+    tmp_path: Path, kind: str, options: dict, tiled: bool
+) -> None:
+    """Planes read as grey, 12 bits of 16 as black: strips and tiles, slides and crops alike."""
+    path = tmp_path / "slide.tif"
+    pixels = PIXELS[:256, :416].astype(np.uint16) * 16 if kind == "deep" else PIXELS[:256, :416]
+    if kind != "deep":
+        pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    tifffile.imwrite(path, pixels, **options, **({"tile": (64, 64)} if tiled else {}))
+    for read in (partial(open_slide, mpp=1.0), partial(read_picture, named_in="the table")):
+        with pytest.raises(UserError, match=r"cannot be opened .* not (8-bit RGB|RGB in one)"):
+            read(path)
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.parametrize("alpha", ["unspecified", "assocalpha", "unassalpha"])
+def test_a_fourth_channel_is_what_the_file_says(tmp_path: Path, alpha: str, tiled: bool) -> None:
+    path = tmp_path / "slide.tif"
+    fourth = np.broadcast_to(np.array([0, 255], np.uint8).repeat(208), (256, 416))
+    seen = PIXELS[:256, :416] // (1 if alpha != "assocalpha" else 2)
+    colours = np.where(fourth[..., None] > 0, seen, 0 if alpha == "assocalpha" else seen)
+    tile = {"tile": (64, 64)} if tiled else {}
+    tifffile.imwrite(path, np.dstack([colours, fourth]), photometric="rgb", extrasamples=[alpha], **tile)
+    expected = seen if alpha == "unspecified" else np.where(fourth[..., None] > 0, seen, 255)
+    np.testing.assert_array_equal(read_picture(path, "the table"), expected)
+
+
+def test_a_png_of_16_bits_per_channel_is_refused(tmp_path: Path) -> None:
+    """Pillow reads the upper 8 bits without a word: 12 of 16 would be nearly black."""
+    path = tmp_path / "deep.png"
+    path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(PIXELS, np.uint16) * 16))
+    with pytest.raises(UserError, match="16 bits per channel, not 8-bit RGB"):
+        open_slide(path, 1.0)
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "gif", "psd", "eps", "webp"])
+def test_other_formats_are_refused_whatever_their_name(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / "picture.png"
+    if suffix == "psd":
+        path.write_bytes(b"8BPS" + bytes(60))
+    else:
+        Image.fromarray(PIXELS).save(path, suffix)
+    for read in (partial(open_slide, mpp=1.0), partial(read_picture, named_in="the table")):
+        with pytest.raises(UserError, match="no PNG or JPEG or slide or TIFF that can be opened"):
+            read(path)
+    with pytest.raises(UserError, match="no PNG or JPEG or TIFF that can be opened"):
+        read_labels(path, "the table")
+
+
+@pytest.mark.parametrize("kind", ["png", "tif", "tiles", "palette"])
+def test_label_images_keep_their_numbers(tmp_path: Path, kind: str) -> None:
+    labels = (np.arange(64 * 96).reshape(64, 96) % (200 if kind == "palette" else 60000)).astype(np.uint16)
+    path = tmp_path / "labels"
+    if kind == "png":
+        Image.fromarray(labels).save(path, "PNG")
+    elif kind == "palette":
+        picture = Image.fromarray(labels.astype(np.uint8), "L")
+        picture.putpalette(list(range(256)) * 3)
+        picture.save(path, "PNG")
+    else:
+        tile = {"tile": (16, 32), "compression": "deflate"} if kind == "tiles" else {}
+        tifffile.imwrite(path, labels, byteorder=">", **tile)
+    np.testing.assert_array_equal(read_labels(path, "the table"), labels)
+
+
+@pytest.mark.parametrize("kind", ["rgb", "jpeg", "float", "negative"])
+def test_label_images_without_whole_numbers_are_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "labels"
+    if kind in ("rgb", "jpeg"):
+        Image.fromarray(PIXELS if kind == "rgb" else PIXELS[..., 0]).save(
+            path, "PNG" if kind == "rgb" else kind
+        )
+    else:
+        tifffile.imwrite(path, -np.ones((8, 8), np.float32 if kind == "float" else np.int32))
+    with pytest.raises(UserError, match="save the label image as a 16-bit"):
+        read_labels(path, "the table")
+
+
+@pytest.mark.parametrize(("width", "height"), [(2_000_000, 16), (600_000, 600_000)])
+def test_sizes_beyond_any_slide_are_refused(tmp_path: Path, width: int, height: int) -> None:
+    path = bombs.tiff(tmp_path / "slide.tif", width, height, bytes(2**23), 1)
+    with pytest.raises(UserError, match="more than any slide"):
+        open_slide(path, 1.0)
+
+
+def test_windows_that_do_not_fit_into_memory_are_refused(pyramid: Path) -> None:
+    with open_slide(pyramid) as slide, pytest.raises(UserError, match="too many to hold at once"):
+        slide.read(0, 0, 30_000, 30_000, 0.5)
+
+
 def test_another_reader_is_one_more_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "grey_card.py").write_text(
         "from myostage.slides.reader import OtherFormat, Reader\n"
@@ -229,7 +331,7 @@ def test_another_reader_is_one_more_file(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "two.card.txt").write_text("of no format")
     with open_slide(tmp_path / "one.card", 1.0) as slide:
         assert (slide.reader, slide.width_px, slide.height_px) == ("grey_card", 420, 300)
-    with pytest.raises(UserError, match="no card, slide, TIFF, PNG or JPEG that can be opened"):
+    with pytest.raises(UserError, match="no card or PNG or JPEG or slide or TIFF that can be opened"):
         open_slide(tmp_path / "two.card.txt", 1.0)
     monkeypatch.undo()
     all_readers.cache_clear()

@@ -24,7 +24,7 @@ class Plan:
     @property
     def jobs(self) -> set[str]:
         """Jobs that would run, as ``rule`` or ``rule:wildcards``; without the target."""
-        return {_name(job) for job in self.graph.needrun_jobs(exclude_finished=False) if job.output}
+        return {name(job) for job in self.graph.needrun_jobs(exclude_finished=False) if job.output}
 
     @property
     def rules(self) -> set[str]:
@@ -38,7 +38,7 @@ class Plan:
         for job in self.graph.jobs:
             if job.rule.name in ("train", "baselines"):
                 shared = {key: value for key, value in job.params.items() if key not in SHAPE_NONE}
-                found |= {member["run"]: (_name(job), shared | member) for member in job.params.runs}
+                found |= {member["run"]: (name(job), shared | member) for member in job.params.runs}
         return found
 
     def trained(self, before: "Plan") -> set[str]:
@@ -51,16 +51,16 @@ class Plan:
     @property
     def code(self) -> dict[str, str]:
         """Digest of the code of every job of the study, to run or not."""
-        return {_name(job): getattr(job.params, "code", "") for job in self.graph.jobs if job.output}
+        return {name(job): getattr(job.params, "code", "") for job in self.graph.jobs if job.output}
 
     def behind(self, names: set[str]) -> set[str]:
         """Jobs with these names and all that wait for their outputs."""
         found, waiting = set(names), set(names)
         while waiting:
             waiting = {
-                _name(job)
+                name(job)
                 for job in self.graph.jobs
-                if job.output and waiting & {_name(other) for other in self.graph.dependencies[job]}
+                if job.output and waiting & {name(other) for other in self.graph.dependencies[job]}
             } - found
             found |= waiting
         return found
@@ -104,6 +104,7 @@ def _graphs() -> Iterator[list[Any]]:
         yield graphs
 
 
-def _name(job: Any) -> str:
+def name(job: Any) -> str:
+    """A job as ``rule`` or ``rule:wildcards``."""
     values = (job.wildcards_dict or {}).values()
     return ":".join([job.rule.name, *map(str, values)])

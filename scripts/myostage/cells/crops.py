@@ -15,8 +15,8 @@ from PIL import Image
 from myostage import tables
 from myostage.cells.tables import CELLS, CROP_PX, CROPS, LABELS
 from myostage.errors import UserError
-from myostage.slides.pixels import RGB, rgb
-from myostage.slides.slide import Slide, open_slide
+from myostage.slides.pixels import RGB
+from myostage.slides.slide import Slide, open_slide, read_picture
 from myostage.study.sections.crop import Crop
 from myostage.study.sections.tiling import Tiling
 
@@ -164,10 +164,9 @@ def crop_images(
     with _crop_writer(out_crops, {"crops": json.dumps([row.crop for row in rows])}) as crops:
         for cell, row in enumerate(rows):
             try:
-                crops.add(cell, _square(Path(row.path)))
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                # Pillow raises SyntaxError for broken PNGs
-                bad.append(f"{row.crop} ({row.path}: {' '.join(str(error).split())})")
+                crops.add(cell, _square(read_picture(row.path, "column path of the crop table")))
+            except UserError as error:
+                bad.append(f"{row.crop} ({error})")
         if bad:
             raise UserError(
                 f"{len(bad)} of {len(rows)} crops cannot be read: {_listed(bad)}; "
@@ -180,12 +179,10 @@ def crop_images(
     return len(rows)
 
 
-def _square(path: Path) -> RGB:
-    with Image.open(path) as image:
-        pixels = Image.fromarray(np.ascontiguousarray(rgb(image)))
-    if pixels.size != (CROP_PX, CROP_PX):
-        pixels = pixels.resize((CROP_PX, CROP_PX), Image.Resampling.BICUBIC)
-    return np.asarray(pixels)
+def _square(pixels: RGB) -> RGB:
+    if pixels.shape == (CROP_PX, CROP_PX, 3):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((CROP_PX, CROP_PX), Image.Resampling.BICUBIC))
 
 
 def _listed(names: list[str], most: int = 10) -> str:

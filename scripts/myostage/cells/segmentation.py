@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, UnidentifiedImageError
+from PIL import Image, ImageDraw
 
 from myostage import tables
 from myostage.cells.cellpose import (
@@ -34,7 +34,7 @@ from myostage.cells.shapes import measure
 from myostage.cells.tables import CELLS
 from myostage.errors import UserError
 from myostage.slides.pixels import placeholder, save_png
-from myostage.slides.slide import Slide, open_slide
+from myostage.slides.slide import Slide, open_slide, read_labels, read_picture
 from myostage.slides.tables import TILES
 from myostage.study.inputs import read_training_images
 from myostage.study.sections.segmentation import CellposeTraining, Segmentation
@@ -54,6 +54,7 @@ QC_COLOUR = (0, 255, 200)
 QC_BORDER_COLOUR = (255, 190, 0)
 MIN_TRAINING_CELLS = 5
 """Cellpose leaves out images with fewer cells without a word."""
+LARGEST_TRAINING_PX = 10**8
 TRAINING_CROPS = 8
 """Crops per epoch at least, which is also the batch."""
 IOU = 0.5
@@ -322,15 +323,22 @@ def train_cellpose(
 def _examples(table: Path, mpp: float) -> list[_Example]:
     """Training images at the study's resolution."""
     examples = []
+    named_in = f"the table {table}"
     for row in read_training_images(str(table)):
-        image, masks = _open(row.image, table), _open(row.masks, table)
-        if image.size != masks.size:
+        image, masks = read_picture(row.image, named_in), read_labels(row.masks, named_in)
+        (height, width), (tall, wide) = image.shape[:2], masks.shape
+        if (height, width) != (tall, wide):
             raise UserError(
-                f"{table}: {row.image} is {image.size[0]} x {image.size[1]} px but {row.masks} is "
-                f"{masks.size[0]} x {masks.size[1]} px; give masks of the same size"
+                f"{table}: {row.image} is {width} x {height} px but {row.masks} is "
+                f"{wide} x {tall} px; give masks of the same size"
             )
-        size = (round(image.width * row.mpp / mpp), round(image.height * row.mpp / mpp))
-        resized = Image.fromarray(np.asarray(masks, dtype=np.int32)).resize(size, Image.Resampling.NEAREST)
+        size = (round(width * row.mpp / mpp), round(height * row.mpp / mpp))
+        if not 0 < size[0] * size[1] <= LARGEST_TRAINING_PX:
+            raise UserError(
+                f"{table}: {row.image} is {size[0]:,} x {size[1]:,} px at {mpp:g} um/px, where "
+                f"1 to {LARGEST_TRAINING_PX:,} px can be trained on; correct column mpp, or cut the image"
+            )
+        resized = Image.fromarray(masks).resize(size, Image.Resampling.NEAREST)
         labels = np.asarray(resized)
         cells = np.unique(labels[labels > 0]).size
         if cells < MIN_TRAINING_CELLS:
@@ -338,17 +346,6 @@ def _examples(table: Path, mpp: float) -> list[_Example]:
                 f"{table}: {row.masks} holds {cells} cells at {mpp:g} um/px; Cellpose needs at least "
                 f"{MIN_TRAINING_CELLS} in an image, so leave this one out"
             )
-        rgb = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+        rgb = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
         examples.append(_Example(np.asarray(rgb), labels))
     return examples
-
-
-def _open(path: str, table: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except FileNotFoundError:
-        raise UserError(f"{table}: there is no file {path}; correct the path") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"{table}: {path} is not a readable image ({error}); replace the file") from None

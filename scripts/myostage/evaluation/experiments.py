@@ -316,7 +316,7 @@ class Families:
     baselines
         Labels that are tested against the reference together, apart from the others of their part.
     untested
-        Labels that no question is asked of: ceilings, majorities, random features.
+        Labels that no question is asked of: ceilings, majorities, random features, controls.
     """
 
     question: Collection[str] = ()

@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from myostage import tables
 from myostage.errors import UserError
+from myostage.learning.outputs import History
 from myostage.learning.regression import conflict
-from myostage.learning.tables import HISTORY
 from myostage.learning.term import opposed
 from myostage.runtime import provenance
 from myostage.runtime.checkpoints import Checkpoints, Progress
@@ -37,9 +35,6 @@ STEPS_PER_READOUT = 25
 # Steps between two measurements of how far the gradients of two terms agree: each costs two backward passes.
 STEPS_PER_CONFLICT = 10
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-History = list[tuple[float, ...]]
-"""Rows of ``HISTORY``: its columns and the run's terms."""
 
 
 class Diverged(UserError):
@@ -262,10 +257,3 @@ def _draws(
             if step + 1 < steps:
                 ahead = reader.submit(draw, step + 1)
             yield step, drawn
-
-
-def write_history(path: Path, history: History, spec: RunSpec, made_by: str) -> None:
-    """Write the table of a run's steps."""
-    frame = pd.DataFrame(history, columns=[*HISTORY.schema.names, *spec.terms])
-    frame = frame.astype({"phase": "int32", "step": "int32"})
-    tables.write(path, frame, HISTORY, {"made_by": made_by})

@@ -10,14 +10,13 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -27,23 +26,29 @@ from torch import Tensor
 from myostage import tables
 from myostage.cells.positions import positions
 from myostage.cells.tables import LABELS
-from myostage.errors import Damaged, UserError
+from myostage.errors import UserError
 from myostage.features.encoder import Suffix, split
 from myostage.features.held import Held
 from myostage.features.tokens import TokenStore
 from myostage.learning.bags import Bag, BagSampler, Floats, perturbed
-from myostage.learning.baseline import BASELINES
+from myostage.learning.baseline_runs import PROBABILITIES, repeat
 from myostage.learning.calibration import fit_temperature
-from myostage.learning.folds import STAGED_ONLY
-from myostage.learning.loop import Diverged, code_of, fingerprint, write_history
+from myostage.learning.loop import Diverged, code_of, fingerprint
+from myostage.learning.outputs import (
+    Batch,
+    cell_numbers,
+    learnt_and_predicted,
+    save_model,
+    write_outcome,
+    write_predictions,
+)
 from myostage.learning.steps import BagPair, LabelledCells
-from myostage.learning.tables import OUTCOME, SPLITS, predictions_table
 from myostage.learning.term import which
 from myostage.learning.train import (
     StageModel,
+    as_arrays,
     classify,
     embed_with,
-    save_model,
     smooths,
     train,
 )
@@ -63,9 +68,6 @@ SAMPLED, SAMPLED_TOGETHER = 256, 16
 
 # Rows of a batch where a slide's predictions are smoothed together.
 ROWS = 4096
-
-Batch = tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float16]]
-"""Cells int32[n], probabilities float32[n, K] and L2-normalised embeddings float16[n, E] (E = 0: none)."""
 
 
 def train_run(
@@ -97,7 +99,7 @@ def train_run(
     Parameters
     ----------
     spec
-        The run. A baseline (:mod:`myostage.learning.baselines`) is not trained; its history is empty.
+        The run; a baseline is none of these, see :mod:`myostage.learning.baseline_runs`.
     stages
         Names of the K stages, in order.
     proportions
@@ -105,8 +107,7 @@ def train_run(
     splits
         ``SPLITS``: the run learns from the slides of all folds but its own.
     tokens
-        Token file of every slide of ``splits`` under ``spec.encoder``. A baseline reads cell numbers only, so
-        that crops do as well.
+        Token file of every slide of ``splits`` under ``spec.encoder``.
     model_out, history_out, predictions_out, outcome_out
         Safetensors with the run's metadata, ``HISTORY``, ``predictions_table(K)``,
         ``OUTCOME``: how the run ended and what training and prediction cost.
@@ -123,7 +124,7 @@ def train_run(
     encoder_weights
         Weights of an encoder that was fine-tuned (``spec.encoder.dino``).
     device
-        ``cuda`` or ``cpu``; by default a GPU where there is one. Baselines stay on the CPU.
+        ``cuda`` or ``cpu``; by default a GPU where there is one.
     threads
         Threads torch may use; by default as many as it likes.
     made_by
@@ -134,43 +135,30 @@ def train_run(
     UserError
         Nothing to train on or hold out; tokens, labels or proportions missing; nothing that would learn.
     """
-    where = compute_on(device if spec.trained else "cpu", threads)
-    learnt, predicted = _slides(splits, spec.fold, tokens)
+    where = compute_on(device, threads)
+    learnt, predicted = learnt_and_predicted(splits, spec.fold, tokens)
     checkpoints, reason, steps, temperature = None, "", 0, math.nan
-    with measure(where) as cost:
+    with measure(str(where)) as cost:
         try:
-            if spec.trained:
-                source = _source(
-                    spec, learnt, tokens, cells or {}, labels, proportions, slide_proportions, scores, where
-                )
-                checkpoints = Checkpoints(
-                    Path(checkpoint_dir), fingerprint(spec, stages, source.digest()), code_of(spec, __file__)
-                )
-                model, steps = train(
-                    spec,
-                    stages,
-                    source,
-                    suffix_of(spec.encoder, encoder_weights),
-                    checkpoints=checkpoints,
-                    history_out=Path(history_out),
-                    device=where,
-                    made_by=made_by,
-                )
-                temperature = _temperature(model, source, cells or {}, spec, where)
-                save_model(model_out, model.state_dict(), spec, len(stages), made_by, temperature=temperature)
-                batches = _predict(model, _stores(spec, predicted, tokens), cells or {}, spec, where)
-            else:
-                baseline, trained = BASELINES[spec.method], set(learnt["group"])
-                share = torch.from_numpy(baseline.predict(proportions, trained, ""))
-                save_model(model_out, {"probabilities": share}, spec, len(stages), made_by)
-                write_history(Path(history_out), [], spec, made_by)
-                batches = iter(
-                    (
-                        str(slide),
-                        _constant(cell_numbers(tokens[slide]), baseline.predict(proportions, trained, group)),
-                    )
-                    for slide, group in zip(predicted["slide"], predicted["group"], strict=True)
-                )
+            source = _source(
+                spec, learnt, tokens, cells or {}, labels, proportions, slide_proportions, scores, where
+            )
+            checkpoints = Checkpoints(
+                Path(checkpoint_dir), fingerprint(spec, stages, source.digest()), code_of(spec, __file__)
+            )
+            model, steps = train(
+                spec,
+                stages,
+                source,
+                suffix_of(spec.encoder, encoder_weights),
+                checkpoints=checkpoints,
+                history_out=Path(history_out),
+                device=where,
+                made_by=made_by,
+            )
+            temperature = _temperature(model, source, cells or {}, spec, where)
+            save_model(model_out, as_arrays(model), spec, len(stages), made_by, temperature=temperature)
+            batches = _predict(model, _stores(spec, predicted, tokens), cells or {}, spec, where)
             write_predictions(predictions_out, batches, len(stages), spec, made_by, temperature=temperature)
         except Diverged as error:
             log.error("%s", error)
@@ -192,38 +180,12 @@ def finish(
     temperature: float = math.nan,
 ) -> None:
     """Write the row of ``OUTCOME``; the checkpoints go unless there is a ``reason`` why the run failed."""
-    row = {
-        "run": spec.id,
-        "status": "failed" if reason else "ok",
-        "reason": reason,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "steps": steps,
-        "temperature": temperature,
-    }
-    tables.write(outcome_out, pd.DataFrame([row | asdict(cost)]), OUTCOME, {"made_by": made_by})
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    write_outcome(
+        outcome_out, spec, cost, made_by, reason=reason, steps=steps, device=name, temperature=temperature
+    )
     if checkpoints is not None and not reason:
         checkpoints.clear()
-
-
-def slides_with_cells(splits: Path, tokens: Mapping[str, Path]) -> pd.DataFrame:
-    """Rows of ``SPLITS`` with cells; UserError where one of their slides has no token file."""
-    table = tables.read(splits, SPLITS)
-    table = table[table["cells"] > 0]
-    missing = sorted(set(table["slide"]) - set(tokens))
-    if missing:
-        raise UserError(f"{splits}: no token file is given for slide {', '.join(missing)}; embed it first")
-    return table
-
-
-def _slides(splits: Path, fold: int, tokens: Mapping[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of ``SPLITS`` that a fold learns from, and those it predicts."""
-    table = slides_with_cells(splits, tokens)
-    learnt = table[(table["fold"] != fold) & (table["fold"] != STAGED_ONLY)]
-    held_out = table[table["fold"] == fold]
-    for rows, lacking in ((learnt, "train on"), (held_out, "hold out")):
-        if rows.empty:
-            raise UserError(f"{splits}: fold {fold} leaves no slide with cells to {lacking}; lower folds")
-    return learnt, table[(table["fold"] == fold) | (table["fold"] == STAGED_ONLY)]
 
 
 def _stores(spec: RunSpec, slides: pd.DataFrame, tokens: Mapping[str, Path]) -> dict[str, TokenStore]:
@@ -295,8 +257,8 @@ def predict_run(
     where = compute_on(device, threads)
     spec, stages, tensors, temperature = read_model(model_path)
     if not spec.trained:
-        share = tensors["probabilities"].numpy()
-        batches = ((slide, _constant(cell_numbers(path), share)) for slide, path in tokens.items())
+        share = tensors[PROBABILITIES].numpy()
+        batches = ((slide, repeat(cell_numbers(path), share)) for slide, path in tokens.items())
         write_predictions(predictions_out, batches, stages, spec, made_by)
         return
     # The trained blocks lie in the model file; only the geometry is built anew.
@@ -362,20 +324,6 @@ def token_store(path: Path, encoder: Encoder | None = None) -> TokenStore:
                 "embed the slide with that one"
             )
     return store
-
-
-def cell_numbers(path: Path) -> NDArray[np.int32]:
-    """Cell numbers int32[n] of a slide's tokens or crops, in their order.
-
-    Raises
-    ------
-    UserError
-        The file is missing, damaged, or has no cells.
-    """
-    with tables.open_parquet(path, "cells") as file:
-        if "cell" not in file.schema_arrow.names:
-            raise Damaged(f"{path}: no table of cells")
-        return file.read(columns=["cell"]).column("cell").to_numpy().astype(np.int32, copy=False)
 
 
 @lru_cache(maxsize=8192)
@@ -633,12 +581,6 @@ def _temperature(
     return temperature
 
 
-def _constant(cells: NDArray[np.int32], share: Floats) -> Iterator[Batch]:
-    """The same probabilities for every cell."""
-    probabilities = np.tile(share.astype(np.float32), (len(cells), 1))
-    yield cells, probabilities, np.empty((len(cells), 0), np.float16)
-
-
 def _predict(
     model: StageModel,
     stores: Mapping[str, TokenStore],
@@ -677,37 +619,3 @@ def _predict(
 
     for slide, store in stores.items():
         yield slide, batches(slide, store)
-
-
-def write_predictions(
-    path: Path,
-    slides: Iterator[tuple[str, Iterator[Batch]]],
-    stages: int,
-    spec: RunSpec,
-    made_by: str,
-    failed: str = "",
-    temperature: float = math.nan,
-) -> None:
-    """Stream predictions into ``predictions_table(stages)``; no row group holds two slides.
-
-    ``failed`` says why there are none; ``temperature`` calibrates them (nan: nothing does).
-    """
-    table = predictions_table(stages)
-    metadata = {"spec": spec.model_dump_json(), "made_by": made_by} | ({"failed": failed} if failed else {})
-    metadata |= {} if math.isnan(temperature) else {"temperature": repr(temperature)}
-    with tables.writer(path, table, metadata) as out:
-        for slide, batches in slides:
-            for cells, probabilities, embedding in batches:
-                n, width = embedding.shape
-                offsets = pa.array(np.arange(n + 1, dtype=np.int32) * width)
-                columns = [
-                    pa.array([slide] * n, pa.string()),
-                    pa.array(cells, pa.int32()),
-                    pa.array(probabilities.argmax(1).astype(np.int32)),
-                    pa.FixedSizeListArray.from_arrays(pa.array(probabilities.ravel()), stages),
-                    pa.ListArray.from_arrays(offsets, pa.array(embedding.ravel(), pa.float16())),
-                ]
-                arrays = [
-                    column.cast(field.type) for column, field in zip(columns, table.schema, strict=True)
-                ]
-                out.write_table(pa.Table.from_arrays(arrays, schema=out.schema))

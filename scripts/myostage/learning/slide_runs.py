@@ -23,10 +23,11 @@ from myostage.errors import UserError
 from myostage.features.held import Held
 from myostage.learning import mil
 from myostage.learning.folds import STAGED_ONLY
-from myostage.learning.loop import Diverged, code_of, fingerprint, fit, resume, write_history
-from myostage.learning.runs import compute_on, finish, slides_with_cells, suffix_of, token_store
+from myostage.learning.loop import Diverged, code_of, fingerprint, fit, resume
+from myostage.learning.outputs import save_model, slides_with_cells, write_history
+from myostage.learning.runs import compute_on, finish, suffix_of, token_store
 from myostage.learning.tables import ATTENTION, SLIDE_PREDICTIONS
-from myostage.learning.train import save_model
+from myostage.learning.train import as_arrays
 from myostage.runtime.checkpoints import Checkpoints, Progress
 from myostage.runtime.cost import measure
 from myostage.spatial.graph import CellGraph, cell_graph
@@ -99,7 +100,7 @@ def train_slide_run(
     where = compute_on(device, threads)
     learnt, predicted = _slides(splits, spec, classes, tokens)
     names = list(spec.label.classes)
-    with measure(where) as cost:
+    with measure(str(where)) as cost:
         bags = {
             slide: _bag(spec, tokens[slide], cells[slide], classes.get(slide, NO_CLASS), encoder_weights)
             for slide in [*learnt, *predicted]
@@ -130,7 +131,7 @@ def train_slide_run(
         except Diverged as error:
             log.error("%s", error)
             reason, found = str(error), []
-        save_model(model_out, {} if reason else model.state_dict(), spec, len(names), made_by, failed=reason)
+        save_model(model_out, {} if reason else as_arrays(model), spec, len(names), made_by, failed=reason)
         write_history(history_out, history, spec, made_by)
         metadata = {"spec": spec.model_dump_json(), "made_by": made_by} | (
             {"failed": reason} if reason else {}

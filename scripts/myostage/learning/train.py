@@ -6,7 +6,6 @@ cell's embedding is computed once and drawn in the place of its tokens.
 """
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,14 +15,13 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from myostage import tables
 from myostage.errors import UserError
 from myostage.features.encoder import Suffix
 from myostage.learning import term
-from myostage.learning.loop import Diverged, autocast, fit, resume, write_history
+from myostage.learning.loop import Diverged, autocast, fit, resume
+from myostage.learning.outputs import write_history
 from myostage.learning.regression import Queue
 from myostage.learning.steps import BagPair, BagStep, CellStep, LabelledCells
 from myostage.runtime.checkpoints import Checkpoints, Progress
@@ -188,26 +186,9 @@ def train(
     return model, len(history) - begun
 
 
-def save_model(
-    path: Path,
-    tensors: dict[str, Tensor],
-    spec: RunSpec,
-    stages: int,
-    made_by: str,
-    failed: str = "",
-    temperature: float = math.nan,
-) -> None:
-    """Write a model as safetensors, atomically, with the specification that made it.
-
-    ``failed`` says why there is no model; such a file holds no tensors. ``temperature`` calibrates what it
-    predicts; nan: it has none.
-    """
-    metadata = {"spec": spec.model_dump_json(), "stages": str(stages), "made_by": made_by}
-    metadata |= {"failed": failed} if failed else {}
-    metadata |= {} if math.isnan(temperature) else {"temperature": repr(temperature)}
-    own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with tables.atomic(path) as temporary:
-        save_file(own, temporary, metadata)
+def as_arrays(model: nn.Module) -> dict[str, NDArray[np.generic]]:
+    """The parameters and buffers of a model, by name."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
 
 
 def embed_with(model: StageModel, device: torch.device, precision: str) -> Callable[[Tensor], Tensor]:

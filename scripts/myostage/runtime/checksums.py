@@ -16,7 +16,7 @@ import xxhash
 # their pages, which their readers verify, so that here their frame is enough.
 SMALL_BYTES = 8 * 2**20
 # Of a larger file of a user: so many blocks of this size, evenly from head to tail.
-SAMPLES, SAMPLE_BYTES = 8, 2**16
+SAMPLES, SAMPLE_BYTES = 9, 2**16
 _MAGIC = b"PAR1"
 
 

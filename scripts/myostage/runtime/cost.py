@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 PROC = Path("/proc/self")
 POWERCAP = Path("/sys/class/powercap")
 NVML = "libnvidia-ml.so.1"
@@ -50,15 +48,20 @@ class Cost:
 
 
 @contextmanager
-def measure(device: torch.device) -> Iterator[Cost]:
-    """Measure the block of work done on ``device``; the :class:`Cost` is filled when it ends well."""
-    cost = Cost()
-    joules = _gpu_meter(device) if device.type == "cuda" else _package_meter()
-    peak_mb = _gpu_peak(device) if device.type == "cuda" else _resident_peak()
+def measure(device: str) -> Iterator[Cost]:
+    """Measure the block of work done on ``device``; the :class:`Cost` is filled when it ends well.
+
+    What torch calls the device is its name: ``cpu``, ``cuda``, ``cuda:1``. Only for a GPU is torch imported.
+    """
+    cost, on_gpu = Cost(), device.startswith("cuda")
+    joules = _gpu_meter(device) if on_gpu else _package_meter()
+    peak_mb = _gpu_peak(device) if on_gpu else _resident_peak()
     with _read_now_and_then(joules):
         wall, cpu = time.perf_counter(), time.process_time()
         yield cost
-        if device.type == "cuda":
+        if on_gpu:
+            import torch
+
             torch.cuda.synchronize(device)
         cost.seconds, cost.cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
     cost.peak_memory_mb, cost.joules = _read_or_nan(peak_mb), _read_or_nan(joules)
@@ -71,7 +74,9 @@ def _read_or_nan(read: Callable[[], float]) -> float:
         return math.nan
 
 
-def _gpu_peak(device: torch.device) -> Callable[[], float]:
+def _gpu_peak(device: str) -> Callable[[], float]:
+    import torch
+
     torch.cuda.reset_peak_memory_stats(device)
     return lambda: torch.cuda.max_memory_allocated(device) / MB
 
@@ -102,8 +107,10 @@ def _unknown() -> float:
     return math.nan
 
 
-def _gpu_meter(device: torch.device) -> Meter:
+def _gpu_meter(device: str) -> Meter:
     """Energy by the driver's own library (NVML; Volta and newer tell it), in millijoules there."""
+    import torch
+
     try:
         nvml = ctypes.CDLL(NVML)
         handle, millijoules = ctypes.c_void_p(), ctypes.c_ulonglong()

@@ -22,8 +22,9 @@ from myostage.runtime.disk import disk_error
 LAST_LINES = 15
 # What a shell says of a process that SIGTERM ended.
 TERMINATED = 128 + signal.SIGTERM
-# params that list the members of a job, or say how and not what is made: they shape no member
-SHAPE_NONE = ("slides", "runs", "specs", "settings", "scratch", "on_bad_slide")
+# params that list the members of a job or what their inputs hold, or say how and not what is made: they shape
+# no member
+SHAPE_NONE = ("slides", "runs", "specs", "settings", "scratch", "on_bad_slide", "content")
 # A full disk as errors say it in words.
 FULL = {os.strerror(number): number for number in (errno.ENOSPC, errno.EDQUOT)}
 log = logging.getLogger("myostage")
@@ -165,13 +166,15 @@ def make_each(
     """
     where = paths(snakemake)
     shared = {key: value for key, value in snakemake.params.items() if key not in SHAPE_NONE}
+    known = snakemake.params.get("content")
     # made/{kind}/{batch}.json
     kind = str(Path(snakemake.output[0]).parent.relative_to(Path(where.root) / "made"))
     statements, faults = [], {}
     for member in members:
         twice = shared.keys() & member.specification.keys()
         assert not twice, f"both params of the rule and what shapes {member.name}: {', '.join(twice)}"
-        recipe = provenance.recipe(snakemake.rule, {**shared, **member.specification}, member.inputs)
+        specification = {**shared, **member.specification}
+        recipe = provenance.recipe(snakemake.rule, specification, member.inputs, known)
         path = where.statement(member.folder, kind)
         statements.append((member.name, path))
         if receipts.is_made(path, recipe):

@@ -237,5 +237,10 @@ def stated(path: str | Path) -> list[dict[str, Any]]:
     return [said for _, said in sorted(found, key=lambda pair: -pair[0])]
 
 
+def digest(value: dict[str, Any]) -> str:
+    """A value in a few characters."""
+    return hashlib.sha256(to_json(value).encode()).hexdigest()[:16]
+
+
 def to_json(value: dict[str, Any]) -> str:
     return json.dumps(value, indent=1, sort_keys=True, default=str)

@@ -1,11 +1,23 @@
-"""What a slide reader is: one file of slides/readers that declares READER. Adding one edits nothing else."""
+"""What a slide reader is: one file of slides/readers that declares READER. Adding one edits nothing else.
+
+A picture is refused by the size that its header claims, before anything of it is decoded.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from myostage.slides.pixels import RGB
+
+READ_BYTES = 2**30
+"""Most memory in bytes that reading a picture takes, beside a few MB of the libraries that decode it."""
+
+Labels = NDArray[np.int32]
+_Read = TypeVar("_Read")
 
 
 class Levels(Protocol):
@@ -46,13 +58,62 @@ class Reader:
     place
         Readers are asked in this order.
     open
-        Path -> its levels. Raises OtherFormat, or Unreadable; a UserError where the remedy is one of its own.
+        Path -> its levels. Raises OtherFormat or Unreadable.
+    labels
+        Path -> label image int32[h, w], 0: background; none where the formats hold none. Raises as ``open``.
     """
 
     name: str
     formats: str
     place: int
     open: Callable[[Path], Levels]
+    labels: Callable[[Path], Labels] | None = None
+
+
+def refuse_large(needed: int, of: str, remedy: str) -> None:
+    """Raise Unreadable where reading needs more than `READ_BYTES`.
+
+    Parameters
+    ----------
+    needed : int
+        Bytes, from sizes that the file claims.
+    of
+        What of the file needs them.
+    remedy
+        What the user does about it.
+    """
+    if needed > READ_BYTES:
+        why = f"{of}, {needed / 2**30:,.1f} GiB of memory where {READ_BYTES / 2**30:.3g} GiB are the limit"
+        raise Unreadable("it is too large to be read", why, remedy)
+
+
+def refusing(
+    read: Callable[[Path], _Read], other: type[Exception], what: str, remedy: str
+) -> Callable[[Path], _Read]:
+    """``read``, with ``other`` as OtherFormat and any further error as Unreadable."""
+
+    def refuse(path: Path) -> _Read:
+        try:
+            return read(path)
+        except other:
+            raise OtherFormat from None
+        except Unreadable:
+            raise
+        except Exception as error:  # decoders raise whatever they like
+            raise Unreadable(what, one_line(error), remedy) from error
+
+    return refuse
+
+
+def as_labels(values: NDArray[np.generic]) -> Labels:
+    """Values [h, w] of a label image; ValueError where they are no whole numbers from 0 to 2**31 - 1."""
+    if values.ndim != 2 or values.dtype.kind not in "bui":
+        raise ValueError(
+            f"pixels are {values.dtype} of shape {values.shape}, where a cell has one whole number"
+        )
+    if values.size and not 0 <= int(values.min()) <= int(values.max()) < 2**31:
+        raise ValueError(f"its numbers run from {values.min()} to {values.max()}")
+    return values.astype(np.int32)
 
 
 def one_line(error: Exception) -> str:

@@ -5,9 +5,11 @@ pyramid levels. Slides and TIFFs are streamed; only a plain image is held in mem
 """
 
 import math
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -17,7 +19,18 @@ from myostage.registry import Registry
 from myostage.schema import MPP_RANGE
 from myostage.slides import readers
 from myostage.slides.pixels import RGB
-from myostage.slides.reader import Levels, OtherFormat, Reader, Unreadable, one_line
+from myostage.slides.reader import (
+    READ_BYTES,
+    Labels,
+    Levels,
+    OtherFormat,
+    Reader,
+    Unreadable,
+    one_line,
+    refuse_large,
+)
+
+_Read = TypeVar("_Read")
 
 # readers is imported by name so that the code digest of whoever opens slides counts all of them
 READERS: Registry[Reader] = Registry(readers.__name__, "READER")
@@ -25,6 +38,11 @@ READERS: Registry[Reader] = Registry(readers.__name__, "READER")
 SQUARE_TOLERANCE = 0.05
 """Largest relative difference of the two axes' resolutions."""
 
+SLIDE_TABLE = "column path of the slide table"
+LARGEST_PX = (10**6, 10**11)
+"""Side and area of the largest slide, px; those of scanners reach 4e10."""
+COPY_BYTES = 16
+"""Per pixel of an image that is read in one piece."""
 THUMBNAIL_PX = 1024
 PROBE_PX = 64
 _SOURCE_PX = 2048
@@ -91,8 +109,13 @@ class Slide:
         Raises
         ------
         UserError
-            The file is damaged there.
+            The file is damaged there, or the window takes more memory than reading may.
         """
+        if h_px * w_px * 3 > READ_BYTES:
+            raise UserError(
+                f"{self.path}: {w_px:,} x {h_px:,} px of {mpp:g} um/px are too many to hold at once; "
+                "raise tiling.mask_mpp, or correct the resolution by column mpp of the slide table"
+            )
         out = np.full((h_px, w_px, 3), 255, np.uint8)
         width, height = self.size(mpp)
         left, right = max(x_px, 0), min(x_px + w_px, width)
@@ -189,8 +212,9 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
         The file is missing, empty, damaged or of another format, or its resolution is unknown or absurd.
     """
     path = Path(path)
-    reader, file = _open_file(path)
+    reader, file = _read_by(path, SLIDE_TABLE, {reader.name: reader.open for reader in all_readers()})
     try:
+        _check_size(path, *file.sizes[0])
         return Slide(path, reader, file, *_resolution(path, file.mpp, mpp))
     except UserError:
         file.close()
@@ -203,30 +227,75 @@ def all_readers() -> tuple[Reader, ...]:
     return tuple(sorted((READERS[name] for name in READERS.names()), key=lambda reader: reader.place))
 
 
-def _open_file(path: Path) -> tuple[str, Levels]:
-    """Name of the reader that knows the file, and the open file."""
+def read_picture(path: str | Path, named_in: str) -> RGB:
+    """All pixels of an image of any known make at its own resolution, uint8[h, w, 3].
+
+    Parameters
+    ----------
+    path
+        The file.
+    named_in
+        What the message of a missing file asks to correct.
+
+    Raises
+    ------
+    UserError
+        As :func:`open_slide`, but for the resolution; the image is too large to be held in memory.
+    """
+
+    def read_all(reader: Reader) -> Callable[[Path], RGB]:
+        def read(path: Path) -> RGB:
+            with closing(reader.open(path)) as file:
+                width, height = file.sizes[0]
+                refuse_large(
+                    COPY_BYTES * width * height, f"{width:,} x {height:,} px", "cut it into smaller images"
+                )
+                return file.region(0, 0, 0, width, height).copy()
+
+        return read
+
+    return _read_by(Path(path), named_in, {reader.name: read_all(reader) for reader in all_readers()})[1]
+
+
+def read_labels(path: str | Path, named_in: str) -> Labels:
+    """A label image, int32[h, w], 0: background; as :func:`read_picture`."""
+    known = {reader.name: reader.labels for reader in all_readers() if reader.labels}
+    return _read_by(Path(path), named_in, known)[1]
+
+
+def _read_by(path: Path, named_in: str, reads: Mapping[str, Callable[[Path], _Read]]) -> tuple[str, _Read]:
+    """Name of the first reader that knows the file, and what it reads of it."""
     try:
         with path.open("rb") as opened:
             empty = not opened.read(1)
     except OSError as error:
         why = (error.strerror or str(error)).lower()
-        raise UserError(f"{path}: {why}; correct column path of the slide table") from None
+        raise UserError(f"{path}: {why}; correct {named_in}") from None
     if empty:
         raise UserError(f"{path}: the file is empty; copy it again")
     complaint = ""
-    for reader in all_readers():
+    for name, read in reads.items():
         try:
-            return reader.name, reader.open(path)
+            return name, read(path)
         except OtherFormat as error:
             complaint = complaint or str(error)
         except Unreadable as error:
             why = complaint or error.why
             raise UserError(f"{path}: {error.what} ({why}); {error.remedy}") from error.__cause__
-    known = ", ".join(reader.formats for reader in all_readers())
+    known = " or ".join(reader.formats for reader in all_readers() if reader.name in reads)
     raise UserError(
         f"{path}: no {known} that can be opened ({complaint or 'unknown format'}); "
         "the file is damaged or of another format, copy it again or convert it"
     )
+
+
+def _check_size(path: Path, width: int, height: int) -> None:
+    side, area = LARGEST_PX
+    if max(width, height) > side or width * height > area:
+        raise UserError(
+            f"{path}: it says that it is {width:,} x {height:,} px, more than any slide ({side:,} px a side, "
+            f"{area:.0e} px in all); the file is damaged, copy it again or leave it out"
+        )
 
 
 def _resolution(path: Path, of_file: tuple[float, float] | None, of_table: float | None) -> tuple[float, str]:

@@ -19,6 +19,7 @@ from skimage.filters import threshold_otsu
 from skimage.morphology import remove_small_holes, remove_small_objects
 
 from myostage import tables
+from myostage.errors import UserError
 from myostage.slides.pixels import RGB, placeholder, save_png
 from myostage.slides.slide import Slide, open_slide
 from myostage.slides.tables import TILES
@@ -35,6 +36,8 @@ DARK = 24
 """Pixels whose brightest channel is below this (of 255) are the scanner's black frame; their hue is noise."""
 
 SMOOTH_PX = 1.0
+LARGEST_MASK_PX = 2 * 10**8
+"""At 4 um/px a slide of 50 x 60 mm; labelling its pieces takes 8 bytes a px and more."""
 QC_PX = 1600
 _STRIP_PX = 512
 _OUTLINE, _GRID, _TEXT = (0, 110, 60), (0, 60, 200), (20, 20, 20)
@@ -67,6 +70,11 @@ def tissue_mask(slide: Slide, tiling: Tiling) -> NDArray[np.bool_]:
 
 def _stained(slide: Slide, tiling: Tiling) -> NDArray[np.bool_]:
     width, height = slide.size(tiling.mask_mpp)
+    if width * height > LARGEST_MASK_PX:
+        raise UserError(
+            f"{slide.path}: its tissue mask has {width:,} x {height:,} px, over {LARGEST_MASK_PX:,}; raise "
+            "tiling.mask_mpp, or correct the resolution by column mpp of the slide table"
+        )
     saturation = np.empty((height, width), np.uint8)
     for top in range(0, height, _STRIP_PX):
         rows = min(_STRIP_PX, height - top)

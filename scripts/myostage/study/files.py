@@ -70,8 +70,8 @@ def copies(files: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
         if first.setdefault(place[name], name) != name:
             yield name, first[place[name]], "the same file as"
     equal = _alike([list(first.values())], lambda name: found[name].st_size)
-    for by in (_sample, _digest):
-        equal = _alike(equal, lambda name, by=by: by(Path(files[name])))
+    equal = _alike(equal, lambda name: _sample(Path(files[name])))
+    equal = _alike(equal, lambda name: _digest(Path(files[name])))
     for names in equal:
         for name in names[1:]:
             yield name, names[0], "a copy of"

@@ -44,7 +44,11 @@ class TableColumn:
 
 SLIDE_COLUMNS = (
     TableColumn("slide", True, "unique name; letters, digits, . _ -"),
-    TableColumn("path", True, "file; $VARIABLES are expanded"),
+    TableColumn(
+        "path",
+        True,
+        "file that OpenSlide reads, TIFF, PNG or JPEG, 8 bits a channel; $VARIABLES are expanded",
+    ),
     TableColumn(
         "group",
         True,
@@ -82,7 +86,7 @@ SLIDE_COLUMNS = (
 )
 CROP_COLUMNS = (
     TableColumn("crop", True, "unique name"),
-    TableColumn("path", True, "image of one cell; $VARIABLES are expanded"),
+    TableColumn("path", True, "image of one cell, as a slide's file; $VARIABLES are expanded"),
     TableColumn("group", True, "row of the proportions table; empty: staged only, never learnt from"),
     TableColumn(
         "animal", True, "animal the crop is of; crops of one animal and group are treated as one slide"
@@ -96,8 +100,8 @@ QUOTED_COLUMNS = (
     TableColumn("source", True, "where it was published"),
 )
 IMAGE_COLUMNS = (
-    TableColumn("image", True, "image; $VARIABLES are expanded"),
-    TableColumn("masks", True, "label image of the same size, 0: background"),
+    TableColumn("image", True, "image, as a slide's file; $VARIABLES are expanded"),
+    TableColumn("masks", True, "label image of the same size, PNG or TIFF of one channel, 0: background"),
     TableColumn("mpp", True, "um/px of both, 0.05 to 5"),
 )
 

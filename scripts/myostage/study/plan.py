@@ -6,8 +6,9 @@ Read whenever the Snakefile is: no torch, no slide is opened, no folder is liste
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from myostage.learning.baseline import BASELINES
 from myostage.learning.options import EXPECTED_STAGE
 from myostage.learning.term import opposed, which
 from myostage.paths import Paths
-from myostage.runtime import provenance
+from myostage.runtime import checksums, provenance
 from myostage.study.expand import applied, encoders, left_out, runnable
 from myostage.study.inputs import (
     SlideRow,
@@ -33,6 +34,8 @@ from myostage.study.sections.study import Study
 from myostage.study.structure import slide_structure, structure
 
 BASELINE_JOB = "baselines"
+# files of a user that are read at a time: on a network disk each waits
+READERS = 16
 # what a study starts from -> rule and what it makes of each slide of its batch
 MADE_BY = {
     "slides": (("tile", "tiles.parquet"), ("segment", "cells.parquet"), ("crop", "crops.parquet")),
@@ -126,6 +129,34 @@ class Plan:
         """Proportions of every group; none where the study learns nothing."""
         shares = read_proportions(self.study) if self.study.proportions else {}
         return {group: share.tolist() for group, share in shares.items()}
+
+    @cached_property
+    def drawn(self) -> set[str]:
+        """Slides and annotations that the workflow draws itself: what a job makes, no file of a user."""
+        found = list(self.slides.values()) if self.study.phantom else []
+        return {file for slide in found for file in (slide.path, slide.annotations)}
+
+    def content(self, files: object) -> dict[str, str]:
+        """What each of a user's ``files`` holds, whatever its time: where that is another, jobs run again.
+
+        Read anew each time that the workflow starts, since a file may be replaced and keep its size and time.
+        """
+        given = [file for file in flat(files) if file not in self.drawn]
+        unknown = [file for file in dict.fromkeys(given) if file not in self._contents]
+        read = partial(checksums.given, every_byte=self.study.jobs.whole_checksums)
+        # what is missing is named by Snakemake
+        unknown = [file for file in unknown if Path(file).is_file()]
+        with ThreadPoolExecutor(READERS) as pool:
+            self._contents.update(zip(unknown, pool.map(read, unknown), strict=True))
+        return {file: self._contents[file] for file in given if file in self._contents}
+
+    def content_of_all(self, files: object) -> str:
+        """:meth:`content` of any number of files, in a few characters."""
+        return provenance.digest(self.content(files))
+
+    @cached_property
+    def _contents(self) -> dict[str, str]:
+        return {}
 
     @cached_property
     def segmentation_model(self) -> str | list[str]:
@@ -353,6 +384,11 @@ class Plan:
     @cached_property
     def encoders(self) -> dict[str, Encoder]:
         return encoders(self.study)
+
+    def weights(self, encoder: str) -> str | list[str]:
+        """The file of weights that a user gives for an encoder that is not fine-tuned, if any."""
+        settings = self.encoders[encoder]
+        return [] if settings.dino else settings.weights_file or []
 
     def encoder_json(self, encoder: str) -> str:
         """What shapes the tokens of an encoder, and nothing else."""

@@ -16,3 +16,8 @@ class Jobs(Section):
         "folder of the computing node that a training job copies its tokens to first, such as "
         "`$SLURM_TMPDIR`; none: they are read where they are",
     )
+    whole_checksums: bool = key(
+        False,
+        "whether slides, weights and annotations that were replaced are noticed by all their bytes, read at "
+        "every start (seconds for each GB), instead of by size, head, tail and samples",
+    )
