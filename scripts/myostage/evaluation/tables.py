@@ -247,4 +247,5 @@ SCORES = Table(
         ),
         Column("proportions", pa.list_(FLOAT64), "", "predicted share of each stage, mean over cells"),
     ),
+    further=STRING,
 )
