@@ -13,6 +13,7 @@ needs(...)     memory, time, GPU, account and partition of a rule's jobs
 Reading this costs no import of torch, opens no slide and lists no folder.
 """
 
+import logging
 import sys
 from functools import cache
 from pathlib import Path
@@ -32,7 +33,7 @@ from myostage.runtime.lock import acquire, release
 from myostage.runtime.lost import remake_lost
 from myostage.runtime.provenance import code_digest
 from myostage.schema import WILDCARDS
-from myostage.study.load import load_study
+from myostage.study.load import load_study, notes
 from myostage.study.plan import Plan
 from myostage.study.yaml_file import read_mapping
 
@@ -56,8 +57,12 @@ CORES = None if workflow.resource_settings.nodes else workflow.resource_settings
 
 if workflow.is_main_process:
     remake_lost(workflow)
+    # Snakemake's log lies in the working directory: each line that does not fit there would add a traceback
+    logging.raiseExceptions = False
     for label, reason in PLAN.left_out.items():
         logger.warning(printable(f"{label} is left out: {reason}"))
+    for note in notes(STUDY):
+        logger.info(printable(note))
     logger.info(estimate(STUDY, len(PLAN.slides), PLAN.runnable, PLAN.run_batches, CORES).sentence)
 
 
