@@ -13,6 +13,7 @@ needs(...)     memory, time, GPU, account and partition of a rule's jobs
 Reading this costs no import of torch, opens no slide and lists no folder.
 """
 
+import logging
 import sys
 from functools import cache
 from pathlib import Path
@@ -55,6 +56,8 @@ CORES = None if workflow.resource_settings.nodes else workflow.resource_settings
 
 if workflow.is_main_process:
     remake_lost(workflow)
+    # Snakemake's log lies in the working directory: each line that does not fit there would add a traceback
+    logging.raiseExceptions = False
     for label, reason in PLAN.left_out.items():
         logger.warning(f"{label} is left out: {reason}")
     for note in notes(STUDY):

@@ -3,7 +3,7 @@
 in:   held-out predictions and outcome of every run; cell labels where a study has them
 out:  metrics.parquet, comparisons.parquet, confusion.parquet, reliability.parquet (confidence and accuracy),
       scores.parquet (composition and recovery score of every slide), runs.parquet (how every run ended and what it
-      cost)
+      cost), choices.parquet (settings that runs chose)
 """
 
 if PLAN.experiments:
@@ -21,6 +21,7 @@ if PLAN.experiments:
             reliability=PATHS.study("reliability.parquet"),
             scores=PATHS.study("scores.parquet"),
             runs=PATHS.study("runs.parquet"),
+            **({"choices": PATHS.study("choices.parquet")} if PLAN.choosing else {}),
         log:
             PATHS.log("evaluate", "all"),
         benchmark:
@@ -46,6 +47,7 @@ if PLAN.experiments:
             carried=PLAN.carried,
             proportions=PLAN.proportions,
             stages=STUDY.stages,
+            choosing=PLAN.choosing,
             slide_level=bool(PLAN.structure["regression"]),
             code=code("evaluate.py"),
         message:

@@ -25,7 +25,7 @@ from myostage.report import drawing, pages
 from myostage.runtime import jobs
 from myostage.runtime.checkpoints import Checkpoints
 from myostage.slides import pixels
-from support import disks
+from support import disks, tiny
 
 MANY = 200_000
 RNG = np.random.default_rng(0)
@@ -150,6 +150,16 @@ def test_a_log_that_does_not_fit_adds_no_traceback(disk: Path, capsys: pytest.Ca
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith(f"train: the disk of {log.parent} is full: ")
     log.unlink()
+
+
+@pytest.mark.workflow
+def test_a_workflow_does_not_start_on_a_full_disk(tmp_path: Path) -> None:
+    with disks.small(tmp_path / "disk", "1m") as folder:
+        tiny.lay_out(folder, tiny.study())
+        disks.fill(folder, 0)
+        result = tiny.run(folder)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "the disk of results/tiny is full: free space there" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What no single section can know: what must stand together in a study, its tables and its files."""
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -156,6 +157,16 @@ def check_groups(
             f"{where}: folds is {study.folds}, more than the {len(animals)} animals with a group in {table}; "
             f"lower folds{f' to {len(animals)}' if len(animals) > 1 else ''} or add animals"
         )
+    learnt = len(animals) - math.ceil(len(animals) / study.folds)
+    raise_all(
+        where,
+        [
+            f"{name} holds in {choose.parts} parts (training.choose.parts) of the {learnt} animals that a "
+            "run learns from; lower parts or add animals"
+            for name, specs in expand(study).items()
+            if (choose := specs[0].training.choose) and choose.parts > learnt
+        ],
+    )
 
 
 def check_slide_proportions(study: Study, rows: Sequence[SlideRow]) -> None:
