@@ -15,7 +15,7 @@ def work(smk: Any) -> None:
     paths = jobs.paths(smk)
     for slide, outlines, labels, quality in zip(
         smk.params.slides,
-        smk.input.annotations,
+        smk.params.annotations,
         smk.output.labels,
         smk.output.quality,
         strict=True,
@@ -28,8 +28,8 @@ def work(smk: Any) -> None:
             continue
         scale, um = found.mpp / smk.params.mpp, 1 / smk.params.mpp
         annotations.label_cells(cells, outlines, smk.params.stages, scale, labels, quality, slide, um)
-    counts = [tables.read(path, SEGMENTATION_QUALITY) for path in smk.output.quality]
-    tables.write(smk.output.table, pd.concat(counts), SEGMENTATION_QUALITY)
+    counts = pd.concat([tables.read(path, SEGMENTATION_QUALITY) for path in smk.output.quality])
+    tables.write(smk.output.table, tables.carry(counts, smk.params.carried), SEGMENTATION_QUALITY)
 
 
 jobs.run(snakemake, work)

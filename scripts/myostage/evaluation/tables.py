@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from myostage.learning.tables import COST
+from myostage.learning.tables import CANDIDATES, COST
 from myostage.tables import BOOL, FLOAT64, INT32, STRING, Column, Table
 
 RUNS = Table(
@@ -14,6 +14,18 @@ RUNS = Table(
         Column("fold", INT32, "", "fold"),
         Column("seed", INT32, "", "seed"),
         *COST,
+    ),
+)
+
+CHOICES = Table(
+    "choices",
+    "settings that the runs of an experiment chose from, by proportions of training slides and no cell label",
+    (
+        Column("experiment", STRING, "", "experiment of the study file"),
+        Column("run", STRING, "", "run id"),
+        Column("fold", INT32, "", "fold"),
+        Column("seed", INT32, "", "seed"),
+        *CANDIDATES,
     ),
 )
 
@@ -237,4 +249,5 @@ SCORES = Table(
         ),
         Column("proportions", pa.list_(FLOAT64), "", "predicted share of each stage, mean over cells"),
     ),
+    further=STRING,
 )

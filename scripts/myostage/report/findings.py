@@ -141,6 +141,8 @@ class Facts:
         Their METRICS, COMPARISONS and RUNS.
     spectrum, borders, algebra : DataFrame, optional
         The tables of these names.
+    choices : DataFrame, optional
+        CHOICES; none where no run chose its settings.
     histories : DataFrame, optional
         Rows of :func:`views.histories` of the experiments that learn with both supcr and cell.
     """
@@ -161,6 +163,7 @@ class Facts:
     spectrum: pd.DataFrame | None = None
     borders: pd.DataFrame | None = None
     algebra: pd.DataFrame | None = None
+    choices: pd.DataFrame | None = None
     histories: pd.DataFrame | None = None
 
     @cached_property

@@ -2,14 +2,16 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from myostage import tables
 from myostage.errors import UserError
+from myostage.paths import Paths
 from myostage.slides.pixels import placeholder, save_png
 from myostage.slides.slide import THUMBNAIL_PX, open_slide
 from myostage.slides.tables import SLIDES
@@ -21,7 +23,12 @@ logger = logging.getLogger(__name__)
 
 
 def check_slides(
-    rows: "Sequence[SlideRow]", *, on_bad_slide: str, out: str | Path, thumbnails: Mapping[str, str | Path]
+    rows: "Sequence[SlideRow]",
+    *,
+    on_bad_slide: str,
+    out: str | Path,
+    thumbnails: Mapping[str, str | Path],
+    carried: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """Open every slide, read samples of it, and write what was found out, with a thumbnail of each.
 
@@ -36,6 +43,8 @@ def check_slides(
         The slides table (``SLIDES``).
     thumbnails : mapping of slide to path
         PNGs, longer side at most 1024 px.
+    carried : mapping of slide to mapping
+        Columns that the table at ``out`` has besides (:func:`tables.carry`).
 
     Raises
     ------
@@ -78,13 +87,18 @@ def check_slides(
         reasons = "\n".join(f"  {row.slide}: {row.reason}" for row in bad.itertuples())
         way_out = "" if on_bad_slide != "fail" else "\n`on_bad_slide: skip` leaves them out."
         raise UserError(f"{len(bad)} of {len(frame)} slides cannot be used:\n{reasons}{way_out}")
-    tables.write(out, frame, SLIDES)
+    tables.write(out, tables.carry(frame, carried), SLIDES)
     return frame
 
 
 def read_row(path: str | Path) -> Any:
     """What `check` found out about one slide: the row of a slides table that has one, as a named tuple."""
     return next(tables.read(path, SLIDES).itertuples(index=False, name="SlideFacts"))
+
+
+def images(paths: Paths, slides: Iterable[str]) -> list[str]:
+    """The image file of each of the ``slides``."""
+    return [str(read_row(paths.slide(slide, "slide.parquet")).path) for slide in slides]
 
 
 def skip(path: str | Path, table: tables.Table, reason: str) -> None:

@@ -8,13 +8,15 @@ from myostage.study.check import (
     check_files,
     check_groups,
     check_look,
+    check_models,
     check_names,
     check_slide_level,
     check_slide_proportions,
     check_sources,
+    missing_models,
 )
 from myostage.study.expand import applied, expand
-from myostage.study.inputs import read_proportions, read_quoted, read_slides
+from myostage.study.inputs import commented, read_proportions, read_quoted, read_slides
 from myostage.study.parse import parse
 from myostage.study.sections.study import Study
 
@@ -52,6 +54,22 @@ def load_study(
     if study.apply is not None:
         applied(study)
     if files:
+        check_models(study, where, experiments)
         check_slide_proportions(study, rows)
         check_files(study, where, rows)
     return study
+
+
+def notes(study: Study) -> list[str]:
+    """What to know beforehand: rows that # leaves out, columns carried along, models to be fetched."""
+    tables = [study.proportions, study.slide_proportions, study.slides, study.crops, study.quoted]
+    said = []
+    for table in [table for table in tables if table is not None and Path(table).exists()]:
+        left_out = commented(table)
+        if left_out:
+            listed = ", ".join(map(str, left_out[:5])) + (", ..." if len(left_out) > 5 else "")
+            said.append(f"{table}: {len(left_out)} rows that start with # are left out (row {listed})")
+    carried = dict.fromkeys(name for row in read_slides(study) for name in row.carried)
+    if carried:
+        said.append(f"{study.slides}: columns {', '.join(carried)} are carried along, and used by nothing")
+    return said + missing_models(study)
