@@ -2,7 +2,7 @@
 
     python benchmarks/bench_checksums.py
 
-Writes benchmarks/results/checksums.json: CPU seconds of one thread, with a warm file cache. ``share_of_training``
+Writes benchmarks/results/checksums.json: CPU seconds of one thread, warm file cache. ``share_of_training``
 is the part of the time that a step takes for as many cells (results/train.json).
 """
 

@@ -20,6 +20,7 @@ from myostage import tables
 from myostage.cells.tables import CELLS
 from myostage.evaluation.tables import BORDERS, COMPARISONS, METRICS, RUNS, SPECTRUM
 from myostage.learning.tables import HISTORY
+from myostage.runtime import provenance
 from support import dry_run, tiny
 
 SNAKEFILE = tiny.ROOT / "Snakefile"
@@ -157,11 +158,18 @@ def test_a_point_of_the_grid_that_is_trained_already_is_that_run(results: Path) 
 
 
 def test_every_output_says_what_made_it(made: Path, results: Path) -> None:
-    patterns = ("logs/*/*.json", "slides/*/made/**/*.json", "runs/*/made/*.json")
-    statements = [json.loads(file.read_text()) for pattern in patterns for file in results.glob(pattern)]
+    patterns = ("logs/*/*.json", "slides/*/made/**/*.json", "runs/*/made/*.json", "figures/made/*.json")
+    files = [json.loads(file.read_text()) for pattern in patterns for file in results.glob(pattern)]
+    # the others name outputs only, beside them
+    statements = [statement for statement in files if "specification" in statement]
     stated = {output for statement in statements for output in statement["outputs"]}
-    written = {str(path.relative_to(made)) for path in results.rglob("*.parquet")}
-    assert written and written <= stated
+    endings = (".parquet", ".png", ".safetensors", ".pt")
+    written = {path for path in results.rglob("*") if path.suffix in endings}
+    assert written and {str(path.relative_to(made)) for path in written} <= stated
+    # and every file that a job hands on finds what was stated of it
+    assert all(
+        provenance.stated(path) for path in written if "tokens" not in path.parts and "qc" not in path.parts
+    )
     assert all(statement["versions"]["torch"] for statement in statements)
     assert all(statement["specification"].get("code") for statement in statements)
 

@@ -18,12 +18,19 @@ SMALL_BYTES = 8 * 2**20
 # Of a larger file of a user: so many blocks of this size, evenly from head to tail.
 SAMPLES, SAMPLE_BYTES = 9, 2**16
 _MAGIC = b"PAR1"
+# Characters of a checksum.
+LENGTH = len("xxh3:") + 32
 
 
 def whole(path: str | Path) -> str:
     """Checksum of all bytes of a file (XXH3, 128 bits)."""
     with Path(path).open("rb", buffering=0) as file:
         return f"xxh3:{hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()}"  # type: ignore[arg-type]
+
+
+def of(content: bytes) -> str:
+    """The same of bytes."""
+    return f"xxh3:{xxhash.xxh3_128_hexdigest(content)}"
 
 
 def given(path: str | Path, every_byte: bool = False) -> str:
