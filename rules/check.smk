@@ -23,8 +23,9 @@ if PLAN.imaged:
         resources:
             **needs("check"),
         params:
-            rows=[PLAN.slides[slide].model_dump(exclude={"crops"}) for slide in PLAN.imaged],
+            rows=[PLAN.slides[slide].model_dump(exclude={"crops", "carried"}) for slide in PLAN.imaged],
             on_bad_slide=STUDY.on_bad_slide,
+            carried=PLAN.carried,
             content=lambda wildcards: PLAN.content_of_all(PLAN.images(PLAN.imaged)),
             code=code("check.py"),
         message:

@@ -31,7 +31,7 @@ from myostage.figures.record import Scope, of_study
 from myostage.runtime.lock import acquire, release
 from myostage.runtime.lost import remake_lost
 from myostage.runtime.provenance import code_digest
-from myostage.study.load import load_study
+from myostage.study.load import load_study, notes
 from myostage.study.plan import Plan
 from myostage.study.yaml_file import read_mapping
 
@@ -57,6 +57,8 @@ if workflow.is_main_process:
     remake_lost(workflow)
     for label, reason in PLAN.left_out.items():
         logger.warning(f"{label} is left out: {reason}")
+    for note in notes(STUDY):
+        logger.info(note)
     logger.info(estimate(STUDY, len(PLAN.slides), PLAN.runnable, PLAN.run_batches, CORES).sentence)
 
 

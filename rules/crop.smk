@@ -57,6 +57,7 @@ if PLAN.imaged and PLAN.labelled:
             **needs("label"),
         params:
             slides=PLAN.labelled,
+            carried=PLAN.carried,
             stages=STUDY.stages,
             mpp=STUDY.tiling.mpp,
             content=lambda wildcards: PLAN.content_of_all(

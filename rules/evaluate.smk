@@ -43,6 +43,7 @@ if PLAN.experiments:
             question=list(PLAN.structure["ordinal"].values()),
             labelled=PLAN.labelled,
             imaged=PLAN.imaged,
+            carried=PLAN.carried,
             proportions=PLAN.proportions,
             stages=STUDY.stages,
             slide_level=bool(PLAN.structure["regression"]),

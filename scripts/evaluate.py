@@ -36,6 +36,7 @@ def work(smk: Any) -> None:
         metrics_out=Path(smk.output.metrics),
         comparisons_out=Path(smk.output.comparisons),
         scores_out=Path(smk.output.scores),
+        carried=smk.params.carried,
         confusion_out=Path(smk.output.confusion),
         reliability_out=Path(smk.output.reliability),
         runs_out=Path(smk.output.runs),

@@ -32,7 +32,8 @@ def work(smk: Any) -> None:
         compare=Compare(**smk.params.compare),
         against=structure.against,
         families=Families(
-            parts={label: part for part, labels in structure.parts.items() for label in labels}
+            parts={label: part for part, labels in structure.parts.items() for label in labels},
+            untested=list(structure.controls.values()),
         ),
         metrics_out=Path(smk.output.metrics),
         comparisons_out=Path(smk.output.comparisons),

@@ -26,10 +26,10 @@ def work(smk: Any) -> None:
             tables.write(labels, LABELS.schema.empty_table(), LABELS)
             tables.write(quality, SEGMENTATION_QUALITY.schema.empty_table(), SEGMENTATION_QUALITY)
             continue
-        scale = found.mpp / smk.params.mpp
-        annotations.label_cells(cells, outlines, smk.params.stages, scale, labels, quality, slide)
-    counts = [tables.read(path, SEGMENTATION_QUALITY) for path in smk.output.quality]
-    tables.write(smk.output.table, pd.concat(counts), SEGMENTATION_QUALITY)
+        scale, um = found.mpp / smk.params.mpp, 1 / smk.params.mpp
+        annotations.label_cells(cells, outlines, smk.params.stages, scale, labels, quality, slide, um)
+    counts = pd.concat([tables.read(path, SEGMENTATION_QUALITY) for path in smk.output.quality])
+    tables.write(smk.output.table, tables.carry(counts, smk.params.carried), SEGMENTATION_QUALITY)
 
 
 jobs.run(snakemake, work)

@@ -61,3 +61,15 @@ def test_a_write_that_fails_leaves_the_file_before_it(tmp_path: Path) -> None:
         temporary.write_text("half")
         raise RuntimeError
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_the_slide_table_has_besides_is_carried_behind_the_columns_of_a_table(tmp_path: Path) -> None:
+    columns = [tables.Column(name, tables.STRING, "", "") for name in ("slide", "sex")]
+    table = tables.Table("mine", "a row per slide", tuple(columns), further=tables.STRING)
+    frame = pd.DataFrame({"slide": ["a", "b", "a"], "sex": ["x", "y", "z"]})
+    carried = {"a": {"treatment": "drug", "sex": "f"}, "b": {"treatment": ""}}
+    tables.write(tmp_path / "mine.parquet", tables.carry(frame, carried), table)
+    found = tables.read(tmp_path / "mine.parquet", table)
+    assert list(found.columns) == ["slide", "sex", "treatment", "given_sex"]
+    assert list(found.treatment) == ["drug", "", "drug"] and list(found.given_sex) == ["f", "", "f"]
+    assert list(found.sex) == ["x", "y", "z"]

@@ -95,7 +95,8 @@ def exactly_one(data: Any, default: str, other: str) -> Any:
     return {**data, default: None} if data.get(other) is not None else data
 
 
-def nearest(word: str, valid: Iterable[str]) -> str:
-    """``" (did you mean X?)"``, or nothing where no valid word is near."""
-    found = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)
-    return f" (did you mean {found[0]}?)" if found else ""
+def nearest(word: str, valid: Iterable[str], cutoff: float = 0.5) -> str:
+    """``" (did you mean X?)"``, or nothing where no valid word is near, whatever its case."""
+    folded = {name.lower(): name for name in valid}
+    found = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=cutoff)
+    return f" (did you mean {folded[found[0]]}?)" if found else ""

@@ -7,7 +7,7 @@ checksums, which every reader verifies: what is read, even of a part, is as it w
 
 import errno
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -163,6 +163,24 @@ def _damage(path: str | Path, name: str = "") -> Iterator[None]:
             raise
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Damaged(f"{path}: not a readable {name + ' ' if name else ''}table ({why})") from None
+
+
+def carry(frame: pd.DataFrame, carried: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
+    """A table with a row per slide, and behind its columns those that the slide table has besides.
+
+    Parameters
+    ----------
+    carried : mapping of str to mapping
+        Slide -> column -> text. A column that the table has itself becomes ``given_`` and its name.
+    """
+    names = dict.fromkeys(name for values in carried.values() for name in values)
+    further = {
+        f"given_{name}" if name in frame else name: [
+            carried.get(slide, {}).get(name, "") for slide in frame["slide"]
+        ]
+        for name in names
+    }
+    return frame.assign(**further)
 
 
 def check(schema: pa.Schema, table: Table, path: str | Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from myostage import tables
-from myostage.cells.annotations import label_cells, match, read_annotations
+from myostage.cells.annotations import check_annotations, label_cells, match, read_annotations
 from myostage.cells.tables import CELLS, LABELS, SEGMENTATION_QUALITY
 from myostage.errors import UserError
 
@@ -59,6 +59,7 @@ def test_cells_get_the_stage_of_the_outline_they_overlap(tmp_path: Path) -> None
         tmp_path / "labels.parquet",
         tmp_path / "quality.parquet",
         "s1",
+        1.0,
     )
     labels = tables.read(tmp_path / "labels.parquet", LABELS)
     assert count == 1 and labels[["cell", "stage"]].to_numpy().tolist() == [[7, 2]]
@@ -74,7 +75,7 @@ def test_no_cells_and_no_outlines_are_tables_all_the_same(tmp_path: Path) -> Non
     empty = write_annotations(tmp_path / "b.geojson", [])
     for cells, annotations, expected in ((none, outlines, [0, 0, 1]), (some, empty, [0, 1, 0])):
         out = tmp_path / "labels.parquet", tmp_path / "quality.parquet"
-        assert label_cells(cells, annotations, STAGES, 1.0, *out, "s") == 0
+        assert label_cells(cells, annotations, STAGES, 1.0, *out, "s", 1.0) == 0
         assert tables.read(out[0], LABELS).empty
         assert tables.read(out[1], SEGMENTATION_QUALITY).iloc[0, 1:].tolist() == expected
 
@@ -106,7 +107,7 @@ def test_self_crossing_outlines_and_cells_do_not_stop_it(tmp_path: Path) -> None
     cells = write_cells(tmp_path / "cells.parquet", {0: bow_tie, 1: [[5, 5], [6, 6], [5, 5]]})
     annotations = write_annotations(tmp_path / "a.geojson", [feature(bow_tie, "intact")])
     out = tmp_path / "labels.parquet", tmp_path / "quality.parquet"
-    assert label_cells(cells, annotations, STAGES, 1.0, *out, "s") == 1
+    assert label_cells(cells, annotations, STAGES, 1.0, *out, "s", 1.0) == 1
 
 
 def test_multipolygons_and_bare_lists_of_features(tmp_path: Path) -> None:
@@ -116,24 +117,141 @@ def test_multipolygons_and_bare_lists_of_features(tmp_path: Path) -> None:
     assert outlines[0].area == 800 and stage.tolist() == [0]
 
 
+NO_OUTLINES = {
+    "no geometry": ({"type": "Feature"}, "has no readable geometry"),
+    "null geometry": ({"type": "Feature", "geometry": None}, "has no readable geometry"),
+    "point": (feature([0, 0], kind="Point"), "is a Point"),
+    "line": (feature([[0, 0], [9, 9]], kind="LineString"), "is a LineString"),
+    "two points": (feature([[0, 0], [1, 1]]), "has no readable geometry"),
+    "no area": (feature([[0, 0], [1, 1], [2, 2], [0, 0]]), "has no area"),
+    "text": (feature([["a", 0], [1, 1], [2, 0], [0, 0]]), "has no readable geometry"),
+    "number": (7, "has no readable geometry"),
+    "unknown kind": (feature([[0, 0]], kind="Cell"), "has no readable geometry"),
+    "not a number": (
+        feature([[0, 0], [9, 0], [9, float("nan")], [0, 0]]),
+        "has coordinates that are no px of a slide",
+    ),
+    "infinite": (
+        feature([[0, 0], [9, 0], [9, float("inf")], [0, 0]]),
+        "has coordinates that are no px of a slide",
+    ),
+    "huge": (feature([[0, 0], [9, 0], [9, 1e300], [0, 0]]), "has coordinates that are no px of a slide"),
+    "huge whole number": (feature([[0, 0], [9, 0], [9, 10**400], [0, 0]]), "has no readable geometry"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_OUTLINES)
+def test_a_feature_that_is_no_outline_is_left_out_and_counted(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd, reason = NO_OUTLINES[kind]
+    path = write_annotations(tmp_path / "a.geojson", [feature(square(0, 0), "intact"), odd])
+    outlines, stage = read_annotations(path, STAGES, 1.0)
+    assert len(outlines) == 1 and stage.tolist() == [2]
+    assert f"1 of 2 features are no outlines: feature 2 {reason}" in caplog.text
+    alone = write_annotations(tmp_path / "b.geojson", [odd])
+    with pytest.raises(UserError, match=f"1 of 1 features are no outlines: feature 1 .*{reason}"):
+        read_annotations(alone, STAGES, 1.0)
+
+
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    ("classification", "expected"),
     [
-        ("{", r"no JSON .*export the annotations again"),
-        ('{"type": "Feature"}', "no FeatureCollection"),
-        (json.dumps([feature(square(0, 0)), {"type": "Feature"}]), "feature 2 has no readable geometry"),
-        (json.dumps([feature([0, 0], kind="Point")]), "feature 1 is a Point"),
-        (json.dumps([feature([[0, 0], [1, 1]])]), "feature 1 has no readable geometry"),
-        (json.dumps([feature([[0, 0], [1, 1], [2, 2], [0, 0]])]), "feature 1 has no area"),
-        (json.dumps([feature([["a", 0], [1, 1], [2, 0], [0, 0]])]), "feature 1 has no readable geometry"),
-        (json.dumps([7]), "feature 1 has no readable geometry"),
-        (None, "no such file or directory; correct column annotations"),
+        (None, -1),
+        ({"name": None}, -1),
+        ({"name": "recovered"}, 1),
+        ("recovered", 1),
+        (["recovered"], -1),
+        ({"name": 7}, -1),
+        ("\ud800", -1),
     ],
 )
-def test_bad_geojson_is_named(tmp_path: Path, text: str | None, reason: str) -> None:
-    path = tmp_path / "a.geojson"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(UserError, match=reason) as error:
-        read_annotations(path, STAGES, 1.0)
-    assert str(path) in str(error.value)
+def test_classes_may_be_text_or_missing(tmp_path: Path, classification: object, expected: int) -> None:
+    outline = feature(square(0, 0)) | {"properties": {"classification": classification}}
+    path = write_annotations(tmp_path / "a.geojson", [outline])
+    assert read_annotations(path, STAGES, 1.0)[1].tolist() == [expected]
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+    path = write_annotations(tmp_path / "a.geojson", [feature(square(0, 0), "intact")])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_annotations(path, STAGES, 1.0)[1].tolist() == [2]
+
+
+def test_outlines_in_um_are_refused(tmp_path: Path) -> None:
+    cells = write_cells(tmp_path / "cells.parquet", {n: square(100 * n + 50, 50) for n in range(4)})
+    slide_mpp, study_mpp = 0.25, 0.5
+    px = [feature((np.array(square(100 * n + 50, 50)) * 2).tolist(), "intact") for n in range(4)]
+    um = [feature((np.array(square(100 * n + 50, 50)) / 2).tolist(), "intact") for n in range(4)]
+    out = tmp_path / "labels.parquet", tmp_path / "quality.parquet"
+    scale = slide_mpp / study_mpp, *out, "s", 1 / study_mpp
+    assert label_cells(cells, write_annotations(tmp_path / "px.geojson", px), STAGES, *scale) == 4
+    with pytest.raises(UserError, match="0 of 4 outlines lie on a cell, but 4 if their coordinates were um"):
+        label_cells(cells, write_annotations(tmp_path / "um.geojson", um), STAGES, *scale)
+
+
+BAD_FILES = {
+    "not closed": (b"{", "no JSON .*export the annotations again"),
+    "one feature": (b'{"type": "Feature"}', "no FeatureCollection"),
+    "latin 1": ('[{"name": "fasern\u00fc"}]'.encode("latin-1"), "no JSON"),
+    "zeros": (bytes(100), "no JSON"),
+    "deep": (b"[" * 100_000, "no JSON"),
+    "number of 5000 digits": (b"[" + b"9" * 5000 + b"]", "no JSON"),
+    "missing": (None, "no such file or directory; correct column annotations"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_bad_geojson_is_named(tmp_path: Path, kind: str) -> None:
+    content, reason = BAD_FILES[kind]
+    path, good = tmp_path / "a.geojson", write_annotations(tmp_path / "good.geojson", [feature(square(0, 0))])
+    if content is not None:
+        path.write_bytes(content)
+    for read in (
+        lambda: read_annotations(path, STAGES, 1.0),
+        lambda: check_annotations([str(good), str(path)]),
+    ):
+        with pytest.raises(UserError, match=reason) as error:
+            read()
+        assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+
+
+def test_a_file_too_large_for_memory_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "a.geojson").open("wb") as file:
+        file.truncate(5 * 2**30)
+    with pytest.raises(UserError, match="5,120 MiB, where 128 MiB of annotations are the limit"):
+        read_annotations(tmp_path / "a.geojson", STAGES, 1.0)
+
+
+NUMBERS = st.one_of(st.integers(), st.floats(), st.just(10**400))
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), NUMBERS, st.text(max_size=5)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=5), st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+KINDS = ["Polygon", "MultiPolygon", "Point", "LineString", "GeometryCollection", "MultiPoint", "?"]
+GEOMETRIES = st.one_of(
+    JSON,
+    st.builds(
+        lambda kind, points: {"type": kind, "coordinates": points, "geometries": points},
+        st.sampled_from(KINDS),
+        st.one_of(JSON, st.lists(st.lists(st.lists(NUMBERS, max_size=4), max_size=6), max_size=3)),
+    ),
+)
+FEATURES = st.one_of(JSON, st.builds(lambda g, p: {"geometry": g, "properties": p}, GEOMETRIES, JSON))
+
+
+@given(
+    st.one_of(JSON, st.lists(FEATURES, max_size=4), st.builds(lambda f: {"features": f}, st.lists(FEATURES)))
+)
+def test_any_json_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: object) -> None:
+    path = tmp_path_factory.mktemp("json") / "a.geojson"
+    path.write_text(json.dumps(content))
+    try:
+        outlines, stage = read_annotations(path, STAGES, 0.5)
+    except UserError as error:
+        assert str(path) in str(error)
+    else:
+        assert len(outlines) == len(stage) and all(outline.area > 0 for outline in outlines)

@@ -14,7 +14,15 @@ from PIL import Image
 from shapely.geometry import Polygon
 
 from myostage import tables
-from myostage.cells.cellpose import SMALL_WIDTHS, CellposeRunner, Network, as_cellpose, find_model
+from myostage.cells.cellpose import (
+    BLOCK_PX,
+    SMALL_WIDTHS,
+    CellposeRunner,
+    Network,
+    as_cellpose,
+    find_block,
+    find_model,
+)
 from myostage.cells.segmentation import segment_slide, slide_limits, train_cellpose
 from myostage.cells.tables import CELLS
 from myostage.errors import UserError
@@ -171,6 +179,22 @@ def test_batches_give_the_masks_of_cellpose_itself_one_by_one(tmp_path: Path) ->
         expected = bare.eval(tile, channels=[0, 0], diameter=30.0, normalize={"norm3D": False})[0]
         assert expected.max() > 5
         assert (masks == expected).all()
+
+
+@pytest.mark.parametrize(("side_px", "scale"), [(256, 1.0), (250, 1.0), (256, 0.71), (300, 1.5)])
+def test_a_tile_passes_the_network_in_one_piece(side_px: int, scale: float, tmp_path: Path) -> None:
+    Network(SMALL_WIDTHS).save_model(str(tmp_path / "model.pt"))
+    segmentation = Segmentation(model=str(tmp_path / "model.pt"), diameter_um=30 / scale)
+    runner = CellposeRunner(segmentation, None, mpp=1.0, device="cpu")
+    seen: list[tuple[int, ...]] = []
+    runner.model.net.register_forward_pre_hook(lambda net, inputs: seen.append(tuple(inputs[0].shape)))
+    runner.masks(np.zeros((1, side_px, side_px, 3), np.uint8))
+    block = find_block(side_px, scale)
+    assert seen == [(1, 2, block, block)]
+
+
+def test_a_side_too_large_for_one_piece_is_left_to_the_blocks_of_cellpose() -> None:
+    assert find_block(512, 1.0) == 528 and find_block(600, 1.0) == BLOCK_PX
 
 
 @pytest.mark.parametrize("widths", [SMALL_WIDTHS, (2, 4, 256)])

@@ -88,6 +88,7 @@ class StudyFiles:
             "baselines": [],
             "ceilings": [],
             "families": Families(),
+            "carried": {},
         }
         results.evaluate_runs(**(arguments | changes))
         return {name: tables.read(path, TABLES[name]) for name, path in out.items()}

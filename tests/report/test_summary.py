@@ -59,6 +59,14 @@ def test_structure_tells_the_parts_apart() -> None:
     assert made.losses["combined"] == BOTH and "majority" not in made.losses
 
 
+def test_no_question_is_asked_of_ceilings_majorities_random_features_and_controls() -> None:
+    random = {"losses": {"prop": 1}, "training": {"unfreeze": "none"}, "encoder": {"weights": "none"}}
+    spatial = {"losses": {"prop": 1, "spatial_reconstruction": 1}}
+    more = [{"name": "random", **random, "baseline": True}, {"name": "near", **spatial}]
+    made = parts([*FULL, *more], graph={"by": "nearest", "neighbours": 8})
+    assert made.untested == ["majority", "supervised", "random", "near[coordinates=permuted]"]
+
+
 def test_structure_prefers_the_pair_with_the_reference_and_ignores_other_differences() -> None:
     pairs = [
         {"name": "a", "losses": BOTH},

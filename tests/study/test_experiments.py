@@ -24,7 +24,7 @@ def study(tmp_path: Path) -> dict[str, Any]:
     for day in ("d0", "d3"):
         for number in range(3):
             path = tmp_path / f"{day}{number}.png"
-            path.write_bytes(b"a crop")
+            path.write_bytes(path.name.encode())
             rows.append(f"{day}{number}\t{path}\t{day}\t{day}m{number}\tintact")
     (tmp_path / "crops.tsv").write_text("\n".join(rows) + "\n")
     (tmp_path / "proportions.tsv").write_text(

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,11 @@ logger = logging.getLogger(__name__)
 MIN_IOU = 0.5
 """Least overlap of a cell and an outline that are the same: the usual threshold of instance segmentation."""
 
+MOST_BYTES = 2**27
+"""Of a file of annotations, which takes ten times as much memory while it is read."""
+MOST_PX = 1e7
+MOST_NAMED = 10
+
 Polygons = NDArray[np.object_]
 
 
@@ -33,6 +38,7 @@ def label_cells(
     out_labels: str | Path,
     out_quality: str | Path,
     slide: str,
+    um: float,
 ) -> int:
     """Give cells the stage of the annotated outline they overlap, and count hits and misses.
 
@@ -51,6 +57,8 @@ def label_cells(
     out_quality : str or Path
         ``SEGMENTATION_QUALITY``, one row.
     slide : str
+    um : float
+        Pixels at the study's mpp per um: 1 / tiling.mpp. Outlines that fit the cells as um are refused.
 
     Returns
     -------
@@ -60,11 +68,18 @@ def label_cells(
     Raises
     ------
     UserError
-        The GeoJSON cannot be read; the feature at fault is named.
+        The GeoJSON cannot be read, or its coordinates are um.
     """
     numbers, cells = _cells(cells_path)
     outlines, stage = read_annotations(annotations, stages, scale)
     cell, outline, iou = match(cells, outlines)
+    if len(cell) < len(outlines) / 10:
+        in_um = shapely.transform(outlines, lambda points: points * um / scale)
+        if len(fitting := match(cells, in_um)[0]) > max(len(cell), len(outlines) / 2):
+            raise UserError(
+                f"{annotations}: {len(cell)} of {len(outlines)} outlines lie on a cell, but {len(fitting)} "
+                "if their coordinates were um; export them in px of the slide's largest level"
+            )
     staged = stage[outline] >= 0
     labels = pd.DataFrame({"cell": numbers[cell], "stage": stage[outline], "iou": iou})[staged]
     quality = {
@@ -76,14 +91,15 @@ def label_cells(
     tables.write(out_labels, labels.sort_values("cell"), LABELS)
     tables.write(out_quality, pd.DataFrame(quality), SEGMENTATION_QUALITY)
     matched = f"{len(cell)} of {len(outlines)} outlines matched"
-    logger.info("slide %s: %s, %d cells labelled", slide, matched, len(labels))
+    tell = logger.info if len(labels) else logger.warning
+    tell("slide %s: %s, %d cells labelled", slide, matched, len(labels))
     return len(labels)
 
 
 def read_annotations(
     path: str | Path, stages: Sequence[str], scale: float
 ) -> tuple[Polygons, NDArray[np.int32]]:
-    """Read outlines and their stages.
+    """Read outlines and their stages. Features that are no outlines are left out, and the log counts them.
 
     Parameters
     ----------
@@ -98,58 +114,105 @@ def read_annotations(
     outlines : object[n]
         Shapely polygons.
     stage : int32[n]
-        0..K-1; -1 where ``properties.classification.name`` is absent or no stage.
+        0..K-1; -1 where ``properties.classification`` (its ``name``, or itself) is absent or no stage.
 
     Raises
     ------
     UserError
-        The file is missing or no such GeoJSON.
+        The file is missing, too large, no such GeoJSON, or all of its features are no outlines.
     """
+    found, names = _outlines(path)
+    rank = {name: number for number, name in enumerate(stages)}
+    stage = np.array([rank.get(name, -1) for name in names], np.int32)
+    unknown = Counter(name for name in names if name is not None and name not in rank)
+    if unknown:
+        listed = ", ".join(f"{name} ({count})" for name, count in unknown.most_common(MOST_NAMED))
+        logger.warning("%s: outlines without a stage of the study: %s", path, listed)
+    outlines = np.empty(len(found), object)
+    outlines[:] = found
+    return shapely.transform(outlines, lambda points: points * scale), stage
+
+
+def check_annotations(paths: Iterable[str]) -> None:
+    """Read files of annotations, so that a fault of theirs is known before hours are spent.
+
+    Raises
+    ------
+    UserError
+        Files that cannot be read, all of them named.
+    """
+    faults = []
+    for path in paths:
+        try:
+            _outlines(path)
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise UserError("; ".join(faults))
+
+
+def _outlines(path: str | Path) -> tuple[list[Any], list[str | None]]:
+    """The outlines of a file and the names of their classes."""
+    features = _features(path)
+    outlines, names, odd = [], [], []
+    for number, feature in enumerate(features, 1):
+        try:
+            outlines.append(_polygon(feature))
+            names.append(_class_name(feature))
+        except ValueError as error:
+            odd.append(f"feature {number} {error}")
+    if odd:
+        rest = f" and {len(odd) - MOST_NAMED} more" if len(odd) > MOST_NAMED else ""
+        said = f"{len(odd)} of {len(features)} features are no outlines: {', '.join(odd[:MOST_NAMED])}{rest}"
+        if not outlines:
+            raise UserError(f"{path}: {said}; export the outlines of cells as Polygons")
+        logger.warning("%s: %s; they are left out", path, said)
+    return outlines, names
+
+
+def _features(path: str | Path) -> list[Any]:
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        size = Path(path).stat().st_size
+        if size > MOST_BYTES:
+            raise UserError(
+                f"{path}: {size >> 20:,} MiB, where {MOST_BYTES >> 20} MiB of annotations are the limit; "
+                "export only the outlines, without measurements, or those of fewer cells"
+            )
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         raise UserError(f"{path}: {why}; correct column annotations of the slide table") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of UTF-8, of JSON, of a number of thousands of digits
         raise UserError(f"{path}: no JSON ({error}); export the annotations again as GeoJSON") from None
     features = content.get("features") if isinstance(content, dict) else content
     if not isinstance(features, list):
         raise UserError(f"{path}: no FeatureCollection; export the annotations again as GeoJSON")
-    rank = {name: number for number, name in enumerate(stages)}
-    unknown: Counter[str] = Counter()
-    outlines = np.empty(len(features), object)
-    stage = np.full(len(features), -1, np.int32)
-    for number, feature in enumerate(features):
-        outlines[number] = _polygon(feature, f"{path}: feature {number + 1}")
-        name = _class_name(feature)
-        if name in rank:
-            stage[number] = rank[name]
-        elif name is not None:
-            unknown[name] += 1
-    if unknown:
-        listed = ", ".join(f"{name} ({count})" for name, count in unknown.most_common())
-        logger.warning("%s: outlines without a stage of the study: %s", path, listed)
-    return shapely.transform(outlines, lambda points: points * scale), stage
+    return features
 
 
 def _class_name(feature: dict[str, Any]) -> str | None:
-    """QuPath's ``properties.classification.name``; None at any level that is absent."""
-    node: Any = feature
-    for key in ("properties", "classification", "name"):
-        node = node.get(key) if isinstance(node, dict) else None
-    return node if isinstance(node, str) else None
+    """``properties.classification``: text, or as QuPath has it an object with a name; None where absent."""
+    properties = feature.get("properties")
+    found = properties.get("classification") if isinstance(properties, dict) else None
+    name = found.get("name") if isinstance(found, dict) else found
+    return name if isinstance(name, str) else None
 
 
-def _polygon(feature: Any, where: str) -> Any:
+def _polygon(feature: Any) -> Any:
+    """The outline of a feature; ValueError says what it is instead."""
     try:
-        geometry = shapely.geometry.shape(feature["geometry"])
-    except (LookupError, TypeError, ValueError, AttributeError, shapely.errors.ShapelyError) as error:
-        raise UserError(f"{where} has no readable geometry ({error!r}); correct or delete it") from None
-    if geometry.geom_type not in {"Polygon", "MultiPolygon"}:
-        raise UserError(f"{where} is a {geometry.geom_type}, not the Polygon of a cell; delete it")
+        with np.errstate(invalid="ignore"):  # of NaN, which is refused below
+            geometry = shapely.geometry.shape(feature["geometry"])
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, shapely.errors.ShapelyError):
+        raise ValueError("has no readable geometry") from None
+    kind = geometry.geom_type
+    if kind not in {"Polygon", "MultiPolygon"}:
+        raise ValueError(f"is a {kind}")
+    if not (np.abs(shapely.get_coordinates(geometry)) < MOST_PX).all():
+        raise ValueError("has coordinates that are no px of a slide")
     geometry = _valid(geometry)
     if geometry.area == 0:
-        raise UserError(f"{where} has no area; correct or delete it")
+        raise ValueError("has no area")
     return geometry
 
 

@@ -42,6 +42,12 @@ STYLE = 256
 TRANSFORMERS = {"transformer_cp3", "neurips_cellpose_default", "neurips_cellpose_transformer"}
 MAX_SIZE_FRACTION = 0.4
 """Cellpose's limit on a cell's share of the tile, raised where cells are large against the tile."""
+BLOCK_PX = 224
+"""Side of the blocks that Cellpose cuts an image into for its network."""
+LARGEST_BLOCK_PX = 544
+"""A larger side is left to Cellpose's own blocks: memory grows with the area of a block."""
+PADDING_PX = 16
+"""Cellpose fills up sides to a multiple of it, and adds it once more."""
 
 Grey = NDArray[np.float32]
 Limits = tuple[float, float]
@@ -133,8 +139,26 @@ class CellposeRunner:
             flow_threshold=self.segmentation.flow_threshold,
             cellprob_threshold=self.segmentation.cellprob_threshold,
             max_size_fraction=float(np.clip(largest, MAX_SIZE_FRACTION, 1.0)),
+            bsize=find_block(max(height, width), float(self.model.diam_mean) / self.diameter_px),
         )[0]
         return np.asarray(labels).reshape(n, height, width)
+
+
+def find_block(side_px: int, scale: float) -> int:
+    """Side of the block by which a tile passes the network in one piece, px.
+
+    Cellpose scales a tile, fills it up (256 px to 272), and cuts what is above 224 px into overlapping
+    blocks: four for a tile of 256 px, nearly three times its area.
+
+    Parameters
+    ----------
+    side_px
+        The longer side of the tiles.
+    scale
+        By what Cellpose enlarges them.
+    """
+    filled = (-(-int(side_px * scale) // PADDING_PX) + 1) * PADDING_PX
+    return filled if filled <= LARGEST_BLOCK_PX else BLOCK_PX
 
 
 def to_grey(images: NDArray[np.uint8]) -> Grey:

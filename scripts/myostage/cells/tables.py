@@ -55,6 +55,7 @@ SEGMENTATION_QUALITY = Table(
         Column("false_positives", INT32, "cells", "cells without an outline"),
         Column("false_negatives", INT32, "cells", "outlines without a cell"),
     ),
+    further=STRING,
 )
 
 POSITIONS = Table(

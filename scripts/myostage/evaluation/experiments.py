@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -222,10 +223,15 @@ def list_runs(
 
 
 def write_rows(
-    table: tables.Table, rows: Sequence[Mapping[str, Any]], path: Path, metadata: dict[str, str] | None
+    table: tables.Table,
+    rows: Sequence[Mapping[str, Any]],
+    path: Path,
+    metadata: dict[str, str] | None,
+    carried: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> None:
-    """Write rows as a table, which may have none."""
-    tables.write(path, pd.DataFrame(rows, columns=table.schema.names), table, metadata)
+    """Write rows as a table, which may have none; ``carried`` are further columns by slide."""
+    frame = tables.carry(pd.DataFrame(rows, columns=table.schema.names), carried)
+    tables.write(path, frame, table, metadata)
 
 
 def read_outcome(path: Path, run: str) -> dict[str, Any]:
@@ -310,7 +316,7 @@ class Families:
     baselines
         Labels that are tested against the reference together, apart from the others of their part.
     untested
-        Labels that no question is asked of: ceilings, majorities, random features.
+        Labels that no question is asked of: ceilings, majorities, random features, controls.
     """
 
     question: Collection[str] = ()

@@ -57,6 +57,7 @@ def evaluate_runs(
     metrics_out: Path,
     comparisons_out: Path,
     scores_out: Path,
+    carried: Mapping[str, Mapping[str, str]],
     confusion_out: Path,
     reliability_out: Path,
     runs_out: Path,
@@ -143,7 +144,7 @@ def evaluate_runs(
     compared = list_comparisons(evaluated, pairs, families, lambda *_: names, compare)
     write_rows(METRICS, measured_rows, metrics_out, metadata)
     write_rows(COMPARISONS, compared, comparisons_out, metadata)
-    write_rows(SCORES, scores, scores_out, metadata)
+    write_rows(SCORES, scores, scores_out, metadata, carried)
     write_rows(CONFUSION, confusions, confusion_out, metadata)
     write_rows(RELIABILITY, reliabilities, reliability_out, metadata)
     write_rows(RUNS, list_runs(specs, outcome), runs_out, metadata)

@@ -235,4 +235,5 @@ SCORES = Table(
         ),
         Column("proportions", pa.list_(FLOAT64), "", "predicted share of each stage, mean over cells"),
     ),
+    further=STRING,
 )

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -21,7 +22,12 @@ logger = logging.getLogger(__name__)
 
 
 def check_slides(
-    rows: "Sequence[SlideRow]", *, on_bad_slide: str, out: str | Path, thumbnails: Mapping[str, str | Path]
+    rows: "Sequence[SlideRow]",
+    *,
+    on_bad_slide: str,
+    out: str | Path,
+    thumbnails: Mapping[str, str | Path],
+    carried: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """Open every slide, read samples of it, and write what was found out, with a thumbnail of each.
 
@@ -36,6 +42,8 @@ def check_slides(
         The slides table (``SLIDES``).
     thumbnails : mapping of slide to path
         PNGs, longer side at most 1024 px.
+    carried : mapping of slide to mapping
+        Columns that the table at ``out`` has besides (:func:`tables.carry`).
 
     Raises
     ------
@@ -78,7 +86,7 @@ def check_slides(
         reasons = "\n".join(f"  {row.slide}: {row.reason}" for row in bad.itertuples())
         way_out = "" if on_bad_slide != "fail" else "\n`on_bad_slide: skip` leaves them out."
         raise UserError(f"{len(bad)} of {len(frame)} slides cannot be used:\n{reasons}{way_out}")
-    tables.write(out, frame, SLIDES)
+    tables.write(out, tables.carry(frame, carried), SLIDES)
     return frame
 
 

@@ -24,6 +24,7 @@ SLIDES = Table(
         Column("mpp_source", STRING, "", "file or table"),
         Column("levels", INT32, "", "pyramid levels"),
     ),
+    further=STRING,
 )
 
 TILES = Table(

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from myostage.learning.options import EXPECTED_STAGE
 from myostage.learning.term import which
 from myostage.schema import nearest
 from myostage.study.expand import expand
-from myostage.study.files import file_faults
+from myostage.study.files import copies, file_faults
 from myostage.study.inputs import (
     SlideRow,
     read_crops,
@@ -246,9 +246,13 @@ def check_files(study: Study, where: str, rows: Sequence[SlideRow]) -> None:
     if study.phantom is not None:
         return
     if study.input == "crops":
-        raise_all(
+        crops = read_crops(study)
+        raise_all(str(study.crops), [p for row in crops for p in file_faults(f"crop {row.crop}", row.path)])
+        animals = {f"crop {row.crop} ({row.path})": row.animal for row in crops}
+        pairs = copies({f"crop {row.crop} ({row.path})": row.path for row in crops})
+        _refuse_copies(
             str(study.crops),
-            [p for row in read_crops(study) for p in file_faults(f"crop {row.crop}", row.path)],
+            [pair for pair in pairs if pair[2] == "the same file as" or animals[pair[0]] != animals[pair[1]]],
         )
         return
     for row in rows:
@@ -258,3 +262,16 @@ def check_files(study: Study, where: str, rows: Sequence[SlideRow]) -> None:
         if row.annotations:
             problems += file_faults(f"annotations of slide {row.slide}", row.annotations, whole=True)
     raise_all(str(study.slides), problems)
+    there = {f"slide {row.slide} ({row.path})": row.path for row in rows if Path(row.path).is_file()}
+    _refuse_copies(str(study.slides), copies(there))
+
+
+def _refuse_copies(table: str, pairs: Iterable[tuple[str, str, str]]) -> None:
+    """The same image in two rows would be trained on and held out at once."""
+    raise_all(
+        table,
+        [
+            f"{name} is {how} {other}, and would be trained on and held out; keep one row"
+            for name, other, how in pairs
+        ],
+    )

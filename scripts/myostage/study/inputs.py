@@ -3,13 +3,11 @@
 Every fault is named by file, row and column, all faults of a table at once.
 """
 
-import csv
 import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -17,12 +15,22 @@ from pydantic import Field
 
 from myostage.errors import UserError, raise_all
 from myostage.learning.options import EXPECTED_STAGE
-from myostage.schema import MPP_RANGE, NAME_PATTERN, Section, UnsetVariable, expand_path, nearest
+from myostage.schema import (
+    LONGEST_NAME,
+    MPP_RANGE,
+    NAME_PATTERN,
+    Section,
+    UnsetVariable,
+    expand_path,
+    nearest,
+)
 from myostage.study.sections.compare import MAY_BE_QUOTED
 from myostage.study.sections.slide_label import SlideLabel
 from myostage.study.sections.study import Study
+from myostage.study.text_file import read_text
 
 SUM_TOLERANCE = 1e-3
+_QUOTED = re.compile(r"([\"']).*\1")
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,12 @@ SLIDE_COLUMNS = (
         "its cells that lie there, 0 to 1",
     ),
     TableColumn("split", False, "split of a public benchmark; not used, folds are our own"),
-    TableColumn("any column", False, "that `training.score` or a label of `slide_labels` names"),
+    TableColumn(
+        "any column",
+        False,
+        "that `training.score` or a label of `slide_labels` names; others (treatment, sex, batch, ...) are "
+        "carried to `slides.parquet`, `scores.parquet` and `segmentation_quality.parquet`",
+    ),
 )
 CROP_COLUMNS = (
     TableColumn("crop", True, "unique name"),
@@ -107,7 +120,8 @@ class SlideRow(Section):
     """One row of the slide table, or what a crop study has in its place.
 
     ``group`` is empty where the slide is staged only; ``crops`` is empty where the slide is one file;
-    ``values`` are those of the columns that scores and labels of slides name.
+    ``values`` are those of the columns that scores and labels of slides name, ``carried`` those of columns
+    that nothing uses.
     """
 
     slide: str
@@ -118,6 +132,7 @@ class SlideRow(Section):
     annotations: str | None = None
     border: Literal["", "sharp", "diffuse"] = ""
     values: Mapping[str, str] = Field(default_factory=dict)
+    carried: Mapping[str, str] = Field(default_factory=dict)
     crops: tuple[CropRow, ...] = ()
 
     @property
@@ -145,48 +160,73 @@ class _Line:
         return self.values.get(column, "")
 
 
-def read_tsv(path: str, required: Sequence[str], optional: Sequence[str]) -> list[_Line]:
+# a table beyond is a slip: another file of that name
+MOST_BYTES = 100_000_000
+
+
+def _fields(path: str) -> list[tuple[int, list[str]]]:
+    """Lines that hold anything, numbered from 1: their fields, without empty ones at the end (Excel's)."""
+    text = read_text(path, "table", "a table of tab-separated text", MOST_BYTES)
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    rows = [
+        (number, [field.strip() for field in line.rstrip().split("\t")])
+        for number, line in enumerate(lines, 1)
+    ]
+    return [(number, fields) for number, fields in rows if any(fields)]
+
+
+def commented(path: str) -> list[int]:
+    """Numbers of the lines of a table that start with # and hold several fields, as a row does."""
+    return [number for number, row in _fields(path) if row[0].startswith("#") and len(row) > 1]
+
+
+def read_tsv(
+    path: str, required: Sequence[str], optional: Sequence[str], *, further: bool = False
+) -> list[_Line]:
     """Lines of a tab-separated table with a header; blank lines and lines that start with # are left out.
+
+    Parameters
+    ----------
+    required, optional : sequence of str
+        Columns that must be there, and that may.
+    further : bool
+        Whether other columns may be there too; one that is spelt nearly as an optional one is still refused.
 
     Raises
     ------
     UserError
         No such file, no text, no rows, a missing, unknown or repeated column, a line with too many fields.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such table; correct its path in the study file or write it") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: not a readable UTF-8 table ({error}); save it as tab-separated text"
-        ) from None
-    rows = [
-        (number, [field.strip() for field in fields])
-        for number, fields in enumerate(
-            csv.reader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE), 1
-        )
-        if any(field.strip() for field in fields) and not fields[0].startswith("#")
-    ]
+    every = _fields(path)
+    rows = [(number, fields) for number, fields in every if not fields[0].startswith("#")]
+    if every and every[0][1][0].lstrip("# ") in required and every[0][1][0].startswith("#"):
+        raise UserError(f"{path}, row {every[0][0]}: the header starts with #, as notes do; remove the #")
     if len(rows) < 2:
         raise UserError(
             f"{path}: {'no rows below the header' if rows else 'empty'}; the table needs a header and rows"
         )
-    header = rows[0][1]
+    number, header = rows[0]
     if len(header) == 1 and re.search("[,;]", header[0]):
+        raise UserError(f"{path}, row {number}: the columns are not separated by tabs; save it tab-separated")
+    if any(_QUOTED.fullmatch(name) for name in header):
         raise UserError(
-            f"{path}, row {rows[0][0]}: the columns are not separated by tabs; save it tab-separated"
+            f"{path}, row {number}: columns stand in quotes; write the table without (R: write.table(..., "
+            'quote = FALSE, sep = "\\t", row.names = FALSE))'
         )
     valid = [*required, *optional]
     problems = [f"column {name} is missing" for name in required if name not in header]
-    problems += [
-        f"column {name or '(no name)'} is unknown{nearest(name, set(valid) - set(header))}"
-        for name in dict.fromkeys(header)
-        if name not in valid
-    ]
+    for name in dict.fromkeys(header):
+        if name in valid:
+            continue
+        if not name.isprintable():
+            problems.append(f"column {name!r} has characters that cannot be shown; rename it")
+            continue
+        hint = nearest(name, set(valid) - set(header), cutoff=0.75 if further else 0.5)
+        if not further or hint or not name:
+            problems.append(f"column {name or '(no name)'} is unknown{hint}")
     problems += [f"column {name} stands twice" for name, count in Counter(header).items() if count > 1]
     if problems:
-        raise_all(f"{path}, row {rows[0][0]}", [*problems, f"the columns are {', '.join(valid)}"])
+        raise_all(f"{path}, row {number}", [*problems, f"the columns are {', '.join(valid)}"])
     long = [f"row {number} has {len(row)} fields" for number, row in rows[1:] if len(row) > len(header)]
     raise_all(path, [f"{text}, the header {len(header)}; separate by single tabs" for text in long])
     return [_Line(number, dict(zip(header, row, strict=False))) for number, row in rows[1:]]
@@ -226,8 +266,12 @@ def _border(text: str) -> Literal["sharp", "diffuse"]:
 
 
 def _name(text: str) -> str:
-    if not re.match(NAME_PATTERN, text):
+    if _QUOTED.fullmatch(text):
+        raise ValueError(f"is {text}, with its quotes; write it without quotes (R: quote = FALSE)")
+    if not re.fullmatch(NAME_PATTERN, text):
         raise ValueError(f"is {text!r}; use letters, digits, . _ - and begin with a letter or digit")
+    if len(text) > LONGEST_NAME:
+        raise ValueError(f"is {text[:20]}..., of {len(text)} characters; at most {LONGEST_NAME}")
     return text
 
 
@@ -360,7 +404,7 @@ def read_slides(study: Study) -> list[SlideRow]:
     Raises
     ------
     UserError
-        Missing or unknown columns, bad or repeated names, two slides with one file, an mpp that is none.
+        Missing or misspelt columns, bad or repeated names, two slides with one file, an mpp that is none.
     """
     if study.input == "crops":
         return [
@@ -371,7 +415,9 @@ def read_slides(study: Study) -> list[SlideRow]:
     own = named_columns(study)
     known = [column for column in SLIDE_COLUMNS if " " not in column.name]
     required, optional = _columns(known)
-    lines = read_tsv(study.slides, list(dict.fromkeys([*required, *own])), optional)
+    lines = read_tsv(study.slides, list(dict.fromkeys([*required, *own])), optional, further=True)
+    used = {*required, *own, *optional}
+    further = dict.fromkeys(name for line in lines for name in line.values if name not in used)
     values = _Values()
     rows = []
     for line in lines:
@@ -387,6 +433,7 @@ def read_slides(study: Study) -> list[SlideRow]:
                 annotations=values.get(line, "annotations", _path, empty=True),
                 border=values.get(line, "border", _border, "", empty=True),
                 values={name: line[name] for name in dict.fromkeys([*own, "score"])},
+                carried={name: line[name] for name in further},
             )
         )
         if line["border"]:

@@ -14,7 +14,7 @@ from myostage.study.check import (
     check_sources,
 )
 from myostage.study.expand import applied, expand
-from myostage.study.inputs import read_proportions, read_quoted, read_slides
+from myostage.study.inputs import commented, read_proportions, read_quoted, read_slides
 from myostage.study.parse import parse
 from myostage.study.sections.study import Study
 
@@ -55,3 +55,18 @@ def load_study(
         check_slide_proportions(study, rows)
         check_files(study, where, rows)
     return study
+
+
+def notes(study: Study) -> list[str]:
+    """What a user should know of the tables: rows that # leaves out, columns that are only carried along."""
+    tables = [study.proportions, study.slide_proportions, study.slides, study.crops, study.quoted]
+    said = []
+    for table in [table for table in tables if table is not None and Path(table).exists()]:
+        left_out = commented(table)
+        if left_out:
+            listed = ", ".join(map(str, left_out[:5])) + (", ..." if len(left_out) > 5 else "")
+            said.append(f"{table}: {len(left_out)} rows that start with # are left out (row {listed})")
+    carried = dict.fromkeys(name for row in read_slides(study) for name in row.carried)
+    if carried:
+        said.append(f"{study.slides}: columns {', '.join(carried)} are carried along, and used by nothing")
+    return said

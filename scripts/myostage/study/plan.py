@@ -74,6 +74,14 @@ class Plan:
         return {row.slide: row for row in read_slides(self.study)}
 
     @cached_property
+    def carried(self) -> dict[str, dict[str, str]]:
+        """Slide -> the columns of the slide table that nothing uses, for tables with a row per slide.
+
+        No table that slides are cut or runs are trained from has them: another treatment trains nothing anew.
+        """
+        return {name: dict(slide.carried) for name, slide in self.slides.items() if slide.carried}
+
+    @cached_property
     def imaged(self) -> list[str]:
         """The slides with an image that is segmented: all, or none where the study starts from cells."""
         return list(self.slides) if self.study.input == "slides" else []

@@ -53,7 +53,7 @@ class Structure:
     baselines, ceilings : list of str
         Baselines, and experiments that see cell labels.
     untested : list of str
-        Experiments that no question is asked of: ceilings, majorities and random features.
+        Experiments that no question is asked of: ceilings, majorities, random features and controls.
     untrained : list of str
         Main experiments that leave the encoder as it was before training.
     fitted_afterwards : list of str
@@ -151,7 +151,7 @@ def structure(
                 label for experiment, label, spec in members if experiment.baseline or not spec.trained
             ],
             ceilings=[label for _, label, spec in members if spec.method == "supervised"],
-            untested=[label for _, label, spec in members if not _is_asked(spec)],
+            untested=[label for _, label, spec in members if not _is_asked(label, spec)],
             untrained=[
                 label for label, spec in main.items() if spec.trained and spec.training.unfreeze == "none"
             ],
@@ -174,10 +174,15 @@ def _members(
         yield by_name[label.partition("[")[0]], label, specs
 
 
-def _is_asked(spec: RunSpec) -> bool:
-    """Whether a study asks how good it is: it learns from proportions, and not a head on random features."""
+def _is_asked(label: str, spec: RunSpec) -> bool:
+    """Whether a study asks how good it is: not of ceilings, majorities, random features and controls."""
     random = spec.encoder.weights == "none" and spec.training.unfreeze == "none"
-    return spec.trained and spec.method != "supervised" and not random
+    return spec.trained and spec.method != "supervised" and not random and not _is_control(label)
+
+
+def _is_control(label: str) -> bool:
+    """Whether it permutes coordinates: a control is what others are compared with."""
+    return label.rstrip("]").endswith(PERMUTED)
 
 
 @dataclass(frozen=True)
@@ -239,7 +244,7 @@ def _against(members: Sequence[tuple[Experiment, str, RunSpec]], known: Collecti
     wanted = {
         label: experiment.against or control_of(label)
         for experiment, label, _ in members
-        if not label.rstrip("]").endswith(PERMUTED)  # a control is what others are compared with
+        if not _is_control(label)
     }
     return {label: other for label, other in wanted.items() if other in known and other != label}
 

@@ -3,15 +3,14 @@
 Nothing but PyYAML is imported, so that `make` asks it in a moment before Snakemake reads the file.
 """
 
-import errno
 import re
-import stat
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from myostage.errors import UserError
+from myostage.study.text_file import read_text
 
 MOST_BYTES = 250_000
 MOST_VALUES = 100_000
@@ -28,7 +27,7 @@ def read_mapping(path: str | Path) -> dict[Any, Any]:
         No regular file, too large, no UTF-8, no YAML (with line and key), a key that stands twice, a tag or
         template that would run code, anchors that repeat themselves into too many values.
     """
-    text = _text(str(path))
+    text = read_text(path, "study file", "a YAML file", MOST_BYTES)
     try:
         loader = _Loader(text)
         try:
@@ -60,41 +59,6 @@ def read_mapping(path: str | Path) -> dict[Any, Any]:
             f"remove {TEMPLATING} and write the values themselves"
         )
     return data
-
-
-def _text(path: str) -> str:
-    """The text of a regular file of bounded size."""
-    try:
-        status = Path(path).stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise UserError(f"{path}: is a folder; name a YAML file")
-        if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{path}: is a pipe or device; name a YAML file")
-        if status.st_size > MOST_BYTES:
-            raise UserError(
-                f"{path}: has {status.st_size:,} bytes, and a study file at most {MOST_BYTES:,}; name another"
-            )
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such study file; correct the path") from None
-    except ValueError:
-        raise UserError(f"{path!r}: no path of a file; correct it") from None
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise UserError(f"{path}: symbolic links that point at each other; name a file") from None
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); correct the path or permissions"
-        ) from None
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(f"{path}: is UTF-16; save it as UTF-8")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise UserError(
-            f"{path}, line {line}{_key(data.decode('latin-1'), line)}: byte {data[error.start]:#x} is not "
-            "UTF-8 (Latin-1?); save it as UTF-8"
-        ) from None
 
 
 class _Loader(yaml.SafeLoader):
