@@ -5,7 +5,6 @@ PLAN           its slides, runs, jobs and tables, and what they wait for (script
 DRAWN          its figures by name (scripts/myostage/figures/record.py)
 figures(...)   their files, all or those of some categories of the report
 CORES          cores of this machine; none where a cluster hands them out
-given(...)     inputs that a user gives: their content counts (a param), not their time
 code(...)      digest of a script and of the library it reaches: a param of every rule
 required(...)  files that a target asks for, or an error that says what the study lacks
 needs(...)     memory, time, GPU, account and partition of a rule's jobs
@@ -73,13 +72,6 @@ digest = cache(code_digest)
 def code(*names):
     """What re-runs a job when its script, or a library module that it reaches, means something else."""
     return lambda wildcards: "+".join(digest(SCRIPTS / name) for name in names)
-
-
-def given(files):
-    """Files of a user as inputs whose time does not count; ``PLAN.content`` among the params says what they hold."""
-    if isinstance(files, str):
-        return files if files in PLAN.drawn else ancient(files)
-    return [given(file) for file in files]
 
 
 def needs(rule, gpu=False, times=1):

@@ -8,7 +8,7 @@ out:  crops.parquet; labels.parquet and segmentation_quality.parquet, for evalua
 rule crop:
     input:
         slides=lambda wildcards: PLAN.each("slide.parquet", PLAN.slide_batches[wildcards.batch]),
-        images=lambda wildcards: given(PLAN.images(PLAN.slide_batches[wildcards.batch])),
+        images=lambda wildcards: ancient(PLAN.images(PLAN.slide_batches[wildcards.batch])),
         cells=PATHS.receipt("segment", "{batch}"),
     output:
         PATHS.receipt("crop", "{batch}"),
@@ -41,7 +41,7 @@ if PLAN.imaged and PLAN.labelled:
         input:
             slides=PLAN.each("slide.parquet", PLAN.labelled),
             cells=PLAN.behind(PLAN.each("cells.parquet", PLAN.labelled)),
-            annotations=given([PLAN.slides[slide].annotations for slide in PLAN.labelled]),
+            annotations=ancient([PLAN.slides[slide].annotations for slide in PLAN.labelled]),
         output:
             labels=PLAN.each("labels.parquet", PLAN.labelled),
             quality=PLAN.each("segmentation_quality.parquet", PLAN.labelled),
@@ -74,7 +74,7 @@ if STUDY.input == "crops":
 
     rule collect:
         input:
-            given([row.path for slide in PLAN.slides.values() for row in slide.crops]),
+            ancient([row.path for slide in PLAN.slides.values() for row in slide.crops]),
         output:
             crops=PLAN.each("crops.parquet", PLAN.slides),
             labels=PLAN.each("labels.parquet", PLAN.labelled),

@@ -50,14 +50,21 @@ def given(path: str | Path, every_byte: bool = False) -> str:
     return f"samples:{digest.hexdigest()} size:{size}"
 
 
+def as_given(said: dict[str, Any]) -> set[str]:
+    """What :func:`given` may find of a file that is as :func:`state` said."""
+    return {f"{said['checksum']} size:{said['bytes']}", said.get("given", "")}
+
+
 def state(path: str | Path) -> dict[str, Any]:
-    """What a file is as it was written: bytes, checksum and, of large tables, that of the frame."""
+    """What a file is as written: bytes, checksum; of a large file what ``given`` finds, and its frame."""
     file = Path(path)
     size = file.stat().st_size
     said: dict[str, Any] = {"bytes": size, "checksum": whole(file)}
-    with file.open("rb") as opened:
-        if size > SMALL_BYTES and opened.read(len(_MAGIC)) == _MAGIC:
-            said["frame"] = _frame(opened, size)
+    if size > SMALL_BYTES:
+        said["given"] = given(file)
+        with file.open("rb") as opened:
+            if opened.read(len(_MAGIC)) == _MAGIC:
+                said["frame"] = _frame(opened, size)
     return said
 
 
