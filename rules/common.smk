@@ -5,6 +5,7 @@ PLAN           its slides, runs, jobs and tables, and what they wait for (script
 DRAWN          its figures by name (scripts/myostage/figures/record.py)
 figures(...)   their files, all or those of some categories of the report
 CORES          cores of this machine; none where a cluster hands them out
+given(...)     inputs that a user gives: what they hold counts, not their time
 code(...)      digest of a script and of the library it reaches: a param of every rule
 required(...)  files that a target asks for, or an error that says what the study lacks
 needs(...)     memory, time, GPU, account and partition of a rule's jobs
@@ -12,6 +13,7 @@ needs(...)     memory, time, GPU, account and partition of a rule's jobs
 Reading this costs no import of torch, opens no slide and lists no folder.
 """
 
+import logging
 import sys
 from functools import cache
 from pathlib import Path
@@ -25,11 +27,12 @@ sys.path.insert(0, str(SCRIPTS))
 from myostage.cluster.estimate import estimate
 from myostage.cluster.needs import read_needs, scaled
 from myostage.cluster.site import read_site
-from myostage.errors import UserError
+from myostage.errors import UserError, printable
 from myostage.figures.record import Scope, of_study
 from myostage.runtime.lock import acquire, release
 from myostage.runtime.lost import remake_lost
 from myostage.runtime.provenance import code_digest
+from myostage.schema import WILDCARDS
 from myostage.study.load import load_study, notes
 from myostage.study.plan import Plan
 from myostage.study.yaml_file import read_mapping
@@ -54,10 +57,12 @@ CORES = None if workflow.resource_settings.nodes else workflow.resource_settings
 
 if workflow.is_main_process:
     remake_lost(workflow)
+    # Snakemake's log lies in the working directory: each line that does not fit there would add a traceback
+    logging.raiseExceptions = False
     for label, reason in PLAN.left_out.items():
-        logger.warning(f"{label} is left out: {reason}")
+        logger.warning(printable(f"{label} is left out: {reason}"))
     for note in notes(STUDY):
-        logger.info(note)
+        logger.info(printable(note))
     logger.info(estimate(STUDY, len(PLAN.slides), PLAN.runnable, PLAN.run_batches, CORES).sentence)
 
 
@@ -72,6 +77,17 @@ digest = cache(code_digest)
 def code(*names):
     """What re-runs a job when its script, or a library module that it reaches, means something else."""
     return lambda wildcards: "+".join(digest(SCRIPTS / name) for name in names)
+
+
+def given(files):
+    """Files that a user gives, or slides drawn, as inputs whose time does not count; ``PLAN.content`` is among the params.
+
+    Of several files those whose names Snakemake would take for wildcards are left out: scripts have them
+    from params, which are functions for the same reason.
+    """
+    if isinstance(files, str):
+        return ancient(files)
+    return ancient([file for file in files if not WILDCARDS & set(file)])
 
 
 def needs(rule, gpu=False, times=1):

@@ -8,7 +8,7 @@ out:  crops.parquet; labels.parquet and segmentation_quality.parquet, for evalua
 rule crop:
     input:
         slides=lambda wildcards: PLAN.each("slide.parquet", PLAN.slide_batches[wildcards.batch]),
-        images=lambda wildcards: ancient(PLAN.images(PLAN.slide_batches[wildcards.batch])),
+        images=lambda wildcards: given(PLAN.images(PLAN.slide_batches[wildcards.batch])),
         cells=PATHS.receipt("segment", "{batch}"),
     output:
         PATHS.receipt("crop", "{batch}"),
@@ -41,7 +41,7 @@ if PLAN.imaged and PLAN.labelled:
         input:
             slides=PLAN.each("slide.parquet", PLAN.labelled),
             cells=PLAN.behind(PLAN.each("cells.parquet", PLAN.labelled)),
-            annotations=ancient([PLAN.slides[slide].annotations for slide in PLAN.labelled]),
+            annotations=given([PLAN.slides[slide].annotations for slide in PLAN.labelled]),
         output:
             labels=PLAN.each("labels.parquet", PLAN.labelled),
             quality=PLAN.each("segmentation_quality.parquet", PLAN.labelled),
@@ -57,9 +57,10 @@ if PLAN.imaged and PLAN.labelled:
             **needs("label"),
         params:
             slides=PLAN.labelled,
-            carried=PLAN.carried,
+            carried=lambda wildcards: PLAN.carried,
             stages=STUDY.stages,
             mpp=STUDY.tiling.mpp,
+            annotations=lambda wildcards: [PLAN.slides[slide].annotations for slide in PLAN.labelled],
             content=lambda wildcards: PLAN.content_of_all(
                 [PLAN.slides[slide].annotations for slide in PLAN.labelled]
             ),
@@ -74,7 +75,7 @@ if STUDY.input == "crops":
 
     rule collect:
         input:
-            ancient([row.path for slide in PLAN.slides.values() for row in slide.crops]),
+            given([row.path for slide in PLAN.slides.values() for row in slide.crops]),
         output:
             crops=PLAN.each("crops.parquet", PLAN.slides),
             labels=PLAN.each("labels.parquet", PLAN.labelled),
@@ -88,7 +89,9 @@ if STUDY.input == "crops":
         resources:
             **needs("collect"),
         params:
-            slides={name: [row.model_dump() for row in slide.crops] for name, slide in PLAN.slides.items()},
+            slides=lambda wildcards: {
+                name: [row.model_dump() for row in slide.crops] for name, slide in PLAN.slides.items()
+            },
             labelled=PLAN.labelled,
             content=lambda wildcards: PLAN.content_of_all(
                 [row.path for slide in PLAN.slides.values() for row in slide.crops]

@@ -14,7 +14,7 @@ for encoder, weights in PLAN.tuned.items():
                 f"dino_{encoder}"
             input:
                 crops=PLAN.behind(PLAN.each("crops.parquet", PLAN.slides)),
-                weights=ancient(PLAN.encoders[encoder].weights_file or []),
+                weights=given(PLAN.encoders[encoder].weights_file or []),
             output:
                 weights,
             log:

@@ -9,7 +9,7 @@ out:  tokens/{encoder}.parquet of every slide, for every encoder that an experim
 rule embed:
     input:
         crops=lambda wildcards: PLAN.behind(PLAN.each("crops.parquet", PLAN.token_batches[wildcards.batch])),
-        weights=lambda wildcards: ancient(PLAN.weights(wildcards.encoder)),
+        weights=lambda wildcards: given(PLAN.weights(wildcards.encoder)),
         tuned=lambda wildcards: PLAN.tuned.get(wildcards.encoder, []),
     output:
         PATHS.receipt("embed/{encoder}", "{batch}"),

@@ -3,7 +3,7 @@
 in:   held-out predictions and outcome of every run; cell labels where a study has them
 out:  metrics.parquet, comparisons.parquet, confusion.parquet, reliability.parquet (confidence and accuracy),
       scores.parquet (composition and recovery score of every slide), runs.parquet (how every run ended and what it
-      cost)
+      cost), choices.parquet (settings that runs chose)
 """
 
 if PLAN.experiments:
@@ -15,6 +15,7 @@ if PLAN.experiments:
             labels=PLAN.behind(PLAN.each("labels.parquet", PLAN.labelled)),
             cells=PLAN.behind(PLAN.each("cells.parquet", PLAN.imaged)),
         output:
+            **({"choices": PATHS.study("choices.parquet")} if PLAN.choosing else {}),
             metrics=PATHS.study("metrics.parquet"),
             comparisons=PATHS.study("comparisons.parquet"),
             confusion=PATHS.study("confusion.parquet"),
@@ -43,9 +44,10 @@ if PLAN.experiments:
             question=list(PLAN.structure["ordinal"].values()),
             labelled=PLAN.labelled,
             imaged=PLAN.imaged,
-            carried=PLAN.carried,
+            carried=lambda wildcards: PLAN.carried,
             proportions=PLAN.proportions,
             stages=STUDY.stages,
+            choosing=PLAN.choosing,
             slide_level=bool(PLAN.structure["regression"]),
             code=code("evaluate.py"),
         message:

@@ -9,7 +9,7 @@ if STUDY.input == "features":
 
     rule features:
         input:
-            lambda wildcards: ancient(PLAN.images(PLAN.slide_batches[wildcards.batch])),
+            lambda wildcards: given(PLAN.images(PLAN.slide_batches[wildcards.batch])),
         output:
             PATHS.receipt("features", "{batch}"),
         log:

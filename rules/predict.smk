@@ -9,7 +9,7 @@ if STUDY.apply:
 
     rule predict:
         input:
-            models=ancient(PLAN.applied_models),
+            models=given(PLAN.applied_models),
             tokens=PLAN.read_by(PLAN.staging[:1])["tokens"],
             cells=PLAN.read_by(PLAN.staging[:1])["cells"],
         output:

@@ -8,8 +8,8 @@ if STUDY.segmentation.train:
 
     rule segment_train:
         input:
-            table=ancient(STUDY.segmentation.train.images),
-            images=ancient(PLAN.segmentation_images),
+            table=given(STUDY.segmentation.train.images),
+            images=given(PLAN.segmentation_images),
         output:
             model=PLAN.segmentation_model,
         log:
@@ -38,9 +38,9 @@ if STUDY.segmentation.train:
 rule segment:
     input:
         slides=lambda wildcards: PLAN.each("slide.parquet", PLAN.slide_batches[wildcards.batch]),
-        images=lambda wildcards: ancient(PLAN.images(PLAN.slide_batches[wildcards.batch])),
+        images=lambda wildcards: given(PLAN.images(PLAN.slide_batches[wildcards.batch])),
         tiles=PATHS.receipt("tile", "{batch}"),
-        model=PLAN.segmentation_model if STUDY.segmentation.train else ancient(PLAN.segmentation_model),
+        model=PLAN.segmentation_model if STUDY.segmentation.train else given(PLAN.segmentation_model),
     output:
         PATHS.receipt("segment", "{batch}"),
     log:

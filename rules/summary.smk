@@ -18,6 +18,7 @@ if PLAN.summary:
             spectrum=PLAN.attention_tables[:1],
             borders=PLAN.attention_tables[1:],
             algebra=PLAN.algebra_tables,
+            choices=[PATHS.study("choices.parquet")] if PLAN.choosing else [],
             histories=PLAN.behind(PLAN.of_runs("history.parquet", PLAN.conflicting)),
             figures=figures(),
             slides=[PATHS.study("slides.parquet")] if PLAN.imaged else [],

@@ -8,7 +8,7 @@ out:  tiles.parquet; a thumbnail with mask and grid
 rule tile:
     input:
         slides=lambda wildcards: PLAN.each("slide.parquet", PLAN.slide_batches[wildcards.batch]),
-        images=lambda wildcards: ancient(PLAN.images(PLAN.slide_batches[wildcards.batch])),
+        images=lambda wildcards: given(PLAN.images(PLAN.slide_batches[wildcards.batch])),
     output:
         PATHS.receipt("tile", "{batch}"),
     log:

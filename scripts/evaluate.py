@@ -8,7 +8,7 @@ import numpy as np
 from myostage.evaluation import results
 from myostage.evaluation.experiments import Families
 from myostage.runtime import jobs
-from myostage.study.run import RunSpec
+from myostage.study.run import CHOICES, RunSpec
 from myostage.study.sections.compare import Compare
 
 
@@ -40,6 +40,8 @@ def work(smk: Any) -> None:
         confusion_out=Path(smk.output.confusion),
         reliability_out=Path(smk.output.reliability),
         runs_out=Path(smk.output.runs),
+        choices={run: Path(paths.run(run, CHOICES)) for run in smk.params.choosing},
+        choices_out=Path(smk.output.choices) if smk.params.choosing else None,
         slide_level=smk.params.slide_level,
     )
 

@@ -4,7 +4,16 @@ from pathlib import Path
 from typing import Any
 
 from myostage import tables
-from myostage.evaluation.tables import ALGEBRA, BORDERS, COMPARISONS, CORRELATIONS, METRICS, RUNS, SPECTRUM
+from myostage.evaluation.tables import (
+    ALGEBRA,
+    BORDERS,
+    CHOICES,
+    COMPARISONS,
+    CORRELATIONS,
+    METRICS,
+    RUNS,
+    SPECTRUM,
+)
 from myostage.figures import views
 from myostage.learning.tables import SPLITS
 from myostage.report import summary
@@ -21,6 +30,7 @@ OPTIONAL = {
     "spectrum": SPECTRUM,
     "borders": BORDERS,
     "algebra": ALGEBRA,
+    "choices": CHOICES,
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from myostage.learning import runs, slide_runs
 from myostage.runtime import jobs, scratch
-from myostage.study.run import ATTENTION, RunSpec
+from myostage.study.run import ATTENTION, CHOICES, RunSpec
 
 
 def work(smk: Any) -> None:
@@ -51,6 +51,7 @@ def work(smk: Any) -> None:
                 slide_proportions={
                     group: np.array(share) for group, share in known["slide_proportions"].items()
                 },
+                choices_out=Path(paths.run(run, CHOICES)),
                 scores=known["scores"] or None,
                 labels={slide: Path(paths.slide(slide, "labels.parquet")) for slide in known["labelled"]},
                 **shared,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from myostage import tables
-from myostage.cells.annotations import check_annotations, label_cells, match, read_annotations
+from myostage.cells.annotations import best, check_annotations, label_cells, overlaps, read_annotations
 from myostage.cells.tables import CELLS, LABELS, SEGMENTATION_QUALITY
 from myostage.errors import UserError
 
@@ -86,7 +86,8 @@ def test_no_cells_and_no_outlines_are_tables_all_the_same(tmp_path: Path) -> Non
 )
 def test_matches_are_one_to_one_and_the_best_goes_first(a: list, b: list) -> None:
     cells, outlines = (np.array([shapely.box(x, y, x + s, y + s) for x, y, s in part]) for part in (a, b))
-    cell, outline, iou = match(cells, outlines)
+    pairs = overlaps(cells, outlines)
+    cell, outline, iou = (part[best(*pairs)] for part in pairs)
     assert len(set(cell)) == len(cell) and len(set(outline)) == len(outline)
     every = {
         (i, j): cells[i].intersection(outlines[j]).area / cells[i].union(outlines[j]).area
@@ -100,6 +101,26 @@ def test_matches_are_one_to_one_and_the_best_goes_first(a: list, b: list) -> Non
     for (i, j), value in every.items():
         if value >= 0.5:
             assert max(score.get(("cell", i), 0), score.get(("outline", j), 0)) >= value - 1e-6
+
+
+def test_outlines_are_matched_some_at_a_time_as_all_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    places = rng.uniform(0, 300, (60, 2)).round(2)
+    cells = write_cells(tmp_path / "cells.parquet", {2 * n: square(*place) for n, place in enumerate(places)})
+    shifted = rng.permutation(places) + rng.uniform(-3, 3, places.shape)
+    named = [feature(square(*place), STAGES[n % 3]) for n, place in enumerate(shifted)]
+    outlines = write_annotations(tmp_path / "a.geojson", named)
+    found = []
+    for at_once in (1, 7, 1000):
+        monkeypatch.setattr("myostage.cells.annotations.OUTLINES", at_once)
+        out = tmp_path / f"labels{at_once}.parquet", tmp_path / f"quality{at_once}.parquet"
+        assert label_cells(cells, outlines, STAGES, 1.0, *out, "s", 1.0) > 20
+        found.append((tables.read(out[0], LABELS), tables.read(out[1], SEGMENTATION_QUALITY)))
+    for labels, quality in found[:2]:
+        pd.testing.assert_frame_equal(labels, found[2][0])
+        pd.testing.assert_frame_equal(quality, found[2][1])
 
 
 def test_self_crossing_outlines_and_cells_do_not_stop_it(tmp_path: Path) -> None:
@@ -216,10 +237,11 @@ def test_bad_geojson_is_named(tmp_path: Path, kind: str) -> None:
         assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
 
 
-def test_a_file_too_large_for_memory_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    with (tmp_path / "a.geojson").open("wb") as file:
+def test_a_feature_too_large_for_memory_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "a.geojson").open("w") as file:
+        file.write('["')
         file.truncate(5 * 2**30)
-    with pytest.raises(UserError, match="5,120 MiB, where 128 MiB of annotations are the limit"):
+    with pytest.raises(UserError, match="a value of it is longer than 16,777,216 characters"):
         read_annotations(tmp_path / "a.geojson", STAGES, 1.0)
 
 

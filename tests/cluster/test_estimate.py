@@ -25,6 +25,13 @@ def test_the_estimate_grows_with_runs_and_cells_and_says_so() -> None:
         3 * estimate.JOB_SECONDS + 6 * estimate.RUN_SECONDS
     )
     assert "6 slides, 1 experiments, 6 runs in 3 training jobs" in small.sentence
+    choosing = of(steps=100, choose={"vary": {"steps": [100, 200]}, "parts": 2})
+    assert choosing.runs == 6
+    trained = (small.cpu_seconds - 3 * estimate.JOB_SECONDS - 6 * estimate.RUN_SECONDS) / 100
+    steps = 2 * (100 + 200) + 200
+    assert choosing.cpu_seconds == pytest.approx(
+        3 * estimate.JOB_SECONDS + 6 * 5 * estimate.RUN_SECONDS + steps * trained
+    )
     assert "GPU hours" in small.sentence
 
 

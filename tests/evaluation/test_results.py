@@ -23,9 +23,10 @@ from myostage.evaluation.metrics import calibration, composition, expected_stage
 from myostage.evaluation.metrics import cells as of_cells
 from myostage.evaluation.metrics.expected_stage import find_tail
 from myostage.evaluation.metrics.registry import METRICS as METRIC
-from myostage.evaluation.tables import COMPARISONS, CONFUSION, METRICS, RELIABILITY, RUNS, SCORES
+from myostage.evaluation.tables import CHOICES, COMPARISONS, CONFUSION, METRICS, RELIABILITY, RUNS, SCORES
 from myostage.evaluation.weighted import spearman, wasserstein
 from myostage.export import cell_stages
+from myostage.learning import tables as learning_tables
 from myostage.learning.tables import OUTCOME, SPLITS, predictions_table, stages_table
 from myostage.study.run import RunSpec
 from myostage.study.sections.compare import Compare
@@ -266,6 +267,21 @@ def test_calibration_is_measured_before_and_after_each_run_is_scaled_by_its_temp
         np.testing.assert_allclose(rows["confidence"], joined["confidence"].mean(), rtol=1e-6)
         np.testing.assert_allclose(rows["accuracy"], joined["right"].mean())
         assert rows["low"].tolist() == [place / 10 for _, place in joined.groups]
+
+
+def test_choices_of_runs_are_joined_by_experiment(study: StudyFiles) -> None:
+    run, other = study.runs[0][0], study.runs[1][0]
+    rows = {"candidate": [0, 1], "settings": ["steps 1", "steps 2"], "divergence": [0.5, np.nan]}
+    path, out = study.folder / "run.choices.parquet", study.folder / "choices.parquet"
+    frame = pd.DataFrame(rows | {"slides": 4, "chosen": [True, False]})
+    tables.write(path, frame, learning_tables.CHOICES)
+    study.evaluate()
+    assert not out.exists()
+    study.evaluate(choices={run.id: path}, choices_out=out)
+    found = tables.read(out, CHOICES)
+    assert found["run"].tolist() == [run.id] * 2 and other.id not in set(found["run"])
+    assert set(found["experiment"]) == {"both"} and (found["fold"] == run.fold).all()
+    pd.testing.assert_frame_equal(found[frame.columns], frame, check_dtype=False)
 
 
 def test_composition_is_compared_slide_by_slide(study: StudyFiles) -> None:

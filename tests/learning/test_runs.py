@@ -1,6 +1,6 @@
 """Runs on synthetic tokens whose stage is known: learning, resuming, failing, baselines, applying a model."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,186 +17,44 @@ from safetensors.torch import load_file, save_file
 from myostage import tables
 from myostage.cells.tables import CROP_PX, CROPS, LABELS, POSITIONS
 from myostage.errors import UserError
-from myostage.features import encoder, tokens
+from myostage.features import encoder
 from myostage.learning import bags, loop, runs, train
-from myostage.learning.baseline_runs import predict_baseline
 from myostage.learning.calibration import fit_temperature
 from myostage.learning.predictions import read_run
-from myostage.learning.tables import HISTORY, OUTCOME, SPLITS, predictions_table
+from myostage.learning.tables import HISTORY, SPLITS, predictions_table
 from myostage.learning.terms import dist, prop
 from myostage.runtime import checkpoints as resuming
 from myostage.runtime import provenance
 from myostage.runtime.checkpoints import Checkpoints
 from myostage.study.run import RunSpec
-from myostage.study.sections.encoder import NOT_IN_TOKENS, Architecture, Dino, Encoder
+from myostage.study.sections.encoder import Architecture, Dino
 from myostage.study.sections.experiment import PRESETS
 from myostage.study.sections.graph import Graph
-from myostage.study.sections.healthy import Healthy
 from myostage.study.sections.training import Training
-
-STAGES = ("early", "middle", "late")
-K = len(STAGES)
-TOKENS, WIDTH = 17, 24
-CELLS = 60
-ENCODER = Encoder(
-    model=None, architecture=Architecture(patch_px=16, width=WIDTH, depth=2, heads=2), weights="none"
+from support import token_runs
+from support.token_runs import (
+    CELLS,
+    COMBINED,
+    ENCODER,
+    PROPORTIONS,
+    RECONSTRUCTION,
+    REGRESSION,
+    STAGES,
+    WIDTH,
+    Bench,
+    K,
+    history,
+    outcome,
+    predictions,
+    same_model,
+    spec_of,
+    write_tokens,
 )
-PROPORTIONS = {
-    "d3": np.array([0.7, 0.3, 0.0]),
-    "d5": np.array([0.2, 0.6, 0.2]),
-    "d14": np.array([0.0, 0.1, 0.9]),
-}
-COMBINED = {"simprop": 1.0, "prop": 1.0}
-REGRESSION = {"mse": 1.0, "dist": 0.5, "supcr": 0.25, "cell": 2.0}
-RECONSTRUCTION = {"prop": 1.0, "spatial_reconstruction": 1.0}
-HEALTHY = Healthy(groups=("d14",), stages=("late",))
-
-
-def outputs_of(folder: Path) -> dict[str, Path]:
-    """What a run writes into its folder."""
-    names = {"model": "safetensors", "history": "parquet", "predictions": "parquet", "outcome": "parquet"}
-    return {f"{name}_out": folder / f"{name}.{ending}" for name, ending in names.items()}
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A study's tokens, places of cells, labels and splits in a folder."""
-
-    folder: Path
-    splits: Path
-    tokens: dict[str, Path]
-    cells: dict[str, Path]
-    labels: dict[str, Path]
-    truth: dict[str, np.ndarray]
-
-    def run(self, spec: RunSpec, name: str = "run", **options: Any) -> Path:
-        """Train ``spec`` below ``name`` and return that folder."""
-        out = self.folder / name
-        options = {
-            "labels": self.labels,
-            "tokens": self.tokens,
-            "cells": self.cells,
-            "proportions": PROPORTIONS,
-            "made_by": "test",
-        } | options
-        runs.train_run(
-            spec,
-            stages=STAGES,
-            splits=self.splits,
-            checkpoint_dir=out / "checkpoint",
-            device="cpu",
-            threads=1,
-            **outputs_of(out),
-            **options,
-        )
-        return out
-
-    def predict_baseline(self, method: str, name: str, crops: dict[str, Path]) -> Path:
-        """Predict a baseline below ``name`` and return that folder."""
-        out = self.folder / name
-        predict_baseline(
-            spec_of({}, method),
-            stages=STAGES,
-            proportions=PROPORTIONS,
-            splits=self.splits,
-            crops=crops,
-            **outputs_of(out),
-        )
-        return out
-
-    def under(self, encoder: Encoder, name: str) -> "Bench":
-        """The same tokens as if another encoder had made them."""
-        paths = {slide: self.folder / name / f"{slide}.parquet" for slide in self.truth}
-        rng = np.random.default_rng(0)
-        for slide, path in paths.items():
-            write_tokens(path, self.truth[slide], rng, encoder)
-        return replace(self, tokens=paths)
-
-
-def write_tokens(
-    path: Path, stages: np.ndarray, rng: np.random.Generator, encoder: Encoder = ENCODER
-) -> None:
-    # Each stage has a direction of its own, in every token; cell numbers have gaps, as after dropped crops.
-    directions = np.random.default_rng(5).normal(size=(K, WIDTH))
-    values = directions[stages][:, None] + rng.normal(scale=0.7, size=(len(stages), TOKENS, WIDTH))
-    described = {"encoder": encoder.model_dump_json(exclude=NOT_IN_TOKENS)}
-    with tokens.writer(path, tokens=TOKENS, width=WIDTH, metadata=described) as out:
-        out.write(np.arange(len(stages), dtype=np.int32) * 2, torch.from_numpy(values.astype(np.float16)))
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    folder = tmp_path_factory.mktemp("runs")
-    rng = np.random.default_rng(0)
-    rows, paths, labels, truth, places = [], {}, {}, {}, {}
-    for fold in (0, 1):
-        for group, p in PROPORTIONS.items():
-            slide = f"{group}_a{fold}"
-            truth[slide] = rng.permutation(np.repeat(np.arange(K), np.round(p * CELLS).astype(int)))
-            rows.append((slide, group, slide, CELLS, fold))
-    truth["other"] = np.full(CELLS, 2)
-    rows.append(("other", "", "other", CELLS, -1))
-    for slide, stages in truth.items():
-        paths[slide] = folder / f"{slide}.parquet"
-        write_tokens(paths[slide], stages, rng)
-        labels[slide] = folder / f"{slide}-labels.parquet"
-        # Cell 1 has a label and no crop.
-        cells = np.append(np.arange(len(stages)) * 2, 1)
-        table = pd.DataFrame({"cell": cells, "stage": np.append(stages, 0), "iou": 1.0})
-        tables.write(labels[slide], table, LABELS)
-        places[slide] = folder / f"{slide}-positions.parquet"
-        at = np.random.default_rng(len(places)).uniform(0, 200, (len(cells), 2))
-        table = pd.DataFrame({"cell": cells, "x_um": at[:, 0], "y_um": at[:, 1]})
-        tables.write(places[slide], table.sample(frac=1, random_state=1), POSITIONS)
-    splits = folder / "splits.parquet"
-    frame = pd.DataFrame(rows, columns=["slide", "group", "animal", "cells", "fold"])
-    tables.write(splits, frame, SPLITS)
-    return Bench(folder, splits, paths, places, labels, truth)
-
-
-def spec_of(
-    losses: Mapping[str, float],
-    method: str = "proportions",
-    encoder: Encoder = ENCODER,
-    graph: Graph | None = None,
-    seed: int = 3,
-    **training: Any,
-) -> RunSpec:
-    """A run; with the loss `cell` also what is healthy, of anything spatial a ``graph``."""
-    settings = {"steps": 24, "bag_size": 16, "checkpoint_every": 5, "bins": 6, "sigma": 0.1} | training
-    return RunSpec.model_validate(
-        {
-            "method": method,
-            "losses": losses,
-            "training": Training(**settings).model_dump(),
-            "encoder": encoder.model_dump(),
-            "graph": graph and graph.model_dump(),
-            "healthy": HEALTHY.model_dump() if "cell" in losses else None,
-            "folds": 2,
-            "fold": 0,
-            "seed": seed,
-        }
-    )
-
-
-def predictions(folder: Path) -> pd.DataFrame:
-    return tables.read(folder / "predictions.parquet", predictions_table(K))
-
-
-def history(folder: Path) -> pd.DataFrame:
-    return tables.read(folder / "history.parquet", HISTORY)
-
-
-def outcome(folder: Path) -> pd.Series:
-    table = tables.read(folder / "outcome.parquet", OUTCOME)
-    assert len(table) == 1
-    return table.iloc[0]
-
-
-def same_model(one: Path, other: Path) -> bool:
-    first, second = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
-    assert first.keys() == second.keys()
-    return all(torch.equal(first[key], second[key]) for key in first)
+    return token_runs.make(tmp_path_factory.mktemp("runs"))
 
 
 def accuracy(frame: pd.DataFrame, bench: Bench, slide: str) -> float:
@@ -758,16 +616,14 @@ def test_where_bags_say_nothing_there_is_no_temperature(
 
 
 def test_large_slides_are_sampled_for_the_temperature(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "SAMPLED", 12)
     monkeypatch.setattr(runs, "SAMPLED_TOGETHER", 4)
     store = runs.token_store(bench.tokens["d3_a0"])
-    sample = runs.Sampled.of(store)
+    sample = runs.Sampled.of(store, 12)
     assert sample.rows.tolist() == [0, 1, 2, 3, 28, 29, 30, 31, 56, 57, 58, 59]
     cells, tokens_read = next(sample.stream())
     assert cells.tolist() == store.cells[sample.rows].tolist() and len(sample) == 12
     assert torch.equal(tokens_read, store.read_rows(sample.rows))
-    monkeypatch.setattr(runs, "SAMPLED", 60)
-    assert runs.Sampled.of(store).rows.tolist() == list(range(60))
+    assert runs.Sampled.of(store, 60).rows.tolist() == list(range(60))
 
 
 def test_the_outcome_tells_what_a_run_cost(bench: Bench) -> None:

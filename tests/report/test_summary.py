@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from myostage.evaluation import formatting
+from myostage.evaluation.tables import CHOICES
 from myostage.report import findings, summary
 from myostage.study.structure import Structure
 from support.study_facts import BOTH, FULL, difference, everything, facts, parts, row
@@ -395,9 +396,18 @@ def test_the_page_stands_alone_and_shows_every_part(tmp_path: Path) -> None:
         parts(FULL, {"frozen": "no weights"}),
         quoted=[{"method": "OSLSP", "metric": "accuracy", "value": 0.46005, "source": "arXiv 2505.04150"}],
     )
+    choices = pd.DataFrame(
+        [
+            ("combined", f"combined-f{fold}", fold, 0, number, f"steps {steps}", value, 6, chosen)
+            for fold in (0, 1)
+            for number, (steps, value, chosen) in enumerate(((100, 0.25, False), (300, 0.125, True)))
+        ],
+        columns=CHOICES.schema.names,
+    )
     whole = facts(
         everything(),
         made,
+        choices=choices,
         correlations=correlations(0.4, 0.6),
         figures=[("Grid <map>", tmp_path / "figures/grid map.png")],
     )
@@ -417,6 +427,9 @@ def test_the_page_stands_alone_and_shows_every_part(tmp_path: Path) -> None:
     ):
         assert sentence.replace("<", "&lt;").replace("'", "&#39;") in page
     assert page.count("<svg") >= len(made.design)
+    assert "combined, 2 candidates: steps 300 (2 of 2)." in page
+    assert "No cell label and no held-out animal was read." in page
+    assert page.count(".125 (chosen)") == 2 and page.count("<td>.250</td>") == 2
 
 
 def test_slides_left_out_have_a_section_with_their_reasons(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from myostage.report import drawing, pages
 from myostage.runtime import jobs
 from myostage.runtime.checkpoints import Checkpoints
 from myostage.slides import pixels
-from support import disks
+from support import disks, logs, tiny
 
 MANY = 200_000
 RNG = np.random.default_rng(0)
@@ -103,12 +103,8 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def logger() -> Iterator[logging.Logger]:
     """The library's log, as it was, afterwards."""
-    found = logging.getLogger("myostage")
-    state = list(found.handlers), found.level, found.propagate
-    yield found
-    for handler in set(found.handlers) - set(state[0]):
-        found.removeHandler(handler)
-    found.level, found.propagate = state[1:]
+    with logs.kept() as found:
+        yield found
 
 
 def job(log: Path, output: Path) -> Any:
@@ -150,6 +146,16 @@ def test_a_log_that_does_not_fit_adds_no_traceback(disk: Path, capsys: pytest.Ca
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith(f"train: the disk of {log.parent} is full: ")
     log.unlink()
+
+
+@pytest.mark.workflow
+def test_a_workflow_does_not_start_on_a_full_disk(tmp_path: Path) -> None:
+    with disks.small(tmp_path / "disk", "1m") as folder:
+        tiny.lay_out(folder, tiny.study())
+        disks.fill(folder, 0)
+        result = tiny.run(folder)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "the disk of results/tiny is full: free space there" in result.stderr
 
 
 @pytest.mark.parametrize(

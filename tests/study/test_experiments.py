@@ -178,3 +178,71 @@ def test_the_study_asks_every_question(name: str, monkeypatch: pytest.MonkeyPatc
     assert any(t.order for t in trained)
     assert len({t.proportion_noise for t in trained}) >= 5
     assert max(specs[0].encoder.trained_blocks for specs in experiments.values()) == 2
+
+
+# --- settings that a run chooses ----------------------------------------------------------------------------
+
+
+def choosing(**vary: Any) -> dict[str, Any]:
+    weights = {name.replace("losses_", "losses."): values for name, values in vary.items()}
+    return {"name": "trial", "losses": ALL, "training": {"choose": {"vary": weights}}}
+
+
+def test_a_run_under_each_of_its_candidates(study: dict[str, Any]) -> None:
+    found = specs(study, **choosing(steps=[10, 20], losses_simprop=[0.5, 2]))
+    assert len({spec.id for spec in found}) == len(found) == 6
+    points = [(one.training.steps, one.losses["simprop"], one.losses["prop"]) for one in found[0].candidates]
+    assert points == [(10, 0.5, 1), (10, 2, 1), (20, 0.5, 1), (20, 2, 1)]
+    assert len(found[0].trainings) == 4 * 3 + 1
+
+
+@pytest.mark.parametrize(
+    ("vary", "message"),
+    [
+        ({"steps": [10]}, "leaves nothing to choose; give a key a second value"),
+        ({"stepz": [1, 2]}, "stepz is nothing that a run can choose (did you mean steps?)"),
+        ({"losses_ot": [1, 2]}, "losses.ot is nothing that a run can choose"),
+        ({"proportion_noise": [0, 0.1]}, "proportion_noise is nothing that a run can choose"),
+        ({"steps": [10, -1]}, "training.choose.vary.steps is -1: input should be greater than 0"),
+        ({"steps": [10, 10]}, "repeats a value of steps; remove it"),
+        ({"losses_prop": [1, 0]}, "losses.prop is 0: input should be greater than 0"),
+        ({"unfreeze": ["none", "block"]}, "simprop trains the encoder, of which `unfreeze: none` leaves"),
+        (
+            {"steps": [*range(1, 51)], "bag_size": [*range(2, 52)], "bins": [*range(2, 52)]},
+            "has 125,000 candidates, more than 100; remove values",
+        ),
+    ],
+)
+def test_what_cannot_be_chosen_is_refused(study: dict[str, Any], vary: dict[str, Any], message: str) -> None:
+    assert message in refusal(study, choosing(**vary))
+
+
+def test_a_choice_needs_proportions_animals_and_keys_of_its_own(study: dict[str, Any]) -> None:
+    choose = {"vary": {"steps": [10, 20]}}
+    supervised = {"name": "ceiling", "method": "supervised"}
+    assert (
+        "experiments[ceiling].training.choose chooses by proportions and the method is supervised; set "
+        "training: {choose: null} in this experiment"
+    ) in refusal(study, supervised, training={"choose": choose})
+    free = {**study, "training": {"choose": choose}}
+    assert specs(free, **supervised, training={"choose": None})[0].training.choose is None
+    both = {**choosing(steps=[10, 20]), "vary": {"steps": [10, 20]}}
+    assert "training.choose.vary and vary both set steps; keep one" in refusal(study, both)
+    assert "unknown key experiments[trial].vary.choose" in refusal(
+        study, {"name": "trial", "losses": ALL, "vary": {"choose": [choose]}}
+    )
+    many = {"name": "trial", "losses": ALL, "training": {"choose": {**choose, "parts": 5}}}
+    assert (
+        "trial holds in 5 parts (training.choose.parts) of the 4 animals that a run learns from; lower parts"
+    ) in refusal(study, many)
+
+
+def test_the_tables_the_prechecks_and_the_time_count_the_candidates(study: dict[str, Any]) -> None:
+    plain = Plan(load_study(study))
+    plan = Plan(load_study({**study, "experiments": [choosing(bag_size=[20, 30])]}))
+    assert plan.cell_tables == [*plain.cell_tables, plan.paths.study("choices.parquet")]
+    assert plan.choosing == [spec.id for spec in plan.experiments["trial"]] and plain.choosing == []
+    assert plan.bags == [("slide", 20), ("slide", 30)]
+    assert (plain.longest, plan.longest) == (1, 2 * 3 + 1)
+    member = plan.members(next(iter(plan.run_batches)))[0]
+    assert member["labelled"] == [] and not [file for file in member["inputs"] if "labels" in file]

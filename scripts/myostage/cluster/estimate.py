@@ -93,10 +93,11 @@ def estimate(
     trained = {name: [spec for spec in specs if spec.trained] for name, specs in batches.items()}
     trained = {name: specs for name, specs in trained.items() if specs}
     specs = [spec for specs in trained.values() for spec in specs]
-    steps = [spec.training.steps * (2 if spec.head_afterwards else 1) for spec in specs]
-    cpu = [step_seconds(spec) for spec in specs]
+    trainings = [training for spec in specs for training in spec.trainings]
+    steps = [spec.training.steps * (2 if spec.head_afterwards else 1) for spec in trainings]
+    cpu = [step_seconds(spec) for spec in trainings]
     gpu = [max(seconds / GPU_SPEED, GPU_STEP_SECONDS) for seconds in cpu]
-    fixed = JOB_SECONDS * len(trained) + RUN_SECONDS * len(specs)
+    fixed = JOB_SECONDS * len(trained) + RUN_SECONDS * len(trainings)
     shapes = [(*geometry(spec.encoder), spec.encoder) for spec in specs]
     tokens = {encoder.id: 2 * count * width for count, width, encoder in shapes}
     # each run keeps embedding (2 bytes) and probabilities (4 bytes) of the cells that it holds out

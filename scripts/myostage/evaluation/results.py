@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from myostage import tables
 from myostage.cells.tables import CELLS, LABELS
 from myostage.evaluation.experiments import (
     Design,
@@ -14,6 +15,7 @@ from myostage.evaluation.experiments import (
     Floats,
     Measure,
     add_up,
+    begin_row,
     collect_seeds,
     evaluate_all,
     list_comparisons,
@@ -25,9 +27,10 @@ from myostage.evaluation.experiments import (
 )
 from myostage.evaluation.metrics import calibration, composition, expected_stage
 from myostage.evaluation.metrics import cells as of_cells
-from myostage.evaluation.tables import COMPARISONS, CONFUSION, METRICS, RELIABILITY, RUNS, SCORES
+from myostage.evaluation.tables import CHOICES, COMPARISONS, CONFUSION, METRICS, RELIABILITY, RUNS, SCORES
 from myostage.evaluation.tallies import PerCell, Split, Tally, held_out, read_splits, tally_run
 from myostage.evaluation.weighted import mean_of
+from myostage.learning import tables as learning_tables
 from myostage.learning.folds import STAGED_ONLY
 from myostage.study.run import RunSpec
 from myostage.study.sections.compare import Compare
@@ -61,6 +64,8 @@ def evaluate_runs(
     confusion_out: Path,
     reliability_out: Path,
     runs_out: Path,
+    choices: Mapping[str, Path] | None = None,
+    choices_out: Path | None = None,
     slide_level: bool = False,
     metadata: dict[str, str] | None = None,
 ) -> None:
@@ -98,6 +103,8 @@ def evaluate_runs(
         Which comparisons are tested, and which together, so that a wide grid does not drown the question.
     metrics_out, comparisons_out, scores_out, confusion_out, reliability_out, runs_out
         Tables to write.
+    choices, choices_out
+        Choices of every run that chose its settings, by its id, and the table to write of them.
     slide_level
         Whether the expected stage of slides with labelled cells is measured too, see
         :func:`measure_expected_stage`.
@@ -148,6 +155,20 @@ def evaluate_runs(
     write_rows(CONFUSION, confusions, confusion_out, metadata)
     write_rows(RELIABILITY, reliabilities, reliability_out, metadata)
     write_rows(RUNS, list_runs(specs, outcome), runs_out, metadata)
+    if choices_out is not None:
+        write_rows(CHOICES, _list_choices(specs, choices or {}), choices_out, metadata)
+
+
+def _list_choices(
+    experiments: Mapping[str, Sequence[RunSpec]], choices: Mapping[str, Path]
+) -> list[dict[str, Any]]:
+    return [
+        begin_row(name, spec) | row
+        for name, specs in experiments.items()
+        for spec in specs
+        if spec.id in choices
+        for row in tables.read_arrow(choices[spec.id], learning_tables.CHOICES).to_pylist()
+    ]
 
 
 def _held_out(tallies: Mapping[str, Tally], fold: int, splits: Mapping[str, Split]) -> dict[str, Tally]:

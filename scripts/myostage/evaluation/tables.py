@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from myostage.learning.tables import COST
+from myostage.learning.tables import CANDIDATES, COST
 from myostage.tables import BOOL, FLOAT64, INT32, STRING, Column, Table
 
 RUNS = Table(
@@ -17,6 +17,18 @@ RUNS = Table(
     ),
 )
 
+CHOICES = Table(
+    "choices",
+    "settings that the runs of an experiment chose from, by proportions of training slides and no cell label",
+    (
+        Column("experiment", STRING, "", "experiment of the study file"),
+        Column("run", STRING, "", "run id"),
+        Column("fold", INT32, "", "fold"),
+        Column("seed", INT32, "", "seed"),
+        *CANDIDATES,
+    ),
+)
+
 SPECTRUM = Table(
     "spectrum",
     "power of attention logits in bands of the graph Laplacian's eigenvalues",
@@ -24,6 +36,7 @@ SPECTRUM = Table(
         Column("experiment", STRING, "", "experiment"),
         Column("signal", STRING, "", "raw: as the model gives them; smoothed: after Sm"),
         Column("slide", STRING, "", "held-out slide"),
+        Column("animal", STRING, "", "its animal"),
         Column("low", FLOAT64, "", "lower edge of the band of eigenvalues, 0 to 2"),
         Column("high", FLOAT64, "", "upper edge"),
         Column("share", FLOAT64, "", "share of the power of the standardised logits, mean over seeds"),
@@ -45,8 +58,8 @@ BORDERS = Table(
         ),
         Column("high_um", FLOAT64, "um", "its other end"),
         Column("correct", FLOAT64, "", "share of cells classified correctly, mean over slides and seeds"),
-        Column("correct_low", FLOAT64, "", "2.5 % quantile of the bootstrap over slides; missing for one"),
-        Column("correct_high", FLOAT64, "", "97.5 % quantile"),
+        Column("correct_low", FLOAT64, "", "lower end of the 95 % interval over animals; missing for one"),
+        Column("correct_high", FLOAT64, "", "upper end"),
         Column("cells", INT32, "cells", "cells"),
         Column("slides", INT32, "slides", "slides"),
     ),
@@ -60,6 +73,7 @@ ALGEBRA = Table(
         Column("fold", INT32, "", "fold"),
         Column("seed", INT32, "", "seed"),
         Column("slide", STRING, "", "held-out slide of an injured group"),
+        Column("animal", STRING, "", "its animal"),
         Column("own", FLOAT64, "", "cosine of z_W + z_P and z_I of the same slide"),
         Column("others", FLOAT64, "", "mean cosine with z_I of the fold's other injured slides"),
         Column(
@@ -166,8 +180,8 @@ CORRELATIONS = Table(
     (
         Column("experiment", STRING, "", "experiment"),
         Column("rho", FLOAT64, "", "Spearman's rho"),
-        Column("low", FLOAT64, "", "2.5 % quantile of the bootstrap over slides"),
-        Column("high", FLOAT64, "", "97.5 % quantile"),
+        Column("low", FLOAT64, "", "lower end of the 95 % interval over animals and runs"),
+        Column("high", FLOAT64, "", "upper end"),
         Column("slides", INT32, "slides", "held-out slides"),
         Column("cells", INT32, "cells", "labelled cells"),
     ),

@@ -33,6 +33,7 @@ from myostage.features.tokens import TokenStore
 from myostage.learning.bags import Bag, BagSampler, Floats, perturbed
 from myostage.learning.baseline_runs import PROBABILITIES, repeat
 from myostage.learning.calibration import fit_temperature
+from myostage.learning.choice import Scores, best_of, hold_in, mean_divergence, write_choices
 from myostage.learning.loop import Diverged, code_of, fingerprint
 from myostage.learning.outputs import (
     Batch,
@@ -63,8 +64,9 @@ log = logging.getLogger(__name__)
 # Supervised runs draw from all training slides alike, whatever their group.
 _EVERY_SLIDE = "all training slides"
 
-# Cells of a training slide that its temperature is fitted on, read so many together.
-SAMPLED, SAMPLED_TOGETHER = 256, 16
+# Cells of a training slide that a temperature is fitted on, of a slide that settings are chosen by, and how
+# many lie together.
+SCALED_BY, CHOSEN_BY, SAMPLED_TOGETHER = 256, 2048, 16
 
 # Rows of a batch where a slide's predictions are smoothed together.
 ROWS = 4096
@@ -82,6 +84,7 @@ def train_run(
     predictions_out: Path,
     outcome_out: Path,
     checkpoint_dir: Path,
+    choices_out: Path | None = None,
     slide_proportions: Mapping[str, Floats] | None = None,
     scores: Mapping[str, float] | None = None,
     cells: Mapping[str, Path] | None = None,
@@ -92,6 +95,9 @@ def train_run(
     made_by: str = "",
 ) -> None:
     """Train one run and predict the slides it holds out and those that are only staged.
+
+    A run with ``training.choose`` chooses its settings first, by the proportions of training slides that it
+    holds in; what it is then trained and predicted with is what another run with these settings would be.
 
     A run that diverges is no error: its files say so. The history ends at its last finite step, the model has
     no tensors, the predictions have no rows, and its checkpoint stays.
@@ -113,6 +119,8 @@ def train_run(
         ``OUTCOME``: how the run ended and what training and prediction cost.
     checkpoint_dir
         Where the run leaves checkpoints and resumes from.
+    choices_out
+        ``CHOICES`` of a run that chooses its settings.
     slide_proportions
         Proportions [K] of every slide, for ``training.proportions: slide``.
     scores
@@ -137,35 +145,150 @@ def train_run(
     """
     where = compute_on(device, threads)
     learnt, predicted = learnt_and_predicted(splits, spec.fold, tokens)
-    checkpoints, reason, steps, temperature = None, "", 0, math.nan
+    checkpoints, remembered, reason, steps, temperature = None, None, "", 0, math.nan
     with measure(str(where)) as cost:
         try:
-            source = _source(
-                spec, learnt, tokens, cells or {}, labels, proportions, slide_proportions, scores, where
-            )
-            checkpoints = Checkpoints(
-                Path(checkpoint_dir), fingerprint(spec, stages, source.digest()), code_of(spec, __file__)
-            )
-            model, steps = train(
-                spec,
+            given = _Given(
                 stages,
-                source,
-                suffix_of(spec.encoder, encoder_weights),
-                checkpoints=checkpoints,
-                history_out=Path(history_out),
-                device=where,
-                made_by=made_by,
+                tokens,
+                cells or {},
+                proportions,
+                slide_proportions or {},
+                scores,
+                encoder_weights,
+                where,
+                made_by,
             )
+            if spec.training.choose:
+                assert choices_out is not None
+                remembered = Scores(Path(checkpoint_dir) / "choice.json")
+                spec, steps = _choose(spec, learnt, given, remembered, Path(choices_out))
+            source = given.source(spec, learnt, (labels or {}) if spec.method == "supervised" else None)
+            checkpoints = given.checkpoints(spec, source, Path(checkpoint_dir))
+            model, further = given.train(spec, source, checkpoints, Path(history_out))
+            steps += further
             temperature = _temperature(model, source, cells or {}, spec, where)
             save_model(model_out, as_arrays(model), spec, len(stages), made_by, temperature=temperature)
             batches = _predict(model, _stores(spec, predicted, tokens), cells or {}, spec, where)
             write_predictions(predictions_out, batches, len(stages), spec, made_by, temperature=temperature)
         except Diverged as error:
             log.error("%s", error)
-            reason, steps = str(error), max(steps, error.steps)
+            reason, steps = str(error), steps + error.steps
             save_model(model_out, {}, spec, len(stages), made_by, failed=reason)
             write_predictions(predictions_out, iter(()), len(stages), spec, made_by, failed=reason)
+    if remembered is not None and not reason:
+        remembered.forget()
     finish(spec, outcome_out, checkpoints, cost, reason, steps, where, made_by, temperature)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a run learns from, beside the slides and the labels of supervised runs; see :func:`train_run`."""
+
+    stages: Sequence[str]
+    tokens: Mapping[str, Path]
+    cells: Mapping[str, Path]
+    proportions: Mapping[str, Floats]
+    slide_proportions: Mapping[str, Floats]
+    scores: Mapping[str, float] | None
+    encoder_weights: Path | None
+    device: torch.device
+    made_by: str
+
+    def source(
+        self, spec: RunSpec, slides: pd.DataFrame, labels: Mapping[str, Path] | None = None
+    ) -> "BagSource":
+        """Draws from ``slides``; of labelled cells alone where ``labels`` are given."""
+        stores = _stores(spec, slides, self.tokens)
+        labelled = None if labels is None else _labelled(spec, stores, labels)
+        # Where cells lie matters to the drawn bags only if something of training is spatial.
+        drawn_graph = bool(which(spec.losses, spatial=True)) or smooths(spec.training, "training")
+        places = _places(stores, self.cells) if drawn_graph else None
+        shares = self.shares(spec)
+        return BagSource(spec, stores, slides, shares, self.device, labelled, places, self.scores)
+
+    def shares(self, spec: RunSpec) -> dict[str, Floats]:
+        """Proportions by group, or by slide, as wrong as the run asks for."""
+        shares = self.slide_proportions if spec.training.proportions == "slide" else self.proportions
+        return perturbed(shares, spec.training.proportion_noise, spec.seed)
+
+    def checkpoints(self, spec: RunSpec, source: "BagSource", folder: Path) -> Checkpoints:
+        return Checkpoints(folder, fingerprint(spec, self.stages, source.digest()), code_of(spec, __file__))
+
+    def train(
+        self, spec: RunSpec, source: "BagSource", checkpoints: Checkpoints, history_out: Path | None
+    ) -> tuple[StageModel, int]:
+        """See :func:`myostage.learning.train.train`."""
+        return train(
+            spec,
+            self.stages,
+            source,
+            suffix_of(spec.encoder, self.encoder_weights),
+            checkpoints=checkpoints,
+            history_out=history_out,
+            device=self.device,
+            made_by=self.made_by,
+        )
+
+
+def _choose(
+    spec: RunSpec, learnt: pd.DataFrame, given: _Given, remembered: Scores, choices_out: Path
+) -> tuple[RunSpec, int]:
+    """The run under the best of its settings, and steps done here; ``learnt`` are its training slides.
+
+    Raises
+    ------
+    Diverged
+        Every candidate diverged.
+    """
+    choose = spec.training.choose
+    assert choose is not None
+    parts, done = hold_in(learnt, choose.parts, spec.id), 0
+    divergences: list[float] = []
+    reason = "each diverged before the run was resumed"
+    for number, candidate in enumerate(spec.candidates):
+        total = 0.0
+        for part, (fitted_on, held_in) in enumerate(parts):
+            source = given.source(candidate, fitted_on)
+            checkpoints = given.checkpoints(
+                candidate, source, remembered.path.parent / f"candidate{number}-part{part}"
+            )
+            divergence = remembered.of(checkpoints.recipe)
+            if divergence is None:
+                try:
+                    model, steps = given.train(candidate, source, checkpoints, None)
+                    divergence = _divergence(model, candidate, held_in, given)
+                except Diverged as error:
+                    divergence, steps, reason = math.inf, error.steps, str(error)
+                done += steps
+                remembered.keep(checkpoints.recipe, divergence)
+            checkpoints.clear()
+            total += divergence * len(held_in)
+        divergences.append(total / len(learnt))
+        log.info("%s: candidate %d, KL of proportions %.4f", spec.id, number, divergences[-1])
+    write_choices(choices_out, spec, divergences, len(learnt), given.made_by)
+    best = best_of(divergences)
+    if not math.isfinite(divergences[best]):
+        failure = Diverged(f"run {spec.id}: no candidate of training.choose could be trained ({reason})")
+        failure.steps = done
+        raise failure
+    return spec.candidates[best], done
+
+
+def _divergence(model: StageModel, spec: RunSpec, slides: pd.DataFrame, given: _Given) -> float:
+    """KL of given from mean predicted proportions of ``slides``, see :func:`mean_divergence`."""
+    stores = _sampled(_stores(spec, slides, given.tokens), CHOSEN_BY, spec)
+    predicted = {
+        slide: np.concatenate([probabilities for _, probabilities, _ in batches]).mean(0, dtype=np.float64)
+        for slide, batches in _predict(model, stores, given.cells, spec, given.device)
+    }
+    return mean_divergence(predicted, _shares_of(slides, spec, given.shares(spec)))
+
+
+def _shares_of(slides: pd.DataFrame, spec: RunSpec, shares: Mapping[str, Floats]) -> dict[str, Floats]:
+    """The proportions [K] of every slide, of ``shares`` by group or by slide."""
+    named = slides["slide"] if spec.training.proportions == "slide" else slides["group"]
+    return {str(slide): shares[name] for slide, name in zip(slides["slide"], named, strict=True)}
 
 
 def finish(
@@ -190,28 +313,6 @@ def finish(
 
 def _stores(spec: RunSpec, slides: pd.DataFrame, tokens: Mapping[str, Path]) -> dict[str, TokenStore]:
     return {str(slide): token_store(tokens[slide], spec.encoder) for slide in slides["slide"]}
-
-
-def _source(
-    spec: RunSpec,
-    slides: pd.DataFrame,
-    tokens: Mapping[str, Path],
-    cells: Mapping[str, Path],
-    labels: Mapping[str, Path] | None,
-    proportions: Mapping[str, Floats],
-    slide_proportions: Mapping[str, Floats] | None,
-    scores: Mapping[str, float] | None,
-    device: torch.device,
-) -> "BagSource":
-    """Draws from the slides that a run learns from, with the proportions as wrong as it asks for."""
-    stores = _stores(spec, slides, tokens)
-    labelled = _labelled(spec, stores, labels or {}) if spec.method == "supervised" else None
-    given = slide_proportions or {} if spec.training.proportions == "slide" else proportions
-    shares = perturbed(given, spec.training.proportion_noise, spec.seed)
-    # Where cells lie matters to the drawn bags only if something of training is spatial.
-    drawn_graph = bool(which(spec.losses, spatial=True)) or smooths(spec.training, "training")
-    places = _places(stores, cells) if drawn_graph else None
-    return BagSource(spec, stores, slides, shares, device, labelled, places, scores)
 
 
 def _places(stores: Mapping[str, TokenStore], cells: Mapping[str, Path]) -> dict[str, Floats]:
@@ -422,9 +523,7 @@ class BagSource:
     @property
     def given(self) -> dict[str, Floats]:
         """The proportions [K] of every slide that is learnt from."""
-        by_slide = self._spec.training.proportions == "slide"
-        pairs = zip(self._slides["slide"], self._slides["group"], strict=True)
-        return {str(slide): self._proportions[slide if by_slide else group] for slide, group in pairs}
+        return _shares_of(self._slides, self._spec, self._proportions)
 
     @property
     def scores(self) -> Floats:
@@ -540,12 +639,12 @@ class Sampled:
     rows: NDArray[np.int64]
 
     @classmethod
-    def of(cls, store: TokenStore) -> "Sampled":
-        """At most SAMPLED rows in evenly spaced runs of SAMPLED_TOGETHER: few row groups are read."""
+    def of(cls, store: TokenStore, most: int) -> "Sampled":
+        """At most ``most`` rows in evenly spaced runs of SAMPLED_TOGETHER: few row groups are read."""
         count = len(store)
-        starts = np.linspace(0, count - SAMPLED_TOGETHER, SAMPLED // SAMPLED_TOGETHER).astype(np.int64)
+        starts = np.linspace(0, count - SAMPLED_TOGETHER, most // SAMPLED_TOGETHER).astype(np.int64)
         spaced = (starts[:, None] + np.arange(SAMPLED_TOGETHER)).ravel()
-        return cls(store, np.arange(count) if count <= SAMPLED else spaced)
+        return cls(store, np.arange(count) if count <= most else spaced)
 
     @property
     def cells(self) -> NDArray[np.int32]:
@@ -558,17 +657,19 @@ class Sampled:
         yield self.cells, self.store.read_rows(self.rows)
 
 
+def _sampled(stores: Mapping[str, TokenStore], most: int, spec: RunSpec) -> dict[str, TokenStore]:
+    """At most ``most`` cells of each slide; all where it is smoothed, since a sample has other neighbours."""
+    if smooths(spec.training, "prediction"):
+        return dict(stores)
+    return {slide: cast(TokenStore, Sampled.of(store, most)) for slide, store in stores.items()}
+
+
 def _temperature(
     model: StageModel, source: BagSource, cells_of: Mapping[str, Path], spec: RunSpec, device: torch.device
 ) -> float:
     """Temperature of a trained run, by cells of its training slides and the proportions given for these."""
     given = source.given
-    # A sample of a slide has other neighbours than the slide.
-    smoothed = smooths(spec.training, "prediction")
-    stores = {
-        slide: store if smoothed else cast(TokenStore, Sampled.of(store))
-        for slide, store in source.stores.items()
-    }
+    stores = _sampled(source.stores, SCALED_BY, spec)
     found = {
         slide: np.concatenate([probabilities for _, probabilities, _ in batches])
         for slide, batches in _predict(model, stores, cells_of, spec, device)

@@ -53,6 +53,22 @@ COST = (
 
 OUTCOME = Table("outcome", "how one run ended and what it cost", (Column("run", STRING, "", "run id"), *COST))
 
+CANDIDATES = (
+    Column("candidate", INT32, "", "number of the candidate, in the order of training.choose"),
+    Column("settings", STRING, "", "what it sets"),
+    Column(
+        "divergence",
+        FLOAT64,
+        "nats",
+        "KL divergence of given from mean predicted proportions, mean over the slides held in; missing where "
+        "training diverged",
+    ),
+    Column("slides", INT32, "slides", "training slides held in, in turn"),
+    Column("chosen", BOOL, "", "whether the run was trained with it on all its training slides"),
+)
+
+CHOICES = Table("choices", "settings that one run chose from, by proportions and no cell label", CANDIDATES)
+
 SLIDE_PREDICTIONS = Table(
     "slide_predictions",
     "class of every held-out slide, by a model of slide labels",

@@ -111,11 +111,11 @@ def train(
     suffix: Suffix,
     *,
     checkpoints: Checkpoints,
-    history_out: Path,
+    history_out: Path | None,
     device: torch.device,
     made_by: str,
 ) -> tuple[StageModel, int]:
-    """Train one run and write its history.
+    """Train one run and write its history, where it is asked for.
 
     Parameters
     ----------
@@ -179,10 +179,12 @@ def train(
             )
     except Diverged as error:
         error.steps = len(history) - begun
-        write_history(history_out, history, spec, made_by)
+        if history_out is not None:
+            write_history(history_out, history, spec, made_by)
         raise
     model.eval()
-    write_history(history_out, history, spec, made_by)
+    if history_out is not None:
+        write_history(history_out, history, spec, made_by)
     return model, len(history) - begun
 
 

@@ -17,6 +17,7 @@ from myostage.evaluation import cost as costs
 from myostage.evaluation import selection
 from myostage.evaluation.comparisons import Verdict, judge
 from myostage.evaluation.intervals import find_lack
+from myostage.evaluation.measured import Measured
 from myostage.evaluation.metrics.registry import METRICS
 from myostage.evaluation.numbers import (
     NOT_TRUSTED,
@@ -27,7 +28,6 @@ from myostage.evaluation.numbers import (
     format_setting,
     join_words,
 )
-from myostage.evaluation.resampling import Measured
 from myostage.study.structure import SlideStructure, Structure
 
 DETECTABLE = "minimum detectable effect"
@@ -141,6 +141,8 @@ class Facts:
         Their METRICS, COMPARISONS and RUNS.
     spectrum, borders, algebra : DataFrame, optional
         The tables of these names.
+    choices : DataFrame, optional
+        CHOICES; none where no run chose its settings.
     histories : DataFrame, optional
         Rows of :func:`views.histories` of the experiments that learn with both supcr and cell.
     """
@@ -161,6 +163,7 @@ class Facts:
     spectrum: pd.DataFrame | None = None
     borders: pd.DataFrame | None = None
     algebra: pd.DataFrame | None = None
+    choices: pd.DataFrame | None = None
     histories: pd.DataFrame | None = None
 
     @cached_property

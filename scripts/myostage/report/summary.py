@@ -14,6 +14,7 @@ from myostage.evaluation.comparisons import Verdict, state_rule
 from myostage.evaluation.metrics.registry import METRICS
 from myostage.evaluation.numbers import NOT_TRUSTED, format_number, format_p, format_setting
 from myostage.report import findings
+from myostage.report.choices import describe_choices, tabulate_choices
 from myostage.report.findings import Difference, Facts
 from myostage.report.pages import BETTER, WORSE, Block, Cell, Grid, Picture, Section, Strip, write_page
 from myostage.report.sections import RULES, describe_slide_runs, list_sections
@@ -89,6 +90,10 @@ def write(out: str | Path, facts: Facts) -> None:
             ),
             Section("cost", "What does it cost?", _cost(facts)),
         ]
+    if facts.choices is not None:
+        divergences = Grid.of(tabulate_choices(facts.choices), "KL divergence, nats, of slides held in.")
+        blocks = [Block(points=describe_choices(facts.choices), table=divergences)]
+        sections.append(Section("choices", "Which settings did runs choose?", blocks))
     for section in asked:
         table = _differences(facts, section.differences)
         sections.append(Section(section.name, section.title, [Block("", section.sentences, table=table)]))

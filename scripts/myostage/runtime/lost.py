@@ -34,9 +34,15 @@ def remake_lost(workflow: Any) -> None:
 
         async def force_and_check() -> None:
             try:
-                graph.forcefiles.update(lost([list(job.output) for job in graph.jobs]))
+                gone = lost([list(job.output) for job in graph.jobs])
             except UserError as error:
                 raise WorkflowError(str(error)) from None
+            for job in graph.jobs:
+                # what nothing was made from yet is missing to Snakemake too
+                made_from = any(set(later.output) - gone for later in graph.depending[job])
+                graph.forcefiles.update(
+                    output for output in gone & set(job.output) if made_from or os.path.lexists(output)
+                )
             await check()
 
         # called once the graph is known, and before Snakemake decides which of its jobs run

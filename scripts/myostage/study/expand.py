@@ -12,6 +12,7 @@ from myostage.schema import nearest
 from myostage.study.files import file_faults
 from myostage.study.fit import (
     Misfit,
+    check_choose,
     check_losses,
     check_order,
     check_spatial,
@@ -174,6 +175,7 @@ def _points(study: Study, experiment: Experiment) -> dict[str, list[RunSpec]]:
             Experiment, experiment.model_dump(), {"losses": {**weights, **of["losses"]}}, where
         ).losses
         check_losses(experiment.method, losses, training, where)
+        check_choose(experiment, losses, training, where)
         check_order(study, training, where)
         check_spatial(study, experiment, losses, training, mil, where)
         # the validated values, so that 1e-1 and 0.1 make one label

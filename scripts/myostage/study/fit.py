@@ -6,14 +6,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from myostage.learning.term import TERMS, names, which
+from myostage.learning.term import TERMS, names, option_keys, which
 from myostage.schema import nearest
 from myostage.study.parse import S, describe
+from myostage.study.run import WEIGHT
+from myostage.study.sections.choose import MOST_CANDIDATES, NOT_CHOSEN
 from myostage.study.sections.experiment import Experiment
 from myostage.study.sections.graph import Graph
 from myostage.study.sections.mil import ONE_LOGIT, Mil
 from myostage.study.sections.study import Study
-from myostage.study.sections.training import Training
+from myostage.study.sections.training import Loop, Training
 
 
 class Misfit(Exception):
@@ -92,7 +94,8 @@ def check_spatial(
 def check_vary(experiment: Experiment, where: str) -> None:
     """Every key of the grid is one of `training` or a loss weight, and is not set beside the grid too."""
     terms = [f"losses.{name}" for name in names()]
-    valid = [*Training.model_fields, *terms, *(f"graph.{name}" for name in Graph.model_fields)]
+    valid = [*(name for name in Training.model_fields if name != "choose"), *terms]
+    valid += [f"graph.{name}" for name in Graph.model_fields]
     valid += [f"mil.{name}" for name in Mil.model_fields] if experiment.method == "slide" else []
     problems = [
         f"unknown key {where}.vary.{name}{nearest(name, valid) or '; the keys are ' + ', '.join(valid)}"
@@ -108,6 +111,54 @@ def check_vary(experiment: Experiment, where: str) -> None:
     ]
     if problems:
         raise Misfit(problems)
+
+
+def check_choose(experiment: Experiment, losses: Mapping[str, float], training: Training, where: str) -> None:
+    """What a run chooses from are settings that it has, at least two of them, each fit to be trained with."""
+    choose = training.choose
+    if choose is None:
+        return
+    where = f"{where}.training.choose"
+    if experiment.method != "proportions":
+        raise Misfit(
+            [
+                f"{where} chooses by proportions and the method is {experiment.method}; set training: "
+                "{choose: null} in this experiment"
+            ]
+        )
+    used = {*Loop.model_fields, *option_keys(losses)} - NOT_CHOSEN
+    valid = [
+        *(name for name in Training.model_fields if name in used),
+        *(f"losses.{name}" for name in losses),
+    ]
+    problems = [
+        f"{where}.vary: {name} is nothing that a run can choose"
+        f"{nearest(name, valid) or '; it can choose ' + ', '.join(valid)}"
+        for name in choose.vary
+        if name not in valid
+    ]
+    problems += [
+        f"{where}.vary and vary both set {name}; keep one" for name in choose.vary if name in experiment.vary
+    ]
+    problems += [
+        f"{where}.vary repeats a value of {name}; remove it"
+        for name, values in choose.vary.items()
+        if any(value in values[:place] for place, value in enumerate(values))
+    ]
+    if choose.count == 1:
+        problems.append(f"{where}.vary leaves nothing to choose; give a key a second value")
+    if choose.count > MOST_CANDIDATES:
+        problems.append(
+            f"{where}.vary has {choose.count:,} candidates, more than {MOST_CANDIDATES}; remove values"
+        )
+    if problems:
+        raise Misfit(problems)
+    for settings in choose.candidates:
+        keys = {name: value for name, value in settings.items() if WEIGHT not in name}
+        weights = {name.removeprefix(WEIGHT): value for name, value in settings.items() if WEIGHT in name}
+        varied = override(Training, training.model_dump(), {**keys, "choose": None}, f"{where}.vary")
+        weighed = override(Experiment, experiment.model_dump(), {"losses": {**losses, **weights}}, where)
+        check_losses(experiment.method, weighed.losses, varied, f"{where}.vary")
 
 
 def check_losses(method: str, losses: Mapping[str, float], training: Training, where: str) -> None:

@@ -333,7 +333,14 @@ class Plan:
     @cached_property
     def cell_tables(self) -> list[str]:
         """Metrics of cells, and what belongs to them."""
-        return self._tables(CELL_TABLES) if self.experiments else []
+        chosen = ["choices"] if self.choosing else []
+        return self._tables([*CELL_TABLES, *chosen]) if self.experiments else []
+
+    @cached_property
+    def choosing(self) -> list[str]:
+        """Ids of the runs that choose their settings."""
+        specs = itertools.chain.from_iterable(self.experiments.values())
+        return list(dict.fromkeys(spec.id for spec in specs if spec.training.choose))
 
     @cached_property
     def slide_tables(self) -> list[str]:
@@ -400,8 +407,9 @@ class Plan:
 
     @cached_property
     def longest(self) -> int:
-        """Runs of the largest job; each may take as long as it, so that they can be one job array."""
-        return max((len(specs) for specs in self.run_batches.values()), default=1)
+        """Trainings of the largest job; each may take as long as it, so that they can be one job array."""
+        counts = (sum(len(spec.trainings) for spec in specs) for specs in self.run_batches.values())
+        return max(counts, default=1)
 
     @cached_property
     def encoders(self) -> dict[str, Encoder]:
@@ -604,7 +612,8 @@ def of_runs(paths: Paths, name: str, specs: Iterable[RunSpec]) -> list[str]:
 
 def bags(specs: Iterable[RunSpec]) -> list[tuple[str, int]]:
     """What bags of proportions are drawn from (``slide`` or ``group``) and their cells; each pair once."""
-    learning = [spec.training for spec in specs if spec.method == "proportions"]
+    proportions = (spec for spec in specs if spec.method == "proportions")
+    learning = [candidate.training for spec in proportions for candidate in spec.candidates]
     return list(dict.fromkeys((training.bags, training.bag_size) for training in learning))
 
 

@@ -1,11 +1,13 @@
 """A run: the specification of everything that shapes its numbers."""
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import (
     PositiveFloat,
+    PrivateAttr,
     SerializerFunctionWrapHandler,
     ValidationInfo,
     field_serializer,
@@ -24,13 +26,15 @@ from myostage.study.sections.slide_label import SlideLabel
 from myostage.study.sections.training import Loop, Training
 
 FILES = ("model.safetensors", "history.parquet", "predictions.parquet", "outcome.parquet")
-# what a model of slide labels leaves beside them
-ATTENTION = "attention.parquet"
+# what a model of slide labels leaves beside them, and a run that chooses its settings
+ATTENTION, CHOICES = "attention.parquet", "choices.parquet"
 # keys that change how fast a run is and not what it yields
 NOT_IN_RUN_ID: dict[str, Any] = {
     "training": {"checkpoint_every", "cache_mb"},
     "encoder": {"batch_size": True, "dino": {"checkpoint_every"}},
 }
+# of a setting that is the weight of a term
+WEIGHT = "losses."
 # fits the head where no term of the run's own teaches it
 HEAD_TERM = "prop"
 
@@ -53,6 +57,7 @@ class RunSpec(Section):
     folds: int
     fold: int
     seed: int
+    _run: str = PrivateAttr("")
 
     @field_validator("training")
     @classmethod
@@ -91,7 +96,8 @@ class RunSpec(Section):
     @property
     def files(self) -> tuple[str, ...]:
         """What it leaves in its folder."""
-        return (*FILES, ATTENTION) if self.method == "slide" else FILES
+        further = ATTENTION if self.method == "slide" else CHOICES if self.training.choose else None
+        return (*FILES, further) if further else FILES
 
     @property
     def spatial(self) -> bool:
@@ -99,8 +105,33 @@ class RunSpec(Section):
         return self.graph is not None
 
     @cached_property
+    def candidates(self) -> "list[RunSpec]":
+        """The run under each of the settings that it chooses from, with its id; or itself."""
+        choose = self.training.choose
+        return [self._under(settings) for settings in choose.candidates] if choose else [self]
+
+    @property
+    def trainings(self) -> "list[RunSpec]":
+        """What is trained: every candidate once per part, and at most the longest once more; or itself."""
+        choose = self.training.choose
+        longest = max(self.candidates, key=lambda candidate: candidate.training.steps)
+        return [*(self.candidates * choose.parts if choose else ()), longest]
+
+    def _under(self, settings: Mapping[str, Any]) -> "RunSpec":
+        weights = {name.removeprefix(WEIGHT): value for name, value in settings.items() if WEIGHT in name}
+        keys = {name: value for name, value in settings.items() if WEIGHT not in name}
+        training = {name: getattr(self.training, name) for name in Training.model_fields}
+        losses = self.losses | weights
+        changed = {"losses": losses, "training": Training(**training | keys | {"choose": None})}
+        candidate = RunSpec.model_validate(self.model_dump() | changed)
+        candidate._run = self.id
+        return candidate
+
+    @cached_property
     def id(self) -> str:
         """Readable label and short hash of the specification."""
+        if self._run:
+            return self._run
         label = "+".join(sorted(self.losses)) if self.method == "proportions" else self.method
         label = self.mil.model if self.mil else label
         return f"{label}-f{self.fold}-s{self.seed}-{digest(self.model_dump(exclude=NOT_IN_RUN_ID))}"
@@ -117,4 +148,5 @@ def _terms(losses: dict[str, float], training: Training) -> list[str]:
 
 def _own_keys(losses: dict[str, float], training: Training) -> set[str]:
     """The keys of `training` that a run uses: those of the loop, and the options of its terms."""
-    return {*Loop.model_fields, *option_keys(_terms(losses, training))}
+    unused = set() if training.choose else {"choose"}
+    return {*Loop.model_fields, *option_keys(_terms(losses, training))} - unused

@@ -7,6 +7,7 @@ from pydantic import PositiveInt, create_model
 from myostage.learning.term import TERMS, names
 from myostage.papers import OSLSP, OSLSP_CODE, SM
 from myostage.schema import Count, Number, Positive, Section, Width, key
+from myostage.study.sections.choose import Choose
 
 
 class Loop(Section):
@@ -59,6 +60,9 @@ class Loop(Section):
         2000.0,
         "tokens, or embeddings that it trains no more, a run keeps in memory, MB; changes no result",
         ge=0,
+    )
+    choose: Choose | None = key(
+        None, "settings that a run of `method: proportions` chooses for itself, without cell labels"
     )
 
 
