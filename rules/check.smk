@@ -23,9 +23,12 @@ if PLAN.imaged:
         resources:
             **needs("check"),
         params:
-            rows=[PLAN.slides[slide].model_dump(exclude={"crops", "carried"}) for slide in PLAN.imaged],
+            # as functions: Snakemake would take {word} in a name for a wildcard
+            rows=lambda wildcards: [
+                PLAN.slides[slide].model_dump(exclude={"crops", "carried"}) for slide in PLAN.imaged
+            ],
             on_bad_slide=STUDY.on_bad_slide,
-            carried=PLAN.carried,
+            carried=lambda wildcards: PLAN.carried,
             content=lambda wildcards: PLAN.content_of_all(PLAN.images(PLAN.imaged)),
             code=code("check.py"),
         message:

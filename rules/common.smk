@@ -27,11 +27,12 @@ sys.path.insert(0, str(SCRIPTS))
 from myostage.cluster.estimate import estimate
 from myostage.cluster.needs import read_needs, scaled
 from myostage.cluster.site import read_site
-from myostage.errors import UserError
+from myostage.errors import UserError, printable
 from myostage.figures.record import Scope, of_study
 from myostage.runtime.lock import acquire, release
 from myostage.runtime.lost import remake_lost
 from myostage.runtime.provenance import code_digest
+from myostage.schema import WILDCARDS
 from myostage.study.load import load_study, notes
 from myostage.study.plan import Plan
 from myostage.study.yaml_file import read_mapping
@@ -59,9 +60,9 @@ if workflow.is_main_process:
     # Snakemake's log lies in the working directory: each line that does not fit there would add a traceback
     logging.raiseExceptions = False
     for label, reason in PLAN.left_out.items():
-        logger.warning(f"{label} is left out: {reason}")
+        logger.warning(printable(f"{label} is left out: {reason}"))
     for note in notes(STUDY):
-        logger.info(note)
+        logger.info(printable(note))
     logger.info(estimate(STUDY, len(PLAN.slides), PLAN.runnable, PLAN.run_batches, CORES).sentence)
 
 
@@ -79,10 +80,14 @@ def code(*names):
 
 
 def given(files):
-    """Files of a user as inputs whose time does not count; ``PLAN.content`` among the params says what they hold."""
+    """Files of a user as inputs whose time does not count; ``PLAN.content`` among the params says what they hold.
+
+    Of several files those whose names Snakemake would take for wildcards are left out: scripts have them
+    from params, which are functions for the same reason.
+    """
     if isinstance(files, str):
         return files if files in PLAN.drawn else ancient(files)
-    return [given(file) for file in files]
+    return [given(file) for file in files if not WILDCARDS & set(file)]
 
 
 def needs(rule, gpu=False, times=1):

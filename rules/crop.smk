@@ -57,9 +57,10 @@ if PLAN.imaged and PLAN.labelled:
             **needs("label"),
         params:
             slides=PLAN.labelled,
-            carried=PLAN.carried,
+            carried=lambda wildcards: PLAN.carried,
             stages=STUDY.stages,
             mpp=STUDY.tiling.mpp,
+            annotations=lambda wildcards: [PLAN.slides[slide].annotations for slide in PLAN.labelled],
             content=lambda wildcards: PLAN.content_of_all(
                 [PLAN.slides[slide].annotations for slide in PLAN.labelled]
             ),
@@ -88,7 +89,9 @@ if STUDY.input == "crops":
         resources:
             **needs("collect"),
         params:
-            slides={name: [row.model_dump() for row in slide.crops] for name, slide in PLAN.slides.items()},
+            slides=lambda wildcards: {
+                name: [row.model_dump() for row in slide.crops] for name, slide in PLAN.slides.items()
+            },
             labelled=PLAN.labelled,
             content=lambda wildcards: PLAN.content_of_all(
                 [row.path for slide in PLAN.slides.values() for row in slide.crops]

@@ -15,13 +15,13 @@ if PLAN.experiments:
             labels=PLAN.behind(PLAN.each("labels.parquet", PLAN.labelled)),
             cells=PLAN.behind(PLAN.each("cells.parquet", PLAN.imaged)),
         output:
+            **({"choices": PATHS.study("choices.parquet")} if PLAN.choosing else {}),
             metrics=PATHS.study("metrics.parquet"),
             comparisons=PATHS.study("comparisons.parquet"),
             confusion=PATHS.study("confusion.parquet"),
             reliability=PATHS.study("reliability.parquet"),
             scores=PATHS.study("scores.parquet"),
             runs=PATHS.study("runs.parquet"),
-            **({"choices": PATHS.study("choices.parquet")} if PLAN.choosing else {}),
         log:
             PATHS.log("evaluate", "all"),
         benchmark:
@@ -44,7 +44,7 @@ if PLAN.experiments:
             question=list(PLAN.structure["ordinal"].values()),
             labelled=PLAN.labelled,
             imaged=PLAN.imaged,
-            carried=PLAN.carried,
+            carried=lambda wildcards: PLAN.carried,
             proportions=PLAN.proportions,
             stages=STUDY.stages,
             choosing=PLAN.choosing,

@@ -26,7 +26,10 @@ def work(smk: Any) -> None:
         checking.skip(paths.slide(slide, "crops.parquet"), CROPS, reason)
 
     members = jobs.of_slides(
-        smk, ["slide.parquet", "cells.parquet"], ["crops.parquet"], images=smk.input.images
+        smk,
+        ["slide.parquet", "cells.parquet"],
+        ["crops.parquet"],
+        images=checking.images(paths, smk.params.slides),
     )
     jobs.make_each(smk, members, cut, skip if smk.params.on_bad_slide == "skip" else None)
 

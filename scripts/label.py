@@ -15,7 +15,7 @@ def work(smk: Any) -> None:
     paths = jobs.paths(smk)
     for slide, outlines, labels, quality in zip(
         smk.params.slides,
-        smk.input.annotations,
+        smk.params.annotations,
         smk.output.labels,
         smk.output.quality,
         strict=True,

@@ -42,7 +42,7 @@ def work(smk: Any) -> None:
         smk,
         ["slide.parquet", "tiles.parquet"],
         ["cells.parquet", "qc/cells.png"],
-        images=smk.input.images,
+        images=checking.images(paths, smk.params.slides),
         others=[model_file] if model_file else [],
     )
     jobs.make_each(smk, members, segment, skip if smk.params.on_bad_slide == "skip" else None, ready=model)

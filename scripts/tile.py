@@ -23,7 +23,10 @@ def work(smk: Any) -> None:
         pixels.save_png(pixels.placeholder(), paths.slide(slide, "qc/tiles.png"))
 
     members = jobs.of_slides(
-        smk, ["slide.parquet"], ["tiles.parquet", "qc/tiles.png"], images=smk.input.images
+        smk,
+        ["slide.parquet"],
+        ["tiles.parquet", "qc/tiles.png"],
+        images=checking.images(paths, smk.params.slides),
     )
     jobs.make_each(
         smk,

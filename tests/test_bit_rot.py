@@ -18,7 +18,7 @@ from myostage import tables
 from myostage.cells.tables import CELLS, CROPS
 from myostage.errors import Damaged
 from myostage.features import tokens
-from myostage.learning.runs import cell_numbers
+from myostage.learning.outputs import cell_numbers
 from myostage.learning.tables import SPLITS, predictions_table
 from myostage.runtime import checksums, provenance, receipts
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from myostage.errors import hidden
 from myostage.papers import OURS
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -33,12 +34,23 @@ def expand_path(text: str) -> str:
     if unset:
         raise UnsetVariable(text, unset)
     text = os.path.expandvars(text)
-    if "\0" in text:
-        raise ValueError("holds the character NUL; remove it")
+    if odd := hidden(text):
+        listed = ", ".join(sorted(map(ascii, odd)))
+        raise ValueError(f"holds characters that cannot be shown ({listed}); rename the file")
     try:
         return str(Path(text).expanduser()) if text.startswith("~") else text
     except RuntimeError:
         raise ValueError(f"{text} names the home of a user who is not known; write the folder") from None
+
+
+WILDCARDS = frozenset("{}<>")
+"""Characters that Snakemake takes for the start or end of a wildcard, in every file that its rules name."""
+
+
+def _no_wildcards(text: str) -> str:
+    if WILDCARDS & set(text):
+        raise ValueError(f"{text} holds {{, }}, < or >, which Snakemake takes for a wildcard; rename it")
+    return text
 
 
 # Every number and length has an upper limit: what is larger is a slip of the pen, and would fill memory or
@@ -46,7 +58,7 @@ def expand_path(text: str) -> str:
 LARGEST = 1e30
 LONGEST_NAME = 100
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=LONGEST_NAME)]
-FileName = Annotated[str, Field(max_length=4000), AfterValidator(expand_path)]
+FileName = Annotated[str, Field(max_length=4000), AfterValidator(expand_path), AfterValidator(_no_wildcards)]
 Text = Annotated[str, Field(max_length=1000)]
 Count = Annotated[int, Field(gt=0, le=1_000_000)]
 Width = Annotated[int, Field(gt=0, le=8192)]

@@ -25,7 +25,7 @@ from myostage.report import drawing, pages
 from myostage.runtime import jobs
 from myostage.runtime.checkpoints import Checkpoints
 from myostage.slides import pixels
-from support import disks, tiny
+from support import disks, logs, tiny
 
 MANY = 200_000
 RNG = np.random.default_rng(0)
@@ -103,12 +103,8 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def logger() -> Iterator[logging.Logger]:
     """The library's log, as it was, afterwards."""
-    found = logging.getLogger("myostage")
-    state = list(found.handlers), found.level, found.propagate
-    yield found
-    for handler in set(found.handlers) - set(state[0]):
-        found.removeHandler(handler)
-    found.level, found.propagate = state[1:]
+    with logs.kept() as found:
+        yield found
 
 
 def job(log: Path, output: Path) -> Any:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 
 from myostage.errors import UserError
 from myostage.runtime import checksums, deaths, jobs, receipts
+from support import logs
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -91,14 +93,8 @@ def tiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tiling:
 @pytest.fixture
 def logger() -> Iterator[logging.Logger]:
     """The library's log, as it was, afterwards."""
-    found = logging.getLogger("myostage")
-    handlers, level, propagate = list(found.handlers), found.level, found.propagate
-    yield found
-    for handler in set(found.handlers) - set(handlers):
-        found.removeHandler(handler)
-        handler.close()
-    found.setLevel(level)
-    found.propagate = propagate
+    with logs.kept() as found:
+        yield found
 
 
 # --- members ------------------------------------------------------------------------------------------------
@@ -434,6 +430,31 @@ def test_a_fault_of_ours_shows_the_end_of_its_traceback(
     assert lines[-1] == "ValueError: folds overlap"
     assert len(lines) == 1 + jobs.LAST_LINES
     assert "Traceback (most recent call last)" in log.read_text()
+
+
+STEERING = "a\x1b[2J\x1b]0;title\x07\r\x9b1m\u202eb\u2066\udc80"
+SHOWN = r"a\x1b[2J\x1b]0;title\x07\r\x9b1m\u202eb\u2066\udc80"
+
+
+@pytest.mark.usefixtures("logger")
+@pytest.mark.parametrize("of", ["user", "fault", "log", "library", "warning"])
+def test_nothing_that_is_printed_steers_a_terminal(
+    tiling: Tiling, capsys: pytest.CaptureFixture[str], of: str
+) -> None:
+    def work(_: Any) -> None:
+        if of == "library":
+            logging.getLogger("tifffile").warning("%s", STEERING)
+        elif of == "warning":
+            warnings.warn(STEERING, stacklevel=1)
+        elif of == "log":
+            logging.getLogger("myostage.slides").info("%s", STEERING)
+        raise (UserError if of == "user" else ValueError)(STEERING)
+
+    assert exit_code(plain(tiling.root), work) == 1
+    printed = capsys.readouterr().err, (tiling.root / "logs/tile/all.log").read_text(encoding="utf-8")
+    for text in printed:
+        assert SHOWN in text
+        assert text.replace("\n", "").isprintable()
 
 
 @pytest.mark.usefixtures("logger")

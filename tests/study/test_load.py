@@ -321,9 +321,8 @@ def test_columns_that_nothing_uses_are_carried_and_named(study: dict[str, Any]) 
         {"treatment": "drug", "sex (f/m)": "f"},
         {"treatment": "", "sex (f/m)": ""},
     ]
-    assert notes(loaded) == [
-        f"{study['slides']}: columns treatment, sex (f/m) are carried along, and used by nothing"
-    ]
+    said = f"{study['slides']}: columns treatment, sex (f/m) are carried along, and used by nothing"
+    assert notes(loaded).count(said) == 1
 
 
 def test_a_column_that_a_score_names_is_used_and_not_carried(study: dict[str, Any]) -> None:
@@ -338,7 +337,7 @@ def test_a_column_that_a_score_names_is_used_and_not_carried(study: dict[str, An
 def test_rows_that_start_with_a_hash_are_counted_aloud(study: dict[str, Any]) -> None:
     with Path(study["slides"]).open("a") as table:
         table.write("# a note\n#s7\tnone.svs\td0\tm7\t\t\n")
-    assert notes(load_study(study)) == [f"{study['slides']}: 1 rows that start with # are left out (row 6)"]
+    assert f"{study['slides']}: 1 rows that start with # are left out (row 6)" in notes(load_study(study))
 
 
 def test_crops_make_virtual_slides(study: dict[str, Any], tmp_path: Path) -> None:

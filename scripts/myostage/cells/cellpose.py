@@ -24,6 +24,7 @@ from cellpose import models
 from cellpose.resnet_torch import CPnet
 
 from myostage.errors import UserError
+from myostage.study.model_names import TRANSFORMERS
 from myostage.study.sections.segmentation import Segmentation
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,6 @@ DIAMETER_PX = 30.0
 NUCLEI_DIAMETER_PX = 17.0
 STYLE = 256
 """Cellpose stores 256 style features per image, whatever the network's width."""
-TRANSFORMERS = {"transformer_cp3", "neurips_cellpose_default", "neurips_cellpose_transformer"}
 MAX_SIZE_FRACTION = 0.4
 """Cellpose's limit on a cell's share of the tile, raised where cells are large against the tile."""
 BLOCK_PX = 224

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from myostage import tables
-from myostage.errors import Damaged, UserError
+from myostage.errors import Damaged, UserError, printable
 from myostage.paths import Paths
 from myostage.runtime import deaths, devices, provenance, receipts
 from myostage.runtime.disk import disk_error
@@ -80,7 +80,7 @@ def run(snakemake: Any, work: Callable[[Any], None]) -> None:
         sys.exit(1)
     except Exception as error:
         fault = _of_disk(error, path.parent)
-        lines = traceback.format_exc().splitlines()
+        lines = printable(traceback.format_exc()).splitlines()
         log.debug("%s", "\n".join(lines))
         if fault:
             log.error("%s", fault)
@@ -263,7 +263,7 @@ def _fault(error: Exception, folder: str) -> str:
     if isinstance(error, UserError):
         return str(error)
     log.debug("%s", traceback.format_exc())
-    return f"{type(error).__name__}: {error}"
+    return printable(f"{type(error).__name__}: {error}")
 
 
 def _state(snakemake: Any, path: Path) -> None:
@@ -295,7 +295,18 @@ def _start_logging(path: Path, rule: str) -> None:
     terminal.setLevel(logging.INFO)
     file = _LogFile(path, mode="w", encoding="utf-8")
     log.setLevel(logging.DEBUG)
+    # libraries say what they read in files of others, too
+    logging.captureWarnings(True)
+    others = logging.getLogger()
     for handler, layout in ((terminal, f"{rule}: %(message)s"), (file, "%(asctime)s %(message)s")):
-        handler.setFormatter(logging.Formatter(layout))
+        handler.setFormatter(_Printable(layout))
         log.addHandler(handler)
+        others.addHandler(handler)
     log.propagate = False
+
+
+class _Printable(logging.Formatter):
+    """Messages hold names of files and what stands in them: nothing of it steers a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ import pandas as pd
 
 from myostage import tables
 from myostage.errors import UserError
+from myostage.paths import Paths
 from myostage.slides.pixels import placeholder, save_png
 from myostage.slides.slide import THUMBNAIL_PX, open_slide
 from myostage.slides.tables import SLIDES
@@ -94,6 +95,11 @@ def check_slides(
 def read_row(path: str | Path) -> Any:
     """What `check` found out about one slide: the row of a slides table that has one, as a named tuple."""
     return next(tables.read(path, SLIDES).itertuples(index=False, name="SlideFacts"))
+
+
+def images(paths: Paths, slides: Iterable[str]) -> list[str]:
+    """The image file of each of the ``slides``."""
+    return [str(read_row(paths.slide(slide, "slide.parquet")).path) for slide in slides]
 
 
 def skip(path: str | Path, table: tables.Table, reason: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from myostage.errors import UserError, raise_all
 from myostage.learning.options import EXPECTED_STAGE
 from myostage.learning.term import which
-from myostage.schema import nearest
+from myostage.schema import WILDCARDS, nearest
 from myostage.study.expand import expand
 from myostage.study.files import copies, file_faults
 from myostage.study.inputs import (
@@ -21,6 +21,13 @@ from myostage.study.inputs import (
     read_training_images,
     slide_classes,
     slide_scores,
+)
+from myostage.study.model_names import (
+    cellpose_absent,
+    cellpose_fault,
+    cellpose_names,
+    hub_absent,
+    timm_fault,
 )
 from myostage.study.run import RunSpec
 from myostage.study.sections.slide_label import SlideLabel
@@ -121,6 +128,13 @@ def check_groups(
             f"slide {row.slide} has no annotations, where a phantom's truth is written; name a file"
             for row in rows
             if not row.annotations
+        ]
+        problems += [
+            f"slide {row.slide} is drawn into {file}, with {{, }}, < or >, which Snakemake takes for a "
+            "wildcard; rename it"
+            for row in rows
+            for file in (row.path, row.annotations or "")
+            if WILDCARDS & set(file)
         ]
         problems += [
             f"slide {row.slide} is drawn into {row.path}, which must end in .tif or .tiff; rename it"
@@ -234,6 +248,65 @@ def check_look(study: Study, where: str, rows: Sequence[SlideRow], labels: list[
         if slide not in slides
     ]
     raise_all(where, problems)
+
+
+def check_models(study: Study, where: str, experiments: Mapping[str, Sequence[RunSpec]]) -> None:
+    """Models that Cellpose and timm fetch by name are models that they have."""
+    problems = []
+    for name, key in _cellpose_names(study).items():
+        problems += cellpose_fault(key, name)
+    for name, key in _timm_names(study, experiments).items():
+        problems += timm_fault(key, name)
+    raise_all(where, problems)
+
+
+def missing_models(study: Study) -> list[str]:
+    """What Cellpose and timm would fetch, and where it is put where there is no network."""
+    said = []
+    for name, key in _cellpose_names(study).items():
+        if name in cellpose_names() and (file := cellpose_absent(name)):
+            said.append(
+                f"{key} {name} is fetched when it is needed; without a network, fetch it elsewhere and bring "
+                f"it to {file}"
+            )
+    for name, key in _timm_names(study, expand(study), fetched=True).items():
+        if repository := hub_absent(name):
+            said.append(
+                f"{key} {name} is fetched when it is needed; without a network, fetch model.safetensors of "
+                f"{repository} elsewhere and name it as encoder.weights"
+            )
+    return said
+
+
+def _cellpose_names(study: Study) -> dict[str, str]:
+    """Networks of Cellpose's that a study names -> their keys."""
+    segmentation = study.segmentation
+    if study.input != "slides":
+        return {}
+    if segmentation.train is None:
+        name = segmentation.model
+        return {} if name is None or segmentation.model_file else {name: "segmentation.model"}
+    start = segmentation.train.start
+    return {} if start is None or segmentation.train.start_file else {start: "segmentation.train.start"}
+
+
+def _timm_names(
+    study: Study, experiments: Mapping[str, Sequence[RunSpec]], *, fetched: bool = False
+) -> dict[str, str]:
+    """Encoders that runs name -> their keys; all, or those whose weights are ``fetched``."""
+    if study.input == "features":
+        return {}
+    used = [("encoder.model", study.encoder)] if any(s[0].trained for s in experiments.values()) else []
+    used += [
+        (f"experiments[{label}].encoder.model", specs[0].encoder)
+        for label, specs in experiments.items()
+        if specs[0].trained
+    ]
+    named: dict[str, str] = {}
+    for key, encoder in used:
+        if encoder.model is not None and (encoder.weights == "pretrained" or not fetched):
+            named.setdefault(encoder.model, key)
+    return named
 
 
 def check_files(study: Study, where: str, rows: Sequence[SlideRow]) -> None:

@@ -8,10 +8,12 @@ from myostage.study.check import (
     check_files,
     check_groups,
     check_look,
+    check_models,
     check_names,
     check_slide_level,
     check_slide_proportions,
     check_sources,
+    missing_models,
 )
 from myostage.study.expand import applied, expand
 from myostage.study.inputs import commented, read_proportions, read_quoted, read_slides
@@ -52,13 +54,14 @@ def load_study(
     if study.apply is not None:
         applied(study)
     if files:
+        check_models(study, where, experiments)
         check_slide_proportions(study, rows)
         check_files(study, where, rows)
     return study
 
 
 def notes(study: Study) -> list[str]:
-    """What a user should know of the tables: rows that # leaves out, columns that are only carried along."""
+    """What to know beforehand: rows that # leaves out, columns carried along, models to be fetched."""
     tables = [study.proportions, study.slide_proportions, study.slides, study.crops, study.quoted]
     said = []
     for table in [table for table in tables if table is not None and Path(table).exists()]:
@@ -69,4 +72,4 @@ def notes(study: Study) -> list[str]:
     carried = dict.fromkeys(name for row in read_slides(study) for name in row.carried)
     if carried:
         said.append(f"{study.slides}: columns {', '.join(carried)} are carried along, and used by nothing")
-    return said
+    return said + missing_models(study)
