@@ -173,6 +173,14 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert state is not None
     assert state["step"] == 10
     assert "phase0-step00000015.pt is damaged" in caplog.text
+    for _ in range(2):
+        checkpoints.save(0, 20, {"model": {"w": torch.ones(999)}})
+        content = (checkpoints.folder / "phase0-step00000020.pt").read_bytes()
+        start = content.index(torch.ones(99).numpy().tobytes())
+        rotten = content[:start] + bytes(8) + content[start + 8 :]
+        (checkpoints.folder / "phase0-step00000020.pt").write_bytes(rotten)
+        state = checkpoints.load()
+        assert state is not None and state["step"] == 10
     paths[0].write_bytes(b"")
     assert checkpoints.load() is None
     assert checkpoints.last() == "there is no checkpoint yet"
