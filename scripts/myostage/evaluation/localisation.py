@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
@@ -309,9 +308,7 @@ def _attention(path: Path, slide: str, cells: Ints | None = None) -> pd.DataFram
 
     UserError where a number is not finite, or where the cells are not ``cells``.
     """
-    rows = ds.dataset(path, format="parquet").to_table(
-        ["cell", "logit", "weight"], filter=pc.field("slide") == slide
-    )
+    rows = tables.read_where(path, ATTENTION, ["cell", "logit", "weight"], pc.field("slide") == slide)
     frame = rows.to_pandas().sort_values("cell")
     again = "delete the file and run the workflow again"
     if not np.isfinite(frame[["logit", "weight"]].to_numpy()).all():
