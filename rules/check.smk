@@ -1,6 +1,6 @@
 """Every slide opened once, before anything long starts.
 
-in:   the slide files
+in:   the slide files; of these, as of every file that a user gives, the content counts (a param), not the time
 out:  slides.parquet (size, resolution, what is wrong); one row and one thumbnail per slide
 """
 

@@ -5,7 +5,7 @@ PLAN           its slides, runs, jobs and tables, and what they wait for (script
 DRAWN          its figures by name (scripts/myostage/figures/record.py)
 figures(...)   their files, all or those of some categories of the report
 CORES          cores of this machine; none where a cluster hands them out
-given(...)     inputs that a user gives: their content counts (a param), not their time
+given(...)     inputs that a user gives: what they hold counts, not their time
 code(...)      digest of a script and of the library it reaches: a param of every rule
 required(...)  files that a target asks for, or an error that says what the study lacks
 needs(...)     memory, time, GPU, account and partition of a rule's jobs
@@ -80,14 +80,14 @@ def code(*names):
 
 
 def given(files):
-    """Files of a user as inputs whose time does not count; ``PLAN.content`` among the params says what they hold.
+    """Files that a user gives, or slides drawn, as inputs whose time does not count; ``PLAN.content`` is among the params.
 
     Of several files those whose names Snakemake would take for wildcards are left out: scripts have them
     from params, which are functions for the same reason.
     """
     if isinstance(files, str):
-        return files if files in PLAN.drawn else ancient(files)
-    return [given(file) for file in files if not WILDCARDS & set(file)]
+        return ancient(files)
+    return ancient([file for file in files if not WILDCARDS & set(file)])
 
 
 def needs(rule, gpu=False, times=1):

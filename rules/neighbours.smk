@@ -65,6 +65,7 @@ if PLAN.attention_tables:
             slides=list(PLAN.slides),
             labelled=PLAN.labelled,
             healthy=PLAN.healthy,
+            animal_of={name: slide.animal for name, slide in PLAN.slides.items()},
             border_of={name: slide.border for name, slide in PLAN.slides.items()},
             graph=STUDY.graph.model_dump(),
             smooth=STUDY.mil.model_dump(include={"alpha", "smooth_steps"}),

@@ -26,9 +26,16 @@ def work(smk: Any) -> None:
         Graph(**smk.params.graph),
         localisation.ALPHA if alpha == "trainable" else alpha,
         steps,
+        smk.params.animal_of,
         Path(smk.output.spectrum),
     )
-    localisation.borders(*shared, smk.params.border_of, localisation.EDGES_UM, Path(smk.output.borders))
+    localisation.borders(
+        *shared,
+        smk.params.border_of,
+        localisation.EDGES_UM,
+        smk.params.animal_of,
+        Path(smk.output.borders),
+    )
 
 
 jobs.run(snakemake, work)

@@ -24,7 +24,7 @@ def _as_rst(text: str) -> str:
 def work(smk: Any) -> None:
     paths = jobs.paths(smk)
     figures = smk.params.figures
-    statements = {name: paths.log("look", name).removesuffix(".log") + ".json" for name in figures}
+    statements = {name: paths.study(f"figures/made/{name}.json") for name in figures}
     recipes = {
         name: provenance.recipe("look", {key: figure[key] for key in SHAPING}, figure["inputs"])
         for name, figure in figures.items()

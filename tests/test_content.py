@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from myostage.runtime import checksums
+from myostage.runtime import checksums, provenance
 from support import dry_run, slide_files, tiny
 
 SNAKEFILE = tiny.ROOT / "Snakefile"
@@ -191,6 +191,32 @@ def test_a_file_that_was_replaced_and_keeps_its_time_runs_again_what_reads_it(
     assert {job.partition(":")[0].partition("_vit")[0] for job in changed} == rules
     # of the two jobs of two slides each, one reads the file
     assert file not in ("phantom/d5a.tif",) or len(changed) == 4
+
+
+def test_a_slide_that_is_drawn_counts_by_what_it_is_drawn_from_until_it_is_replaced(tmp_path: Path) -> None:
+    content = tiny.of_cells({"name": "prop", "losses": {"prop": 1}})
+    study = tiny.lay_out(tmp_path, content)
+
+    def planned() -> dict[str, Any]:
+        return contents(dry_run.plan(SNAKEFILE, tmp_path, study))
+
+    before = planned()
+    slide = tmp_path / "phantom/d5a.tif"
+    (tmp_path / "phantom/made").mkdir(parents=True)
+    slide.write_bytes(np.random.default_rng(0).bytes(LARGE))
+    said = provenance.statement({}, [str(slide)])
+    (tmp_path / "phantom/made/phantom_slides1.json").write_text(provenance.to_json(said))
+    assert planned() == before
+    os.utime(slide)
+    assert planned() == before
+    replace(slide, 0)
+    readers = {"check", "tile:slides1", "segment:slides1", "crop:slides1"}
+    after = planned()
+    assert {job for job in before if before[job] != after[job]} == readers
+    replace(slide, 0)
+    tiny.write(study, content | {"phantom": content["phantom"] | {"seed": 8}})
+    after = planned()
+    assert {job for job in before if before[job] != after[job]} == {*readers, "label"}
 
 
 @pytest.mark.workflow

@@ -294,6 +294,7 @@ def rows_of(ranks: dict[tuple[str, int], int], candidates: int = 4) -> pd.DataFr
                 "fold": int(slide > "b"),
                 "seed": seed,
                 "slide": slide,
+                "animal": slide,
                 "own": 0.9,
                 "others": 0.9 - 0.1 * rank,
                 "rank": rank,
@@ -312,14 +313,17 @@ def test_a_summary_means_over_seeds_before_slides() -> None:
     assert row["top_1"] == pytest.approx((0.5 + 0) / 2)
     assert row["own_minus_others"] == pytest.approx((0.15 + 0.4) / 2)
     assert (row["slides"], row["folds"]) == (2, 1)
-    # two slides: resamples are a twice, b twice, or both
-    assert (row["reciprocal_rank_low"], row["reciprocal_rank_high"]) == (0.25, 0.75)
+    half = 12.706 * 0.25  # t of one degree of freedom, standard error (.75 - .25) / 2
+    ends = row[["reciprocal_rank_low", "reciprocal_rank_high"]].tolist()
+    assert ends == pytest.approx([0.5 - half, 0.5 + half], rel=1e-3)
+    sections = rows_of({("a", 0): 1, ("b", 0): 4}).assign(animal="one")
+    assert np.isnan(algebra.summary(sections).iloc[0]["reciprocal_rank_low"])  # of one animal
 
 
 def test_ranks_at_random_meet_their_chance_level() -> None:
     rng = np.random.default_rng(3)
     ranks = {(f"s{number}", 0): int(rank) for number, rank in enumerate(rng.integers(1, 5, 2000))}
-    row = algebra.summary(rows_of(ranks), repeats=200).iloc[0]
+    row = algebra.summary(rows_of(ranks)).iloc[0]
     for name in ("reciprocal_rank", "top_1"):
         assert row[f"{name}_low"] < row[f"{name}_chance"] < row[f"{name}_high"]
 

@@ -97,10 +97,10 @@ class Bench:
         return path
 
     def measure(
-        self, experiments: dict[str, Sequence[tuple[RunSpec, Path]]], repeats: int = 50
+        self, experiments: dict[str, Sequence[tuple[RunSpec, Path]]]
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
         out = self.folder / "similarities.parquet", self.folder / "correlations.parquet"
-        geometry.similarities(experiments, self.labels, self.splits, K, *out, repeats=repeats)
+        geometry.similarities(experiments, self.labels, self.splits, K, *out)
         return tables.read(out[0], SIMILARITIES), tables.read(out[1], CORRELATIONS)
 
     def by_hand(self, fold: int, seed: int, slides: Sequence[str] | None = None) -> np.ndarray:
@@ -143,7 +143,7 @@ def test_cosines_are_those_of_a_double_loop(bench: Bench) -> None:
     row = correlations.set_index("experiment").loc["combined"]
     assert row["rho"] == pytest.approx(rho, abs=1e-12)
     assert (row["slides"], row["cells"]) == (5, 5 * (CELLS - 1))
-    assert 0.5 < row["low"] <= row["rho"] <= row["high"] <= 1
+    assert 0.3 < row["low"] <= row["rho"] <= row["high"] <= 1
     np.testing.assert_allclose(found["expected"].to_numpy().reshape(2, K, K), [similarity(K)] * 2)
 
 
@@ -161,7 +161,7 @@ def test_a_slide_drawn_twice_brings_no_cell_beside_itself(bench: Bench) -> None:
 
 def test_an_embedding_without_order_has_an_interval_about_zero(tmp_path: Path) -> None:
     shuffled = Bench(tmp_path, order=0.0)
-    row = shuffled.measure({"x": shuffled.runs}, repeats=200)[1].iloc[0]
+    row = shuffled.measure({"x": shuffled.runs})[1].iloc[0]
     assert row["low"] < 0 < row["high"]
 
 

@@ -18,6 +18,7 @@ from myostage.evaluation.intervals import (
     estimate_by_folds,
     estimate_effect,
     find_lack,
+    find_mean,
     find_pseudo_values,
     find_spread,
 )
@@ -137,6 +138,18 @@ def test_pseudo_values_of_a_ratio_are_those_of_its_definition() -> None:
         assert found[0, place] == pytest.approx(expected)
     own = find_pseudo_values(lambda w: np.tensordot(w, counts, axes=1) / w.sum(-1)[..., None, None], range(5))
     assert own == pytest.approx(np.moveaxis(counts, -1, 0))
+
+
+def test_a_mean_over_slides_takes_animals_for_units() -> None:
+    """Slides of an animal first; missing values do not count; a single animal says nothing of others."""
+    values = np.array([[1.0, 2.0], [3.0, np.nan], [5.0, 4.0], [7.0, np.nan]])
+    mean, low, high = find_mean(values, ["a", "a", "b", "c"])
+    assert mean.tolist() == pytest.approx([np.mean([2, 5, 7]), 3])
+    interval = stats.ttest_1samp([2, 5, 7], 0).confidence_interval(0.95)
+    assert (low[0], high[0]) == pytest.approx((interval.low, interval.high))
+    assert np.isfinite(low[1]) and np.isnan(find_mean(values, ["a"] * 4)[1:]).all()
+    alone = stats.ttest_1samp([1, 3, 5, 7], 0).confidence_interval(0.95)
+    assert find_mean(values[:, 0]) == pytest.approx((4, alone.low, alone.high))
 
 
 def test_what_a_design_lacks_is_said_with_what_would_do() -> None:

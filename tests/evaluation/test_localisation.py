@@ -64,12 +64,26 @@ class Slides:
         tables.write(path, frame, ATTENTION)
         return path
 
+    @property
+    def _animals(self) -> dict[str, str]:
+        """Every slide is of an animal of its own."""
+        return {slide: f"animal of {slide}" for slide in self.cells}
+
     def spectra(
         self, experiments: dict[str, list[Path]], graph: Graph = LINE, **changes: Any
     ) -> pd.DataFrame:
         out = self.folder / "spectrum.parquet"
         arguments = {"alpha": ALPHA, "steps": STEPS, "bands": BANDS} | changes
-        localisation.spectra(experiments, self.cells, self.labels, HEALTHY, graph, out=out, **arguments)
+        localisation.spectra(
+            experiments,
+            self.cells,
+            self.labels,
+            HEALTHY,
+            graph,
+            animal_of=self._animals,
+            out=out,
+            **arguments,
+        )
         return tables.read(out, SPECTRUM)
 
     def borders(
@@ -80,7 +94,7 @@ class Slides:
     ) -> pd.DataFrame:
         out = self.folder / "borders.parquet"
         localisation.borders(
-            experiments, self.cells, self.labels, HEALTHY, border_of or {}, edges, out, repeats=200
+            experiments, self.cells, self.labels, HEALTHY, border_of or {}, edges, self._animals, out
         )
         return tables.read(out, BORDERS)
 

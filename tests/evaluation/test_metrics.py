@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn and numbers computed by hand; the bootstrap against re-counted cells."""
+"""Metrics against scikit-learn and numbers computed by hand."""
 
 import math
 
@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from sklearn import metrics as reference
 
 from myostage.evaluation.metrics import calibration
-from myostage.evaluation.metrics.cells import NAMES, confusion, measure_cells, measure_counts, rps
+from myostage.evaluation.metrics.cells import confusion, measure_cells, rps
 from myostage.evaluation.metrics.composition import measure_composition
-from myostage.evaluation.resampling import bootstrap
 
 
 def cells(seed: int, n: int, stages: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -85,46 +84,3 @@ def test_composition_by_hand() -> None:
     assert found == pytest.approx([0.75 * math.log(1.5), 0.5])
     assert measure_composition([1, 0], [1, 0]) == [0, 0]
     assert math.isfinite(measure_composition([1, 0], [0, 1])[0])
-
-
-def test_bootstrap_of_counts_is_that_of_the_cells_themselves() -> None:
-    """Draw the same slides by hand, join their cells and compute the metrics on the cells."""
-    stages, slides = 4, [cells(seed, 20 + 10 * seed, 4) for seed in range(5)]
-    counts = [np.append(confusion(t, p.argmax(1), stages), rps(t, p).sum()) for t, p in slides]
-
-    def statistic(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        return measure_counts(sums[..., :-1].reshape(*sums.shape[:-1], stages, stages), sums[..., -1])
-
-    value, low, high = bootstrap(counts, statistic, repeats=200, seed=3)
-
-    def on_cells(drawn: list[int]) -> list[float]:
-        truth = np.concatenate([slides[i][0] for i in drawn])
-        probabilities = np.concatenate([slides[i][1] for i in drawn])
-        return list(measure_cells(truth, probabilities, stages).values())
-
-    times = np.random.default_rng(3).multinomial(5, np.full(5, 0.2), size=200)
-    replicates = np.array([on_cells(np.repeat(np.arange(5), row).tolist()) for row in times])
-    assert value.tolist() == pytest.approx(on_cells(list(range(5))))
-    assert low.tolist() == pytest.approx(np.quantile(replicates, 0.025, axis=0).tolist())
-    assert high.tolist() == pytest.approx(np.quantile(replicates, 0.975, axis=0).tolist())
-    assert len(value) == len(NAMES)
-
-
-def test_interval_of_a_mean_has_the_width_of_theory() -> None:
-    """The interval of a mean of n = 400 standard normal numbers is close to +-1.96 / sqrt(n)."""
-    x = np.random.default_rng(0).normal(size=400)
-    pairs = np.stack([x, np.ones_like(x)], axis=1)
-    value, low, high = bootstrap(pairs, lambda sums: sums[..., 0] / sums[..., 1], repeats=2000)
-    assert value.shape == () and float(value) == pytest.approx(x.mean())
-    assert float(high - low) == pytest.approx(2 * 1.96 * x.std() / 20, rel=0.1)
-
-
-def test_one_slide_has_no_interval_and_undefined_resamples_are_left_out() -> None:
-    value, low, high = bootstrap([[1.0, 2.0]], lambda sums: sums[..., 0] / sums[..., 1])
-    assert float(value) == 0.5 and math.isnan(low) and math.isnan(high)
-    # Resamples that miss the second slide are 0 / 0.
-    with np.errstate(invalid="ignore"):
-        value, low, high = bootstrap([[0.0, 0.0], [1.0, 2.0]], lambda sums: sums[..., 0] / sums[..., 1])
-    assert float(value) == float(low) == float(high) == 0.5
-    with pytest.raises(ValueError, match="slides"):
-        bootstrap([], lambda sums: sums)

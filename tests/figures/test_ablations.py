@@ -82,6 +82,12 @@ def test_forest_names_what_differs_and_colours_better_and_worse() -> None:
         "2 of 3 differ significantly from base in accuracy: down -.200, up +.100; "
         "minimum detectable effect .040 (median)"
     )
+    untested = draw("forest", rows.assign(p_holm=np.nan), groups, "accuracy")
+    assert title_of(untested) == "None of 3 was tested against base"
+    some = rows.assign(p_holm=rows["p_holm"].where(rows["experiment"] != "down"))
+    assert "1 of 2 differ significantly from base in accuracy: up +.100; 1 not tested" in title_of(
+        draw("forest", some, groups, "accuracy")
+    )
     left = figure.axes[0]
     assert [text.get_text() for text in left.get_yticklabels()] == [
         "first",
@@ -177,7 +183,7 @@ def test_confusions_count_errors_that_are_one_stage_off() -> None:
     ]
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts[0] == "67 %\n4" and texts[-3:] == ["none"] * 3
-    table = summaries.error_table({"e": matrix}, STAGES)
+    table = summaries.tabulate_errors({"e": matrix}, STAGES)
     assert table["cells"].sum() == 10 and table["one_stage_off_of_errors"].eq(0.75).all()
     many = {f"e{number}": matrix + number * np.eye(3) for number in range(5)}
     many["near"] = np.array([[1.0, 1, 0], [0, 0, 0], [0, 0, 0]])
@@ -237,14 +243,14 @@ def _scores() -> pd.DataFrame:
 
 
 def test_recovery_gives_the_error_over_slides_with_a_truth() -> None:
-    rows = summaries.recovery_table(_scores(), ["e"], ["d0", "d1"])
+    rows = summaries.tabulate_recovery(_scores(), ["e"], ["d0", "d1"])
     assert rows["slide"].tolist() == ["s2", "s3", "s1"]
-    error = summaries.recovery_error(rows)
-    # Two slides: resampled means are .1, .2 or .3.
+    error = summaries.find_recovery_error(rows)
+    # Errors of .1 and .3: t of one degree of freedom is wider than errors can be.
     assert error.slides == 2
-    np.testing.assert_allclose([error.value, error.low, error.high], [0.2, 0.1, 0.3])
+    np.testing.assert_allclose([error.value, error.low, error.high], [0.2, 0, 1])
     figure = draw("recovery", rows)
-    assert title_of(figure) == "e: recovery score off by .20 [.10, .30] (MAE, 2 slides), most at d0 (-.30)"
+    assert title_of(figure) == "e: recovery score off by .20 [.00, 1.00] (MAE, 2 slides), most at d0 (-.30)"
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["d0\nn 2", "d1\nn 1"]
     (points,) = (line for line in figure.axes[1].lines if line.get_linestyle() == "None")
     drawn = np.stack([points.get_xdata(), points.get_ydata()], axis=1)
@@ -252,13 +258,13 @@ def test_recovery_gives_the_error_over_slides_with_a_truth() -> None:
 
 
 def test_recovery_of_several_experiments_without_truth_and_of_none() -> None:
-    both = summaries.recovery_table(_scores(), ["worse", "e"])
+    both = summaries.tabulate_recovery(_scores(), ["worse", "e"])
     assert both["experiment"].tolist() == ["worse"] * 3 + ["e"] * 3
     assert title_of(draw("recovery", both)).startswith("Best of 2, e: recovery score off by .20")
-    assert title_of(draw("recovery", both)).endswith("; worst, worse: .55 [.50, .60]")
+    assert title_of(draw("recovery", both)).endswith("; worst, worse: .55 [.00, 1.00]")
     blind = draw("recovery", both.assign(true=np.nan, error=np.nan))
     assert len(blind.axes) == 1 and "no cell is annotated" in title_of(blind)
-    assert "No recovery scores" in title_of(draw("recovery", summaries.recovery_table(_scores(), ["x"])))
+    assert "No recovery scores" in title_of(draw("recovery", summaries.tabulate_recovery(_scores(), ["x"])))
 
 
 CURVES = {"m": {"0": "m", "0.3": "m3", "1": "m10", "0.6": "m6"}, "n": {"0.0": "n", "0.3": "n3"}}

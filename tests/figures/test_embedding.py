@@ -101,7 +101,7 @@ def test_figure_of_gradients_says_norms_and_agreement() -> None:
 
 
 def test_the_expected_stage_rises_after_injury() -> None:
-    frame = summaries.expected_stages(GIVEN)
+    frame = summaries.list_expected_stages(GIVEN)
     assert frame["day"].tolist() == [0, 3, 7, 14]
     assert frame["expected"].tolist() == pytest.approx([4, 0.41, 1.77, 2.96])
     check = checks.rises(GIVEN)
@@ -127,7 +127,7 @@ def test_groups_without_a_day_stand_in_the_order_of_the_table() -> None:
     named = {"early": [0.8, 0.2], "middle": [0.5, 0.5], "late": [0.1, 0.9]}
     check = checks.rises(named)
     assert check.passed is True and "table's order" in check.reason
-    assert summaries.expected_stages(named)["group"].tolist() == list(named)
+    assert summaries.list_expected_stages(named)["group"].tolist() == list(named)
     backwards = dict(reversed(named.items()))
     assert "from late (.90) to middle (.50)" in checks.rises(backwards).reason
     assert checks.rises({"d0": [0.0, 1.0], "d3": [1.0, 0.0]}).passed is None
@@ -137,7 +137,7 @@ def test_groups_without_a_day_stand_in_the_order_of_the_table() -> None:
 def test_figure_of_biology(tmp_path: Path) -> None:
     made = study_tables.make(tmp_path, cells=20)
     scores = tables.read(made.study("scores"), SCORES)
-    rows = summaries.mean_stages(scores, GIVEN, STAGES, "combined")
+    rows = summaries.average_stages(scores, GIVEN, STAGES, "combined")
     share = np.stack(scores["proportions"])
     wanted = dict(zip(scores["animal"], share @ np.arange(K), strict=True))
     assert rows.set_index("animal")["predicted"].to_dict() == pytest.approx(wanted)

@@ -85,7 +85,7 @@ def test_composition_names_the_largest_difference() -> None:
             "proportions": [[1.0, 0.0], [0.6, 0.4], [0.0, 1.0]],
         }
     )
-    animals = summaries.animal_composition(scores, ("low", "high"), "e").set_index("animal")
+    animals = summaries.compose_animals(scores, ("low", "high"), "e").set_index("animal")
     # Slides of one animal weigh by their cells: (100 x 1 + 300 x .6) / 400.
     assert animals.loc["a", "low"] == pytest.approx(0.7)
     figure = draw("composition", scores, {"d0": [0.9, 0.1], "d9": [0.5, 0.5]}, ("low", "high"), "e")

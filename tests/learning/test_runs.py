@@ -173,6 +173,14 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert state is not None
     assert state["step"] == 10
     assert "phase0-step00000015.pt is damaged" in caplog.text
+    for _ in range(2):
+        checkpoints.save(0, 20, {"model": {"w": torch.ones(999)}})
+        content = (checkpoints.folder / "phase0-step00000020.pt").read_bytes()
+        start = content.index(torch.ones(99).numpy().tobytes())
+        rotten = content[:start] + bytes(8) + content[start + 8 :]
+        (checkpoints.folder / "phase0-step00000020.pt").write_bytes(rotten)
+        state = checkpoints.load()
+        assert state is not None and state["step"] == 10
     paths[0].write_bytes(b"")
     assert checkpoints.load() is None
     assert checkpoints.last() == "there is no checkpoint yet"
@@ -477,6 +485,8 @@ def test_embedded_draws_are_the_embeddings_of_the_drawn_tokens(bench: Bench) -> 
     for step in range(4):
         drawn, held = source.draw(step), embedded.draw(step)
         torch.testing.assert_close(embed(drawn.inputs), held.inputs, rtol=1e-5, atol=1e-5)
+    in_files = source_of(bench, spec_of(COMBINED, cache_mb=0)).embedded(embed)
+    assert torch.equal(in_files.draw(0).inputs, embedded.draw(0).inputs)
 
 
 def source_of(bench: Bench, spec: RunSpec, **options: Any) -> runs.BagSource:

@@ -350,7 +350,8 @@ def _spectrum(rng: np.random.Generator, made: Made) -> None:
                 power = np.exp(-(own + more) * edges[:-1])
                 frame = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "share": power / power.sum()})
                 numbers = {"energy": 1.5 - 0.4 * more, "instance_auroc": 0.6 + 0.15 * own}
-                rows.append(frame.assign(experiment=name, signal=signal, slide=slide, **numbers))
+                key = {"experiment": name, "signal": signal, "slide": slide, "animal": slide}
+                rows.append(frame.assign(**key, **numbers))
     frame = pd.concat(rows, ignore_index=True)
     frame.loc[frame["slide"].str.startswith("d0"), "instance_auroc"] = np.nan
     tables.write(made.study("spectrum"), frame, SPECTRUM)
@@ -379,6 +380,7 @@ def _algebra(rng: np.random.Generator, made: Made) -> None:
                     own = others + gain + rng.normal(0, 0.05)
                     rank = 1 if gain and rng.random() < 0.8 else rng.integers(1, 5)
                     key = {"experiment": name, "fold": fold, "seed": seed, "slide": f"s{fold}{slide}"}
+                    key["animal"] = key["slide"]
                     rows.append(
                         key | {"own": own, "others": others, "rank": rank, "rank_p": 4, "candidates": 4}
                     )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from myostage import tables
 from myostage.errors import UserError
-from myostage.evaluation.resampling import bootstrap
+from myostage.evaluation.intervals import find_mean
 from myostage.evaluation.tables import ALGEBRA
 from myostage.evaluation.tallies import held_out, read_splits
 from myostage.learning.stages import NO_INJURY
@@ -97,31 +97,29 @@ def algebra(
                 sums = _sums(path, stages, healthy_stages, set(wanted), halves)
                 of_run[path] = _compared(sums, healthy, path)
             key = {"experiment": name, "fold": spec.fold, "seed": spec.seed}
-            rows += [key | row for row in of_run[path]]
+            rows += [key | row | {"animal": split_of[row["slide"]].animal} for row in of_run[path]]
     tables.write(out, pd.DataFrame(rows, columns=ALGEBRA.schema.names), ALGEBRA)
 
 
-def summary(table: pd.DataFrame, repeats: int = 1000) -> pd.DataFrame:
-    """Ranks and cosines of every experiment, mean over the seeds of each slide and then over slides.
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Ranks and cosines of every experiment, mean over the seeds of each slide and then over animals.
 
     Parameters
     ----------
     table
         Rows of ``ALGEBRA``.
-    repeats
-        Resamples of the bootstrap.
 
     Returns
     -------
     DataFrame
         One row per experiment, columns ``SUMMARY``: the mean reciprocal rank, that by z_P alone, the share of
-        slides that rank first, and own - others, each with the 95 % interval of a bootstrap over slides
-        (missing for a single slide); what a random order of n candidates gives, H_n / n and 1 / n; numbers of
-        slides and folds.
+        slides that rank first, and own - others, each with its 95 % interval over animals (missing for a
+        single animal); what a random order of n candidates gives, H_n / n and 1 / n; numbers of slides and
+        folds.
     """
     harmonic = np.cumsum(1 / np.arange(1, table["candidates"].max() + 1)) if len(table) else np.empty(0)
     candidates = table["candidates"].to_numpy(np.int64)
-    values = table[["experiment", "slide"]].assign(
+    values = table[["experiment", "slide", "animal"]].assign(
         reciprocal_rank=1 / table["rank"],
         reciprocal_rank_p=1 / table["rank_p"],
         top_1=(table["rank"] == 1).astype(float),
@@ -131,9 +129,8 @@ def summary(table: pd.DataFrame, repeats: int = 1000) -> pd.DataFrame:
     )
     rows: list[dict[str, Any]] = []
     for name, own in values.groupby("experiment", sort=False):
-        of_slide = own.drop(columns="experiment").groupby("slide").mean()
-        counts = of_slide[list(MEASURES)].assign(slides=1.0).to_numpy()
-        found = bootstrap(counts, lambda sums: sums[..., :-1] / sums[..., -1:], repeats)
+        of_slide = own.drop(columns="experiment").groupby(["slide", "animal"]).mean()
+        found = find_mean(of_slide[list(MEASURES)], of_slide.index.get_level_values("animal"))
         row: dict[str, Any] = {
             f"{measure}{end}": value
             for end, of_measure in zip(("", "_low", "_high"), found, strict=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from myostage.evaluation.numbers import format_number
-from myostage.evaluation.summaries import expected_stages, rhos
+from myostage.evaluation.summaries import find_rhos, list_expected_stages
 
 AGREEMENT = 1e-4
 WORDS = {True: "PASS", False: "FAIL", None: "NOT DECIDED"}
@@ -63,7 +63,7 @@ def rises(given: Mapping[str, Sequence[float]]) -> Check:
     Day 0 is uninjured muscle, a reference, and takes no part. Of several groups of one day, each must lie
     above every group of the day before.
     """
-    frame = expected_stages(given)
+    frame = list_expected_stages(given)
     dated = not frame["day"].isna().any()
     if dated:
         frame = frame[frame["day"] > 0]
@@ -95,7 +95,7 @@ def follows_similarity(correlations: pd.DataFrame, experiments: Sequence[str]) -
     ``correlations`` is the CORRELATIONS table; the last of ``experiments`` is after training, the first
     before. Passes when the interval of Spearman's rho after training lies above 0.
     """
-    found = rhos(correlations)
+    found = find_rhos(correlations)
     after = experiments[-1] if len(experiments) else ""
     if after not in found:
         return Check(None, f"{after or 'no experiment'} has no labelled, embedded held-out cell")

@@ -5,7 +5,7 @@ streamed: of each run, sums of unit vectors per slide and stage are kept, and of
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,10 @@ from threadpoolctl import threadpool_limits
 from myostage import tables
 from myostage.cells.tables import LABELS
 from myostage.errors import UserError
+from myostage.evaluation.experiments import Design
+from myostage.evaluation.intervals import estimate_effect, find_pseudo_values
 from myostage.evaluation.tables import CORRELATIONS, SIMILARITIES
+from myostage.evaluation.tallies import read_splits
 from myostage.learning.folds import STAGED_ONLY
 from myostage.learning.stages import similarity
 from myostage.learning.tables import SPLITS, predictions_table
@@ -74,13 +77,13 @@ def similarities(
     stages: int,
     similarities_out: Path,
     correlations_out: Path,
-    repeats: int = 1000,
 ) -> None:
     """Write how alike cells of two annotated stages are, and whether this follows sim(k, k').
 
     The cosine of two stages is the mean over pairs of different held-out cells of one run, then over the runs
     that have such pairs. Spearman's rho compares the K (K + 1) / 2 cosines with sim(k, k') of OSLSP
-    (arXiv 2505.04150); its interval resamples slides, the same ones for every run of an experiment.
+    (arXiv 2505.04150); its interval takes animals and runs for noise, see
+    :mod:`myostage.evaluation.intervals`, and is missing where no seed has held out all of these slides.
 
     Parameters
     ----------
@@ -95,8 +98,6 @@ def similarities(
         Number of stages K.
     similarities_out, correlations_out
         ``SIMILARITIES`` and ``CORRELATIONS`` to write; what no cell can tell is missing.
-    repeats
-        Resamples of the bootstrap.
 
     Raises
     ------
@@ -105,8 +106,8 @@ def similarities(
     """
     expected = similarity(stages)
     upper = np.triu_indices(stages)
-    table = tables.read(splits, SPLITS)
-    fold_of = {slide: fold for slide, fold in zip(table["slide"], table["fold"], strict=True) if fold >= 0}
+    split_of = read_splits(splits)
+    fold_of = {slide: row.fold for slide, row in split_of.items() if row.fold >= 0}
     truth = {slide: _stages(path, stages) for slide, path in labels.items() if slide in fold_of}
     read: dict[Path, Products] = {}  # a run that two experiments share is read once
     similarity_rows: list[dict[str, Any]] = []
@@ -116,14 +117,15 @@ def similarities(
             if path not in read:
                 held_out = {slide: known for slide, known in truth.items() if fold_of[slide] == spec.fold}
                 read[path] = _products(path, held_out, stages)
-        found = [read[path] for _, path in runs if read[path].slides]
+        embedded = [(spec.seed, read[path]) for spec, path in runs if read[path].slides]
+        found = [products for _, products in embedded]
         if not found:
             continue
         cells = {slide: own.sum() for of in found for slide, own in zip(of.slides, of.cells, strict=True)}
         slides = sorted(cells)
         cosines = _over_runs(found, slides, np.ones((1, len(slides))))[0]
         rho = spearman(cosines[upper], expected[upper])
-        low, high = _interval(found, slides, expected, repeats)
+        low, high = _find_interval(embedded, slides, expected, Design.of(slides, split_of), rho)
         similarity_rows += [
             {
                 "experiment": name,
@@ -321,20 +323,29 @@ def _over_runs(found: Sequence[Products], slides: Sequence[str], weights: Floats
     return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
 
-def _interval(
-    found: Sequence[Products], slides: Sequence[str], expected: Floats, repeats: int
+def _find_interval(
+    found: Sequence[tuple[int, Products]], slides: Sequence[str], expected: Floats, design: Design, rho: float
 ) -> tuple[float, float]:
-    """95 % percentile interval of rho over resampled slides (Efron 1979); nan for a single slide."""
-    count = len(slides)
-    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=repeats)
-    upper = np.triu_indices(len(expected))
-    resampled = _over_runs(found, slides, drawn.astype(np.float64))
-    rho = np.array([spearman(cosines[upper], expected[upper]) for cosines in resampled])
-    rho = rho[np.isfinite(rho)]
-    if count < 2 or rho.size == 0:
+    """95 % interval about rho, from the pseudo-values of the seeds that have all slides."""
+    seeds: dict[int, list[Products]] = {}
+    for seed, products in found:
+        seeds.setdefault(seed, []).append(products)
+    wanted = set(slides)
+    complete = [own for own in seeds.values() if {slide for one in own for slide in one.slides} == wanted]
+    if not complete or design.folds.size < 2:
         return float("nan"), float("nan")
-    low, high = np.quantile(rho, (0.025, 0.975))
-    return float(low), float(high)
+    upper = np.triu_indices(len(expected))
+
+    def statistic(weights: Floats) -> Floats:
+        given = np.atleast_2d(weights)
+        cosines = [_over_runs(own, slides, given) for own in complete]
+        by_seed = [[spearman(one[upper], expected[upper]) for one in of_seed] for of_seed in cosines]
+        return np.array(by_seed).T.reshape(*weights.shape[:-1], len(complete), 1)
+
+    pseudo = find_pseudo_values(statistic, design.animals)
+    estimate = estimate_effect(pseudo[0], design.folds, design.days)
+    low, high = replace(estimate, value=np.asarray(rho)).find_interval()
+    return max(float(low), -1.0), min(float(high), 1.0)
 
 
 def _evenly(stage: NDArray[np.int64], most: int, seed: int) -> NDArray[np.bool_]:

@@ -161,6 +161,35 @@ def estimate_by_folds(values: ArrayLike, folds: ArrayLike, days: ArrayLike | Non
     return Estimate(value, error, np.full_like(value, df), "folds")
 
 
+def find_mean(values: ArrayLike, animals: ArrayLike | None = None) -> tuple[Floats, Floats, Floats]:
+    """Mean over animals of the mean of their slides, with its 95 % t interval over animals, [...] each.
+
+    Parameters
+    ----------
+    values
+        Per slide, or per run, [slides, ...]; nan does not count.
+    animals
+        The animal of each slide, [slides]; None: each value is a unit of its own.
+
+    Returns
+    -------
+    mean, low, high
+        The interval is nan for a single animal.
+    """
+    table = np.asarray(values, dtype=np.float64)
+    member = np.eye(len(table)) if animals is None else _indicate(animals)
+    known = np.isfinite(table)
+    count = np.tensordot(member.T, known, axes=1)  # [animals, ...]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        of_animals = np.tensordot(member.T, np.where(known, table, 0.0), axes=1) / count
+        own = count > 0
+        units = own.sum(0)
+        mean = np.where(own, of_animals, 0.0).sum(0) / units
+        squares = np.where(own, (of_animals - mean) ** 2, 0.0).sum(0)
+        half = student.ppf((1 + LEVEL) / 2, units - 1.0) * np.sqrt(squares / (units - 1) / units)
+    return mean, mean - half, mean + half
+
+
 def find_spread(values: ArrayLike, days: ArrayLike | None = None) -> Floats:
     """Standard deviation of animals' means over seeds [..., n, S], [...]; nan for a single animal."""
     of_animals = np.asarray(values, dtype=np.float64).mean(-1)

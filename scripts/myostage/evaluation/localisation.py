@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
@@ -21,7 +20,7 @@ from myostage import tables
 from myostage.cells.positions import positions
 from myostage.cells.tables import LABELS
 from myostage.errors import UserError
-from myostage.evaluation.resampling import bootstrap
+from myostage.evaluation.intervals import find_mean
 from myostage.evaluation.tables import BORDERS, SPECTRUM
 from myostage.evaluation.weighted import auroc
 from myostage.learning.tables import ATTENTION
@@ -133,6 +132,7 @@ def spectra(
     graph: Graph,
     alpha: float,
     steps: int,
+    animal_of: Mapping[str, str],
     out: Path,
     bands: int = 20,
     max_cells: int = 4000,
@@ -159,6 +159,8 @@ def spectra(
         Which cells are neighbours.
     alpha, steps
         Strength, between 0 and 1, and steps T of Sm.
+    animal_of
+        The animal of every slide.
     out
         ``SPECTRUM`` to write; ``instance_auroc`` is how well the logit tells injured cells.
     bands
@@ -191,7 +193,7 @@ def spectra(
                 continue
             for signal, of_signal in zip(SIGNALS, np.mean(runs, axis=0), strict=True):
                 *shares, energy, auroc = of_signal
-                key = {"experiment": name, "signal": signal, "slide": slide}
+                key = {"experiment": name, "signal": signal, "slide": slide, "animal": animal_of[slide]}
                 rows += [
                     key
                     | {"low": low, "high": high, "share": share, "energy": energy, "instance_auroc": auroc}
@@ -207,15 +209,16 @@ def borders(
     healthy: Sequence[int],
     border_of: Mapping[str, str],
     edges_um: Sequence[float],
+    animal_of: Mapping[str, str],
     out: Path,
-    repeats: int = 1000,
 ) -> None:
     """Write the share of cells that attention tells rightly, by their distance to the border of the injury.
 
     That distance is the one to the nearest labelled cell of the other kind, negative for injured cells. A
     cell counts as injured where its attention is more than the even one, 1/n of the slide's n cells. The
-    share is taken per slide and run, then the mean over the runs of a slide, then over slides. A band
-    without cells has no row; slides without a label, or with cells of one kind only, take no part.
+    share is taken per slide and run, then the mean over the runs of a slide, the slides of an animal, and
+    animals. A band without cells has no row; slides without a label, or with cells of one kind only, take
+    no part.
 
     Parameters
     ----------
@@ -226,10 +229,10 @@ def borders(
     edges_um
         Ascending edges of the bands, um. A band holds its end nearer to 0 and not the other, and 0 itself is
         on either side what the cell is. The outer edges may be infinite, and are then so in the table.
+    animal_of
+        The animal of every slide.
     out
-        ``BORDERS`` to write. The interval is missing where a single slide has cells in a band.
-    repeats
-        Resamples of the bootstrap.
+        ``BORDERS`` to write. The interval is missing where a single animal has cells in a band.
 
     Raises
     ------
@@ -267,8 +270,8 @@ def borders(
                 if not held.any():
                     continue
                 share = np.array(shares)[chosen, place][held]
-                per_slide = np.column_stack([share, np.ones(share.size)])
-                value, low, high = bootstrap(per_slide, lambda sums: sums[..., 0] / sums[..., 1], repeats)
+                own = np.array([animal_of[slide] for slide in slides])[chosen][held]
+                value, low, high = find_mean(share, own)
                 rows.append(
                     {
                         "experiment": name,
@@ -305,9 +308,7 @@ def _attention(path: Path, slide: str, cells: Ints | None = None) -> pd.DataFram
 
     UserError where a number is not finite, or where the cells are not ``cells``.
     """
-    rows = ds.dataset(path, format="parquet").to_table(
-        ["cell", "logit", "weight"], filter=pc.field("slide") == slide
-    )
+    rows = tables.read_where(path, ATTENTION, ["cell", "logit", "weight"], pc.field("slide") == slide)
     frame = rows.to_pandas().sort_values("cell")
     again = "delete the file and run the workflow again"
     if not np.isfinite(frame[["logit", "weight"]].to_numpy()).all():

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from myostage.evaluation.comparisons import judge
+from myostage.evaluation.measured import Measured
 from myostage.evaluation.metrics.registry import METRICS
-from myostage.evaluation.resampling import Measured
 from myostage.evaluation.tables import COMPARISONS
 
 # keys of Sm that a study may vary

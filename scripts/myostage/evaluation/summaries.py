@@ -9,7 +9,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-from myostage.evaluation.resampling import Measured, bootstrap, resample
+from myostage.evaluation.intervals import find_mean, find_pseudo_values
+from myostage.evaluation.measured import Measured
 from myostage.evaluation.weighted import spearman
 from myostage.learning.stages import expected_stage
 
@@ -22,16 +23,7 @@ LOW_FREQUENCY = 0.5
 LEAST_SLIDES = 3  # a rank correlation of fewer says nothing
 
 
-def mean_interval(values: ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """Mean over the first axis, [n, ...], with its 95 % bootstrap interval; missing values do not count."""
-    table = np.asarray(values, dtype=np.float64)
-    known = np.isfinite(table)
-    counts = np.stack([np.where(known, table, 0.0), known.astype(np.float64)], axis=-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return bootstrap(counts, lambda sums: sums[..., 0] / sums[..., 1])
-
-
-def animal_composition(scores: pd.DataFrame, stages: Sequence[str], experiment: str) -> pd.DataFrame:
+def compose_animals(scores: pd.DataFrame, stages: Sequence[str], experiment: str) -> pd.DataFrame:
     """Predicted shares per animal: ``group``, ``animal``, ``cells``, one column per stage."""
     rows = scores[(scores["experiment"] == experiment) & (scores["cells"] > 0)]
     shares = np.array(rows["proportions"].tolist(), dtype=float).reshape(-1, len(stages))
@@ -44,7 +36,7 @@ def animal_composition(scores: pd.DataFrame, stages: Sequence[str], experiment: 
     return animals
 
 
-def expected_stages(given: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+def list_expected_stages(given: Mapping[str, Sequence[float]]) -> pd.DataFrame:
     """Day and expected stage of every group: ``group``, ``day``, ``expected`` (0..K-1), in order of the day.
 
     The day is the first number in the group's name. Where a group has none, ``day`` is missing for all, and
@@ -62,19 +54,19 @@ def expected_stages(given: Mapping[str, Sequence[float]]) -> pd.DataFrame:
     return frame.sort_values("day", kind="stable", ignore_index=True) if known else frame
 
 
-def mean_stages(
+def average_stages(
     scores: pd.DataFrame, given: Mapping[str, Sequence[float]], stages: Sequence[str], experiment: str
 ) -> pd.DataFrame:
     """Predicted mean stage of every animal beside its group's: ``group``, ``day``, ``expected``, ``animal``,
     ``predicted`` (0..K-1; missing for a group without a slide), ``cells``."""
-    animals = animal_composition(scores, stages, experiment)
+    animals = compose_animals(scores, stages, experiment)
     animals["predicted"] = animals[list(stages)].to_numpy(dtype=float) @ np.arange(len(stages))
-    return expected_stages(given).merge(
+    return list_expected_stages(given).merge(
         animals[["group", "animal", "predicted", "cells"]], on="group", how="left"
     )
 
 
-def rhos(correlations: pd.DataFrame) -> dict[str, Measured]:
+def find_rhos(correlations: pd.DataFrame) -> dict[str, Measured]:
     """Spearman's rho of every experiment with its interval."""
     fields = (correlations[name] for name in ("rho", "low", "high", "slides", "cells"))
     return {
@@ -83,7 +75,7 @@ def rhos(correlations: pd.DataFrame) -> dict[str, Measured]:
     }
 
 
-def recovery_table(
+def tabulate_recovery(
     scores: pd.DataFrame, experiments: Sequence[str], groups: Sequence[str] | None = None
 ) -> pd.DataFrame:
     """Predicted and true recovery score of every slide with a group, by experiment and group.
@@ -113,15 +105,14 @@ def recovery_table(
     ].reset_index(drop=True)
 
 
-def recovery_error(rows: pd.DataFrame) -> Measured:
-    """Mean absolute error of the recovery score with its 95 % interval, bootstrap over slides."""
+def find_recovery_error(rows: pd.DataFrame) -> Measured:
+    """Mean absolute error of the recovery score with its 95 % interval over animals."""
     known = rows[rows["error"].notna()]
     if known.empty:
         return Measured()
-    # Per slide its error, then 1, so that a sum holds its number of terms.
-    counts = np.stack([known["error"].abs(), np.ones(len(known))], axis=1)
-    value, low, high = bootstrap(counts, lambda sums: sums[..., 0] / sums[..., 1])
-    return Measured(float(value), float(low), float(high), len(known), int(known["cells"].sum()))
+    # Scores lie between 0 and 1, and so do their errors.
+    value, low, high = (float(np.clip(end, 0, 1)) for end in find_mean(known["error"].abs(), known["animal"]))
+    return Measured(value, low, high, len(known), int(known["cells"].sum()))
 
 
 @dataclass(frozen=True)
@@ -149,7 +140,7 @@ class Errors:
         return self.neighbouring / self.cells if self.cells else np.nan
 
 
-def error_table(matrices: Mapping[str, np.ndarray], stages: Sequence[str]) -> pd.DataFrame:
+def tabulate_errors(matrices: Mapping[str, np.ndarray], stages: Sequence[str]) -> pd.DataFrame:
     """One row per experiment and pair of stages, with the experiment's shares of cells one stage off."""
     rows = []
     for experiment, matrix in matrices.items():
@@ -176,7 +167,7 @@ def error_table(matrices: Mapping[str, np.ndarray], stages: Sequence[str]) -> pd
     return pd.DataFrame(rows, columns=names)
 
 
-def percentile(values: ArrayLike) -> Floats:
+def rank_percentiles(values: ArrayLike) -> Floats:
     """Rank of every value among those there are, (rank - 1/2) / n, ties alike; missing stays missing, [n]."""
     given = np.asarray(values, dtype=np.float64)
     known = np.isfinite(given)
@@ -185,16 +176,17 @@ def percentile(values: ArrayLike) -> Floats:
     return out
 
 
-def spectrum_bands(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean share of power per experiment, signal and band of SPECTRUM, with its interval over slides.
+def average_bands(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean share of power per experiment, signal and band of SPECTRUM, with its interval over animals.
 
     Columns ``experiment``, ``signal``, ``low``, ``high``, ``share``, ``share_low``, ``share_high``,
     ``slides``.
     """
     rows = []
     for (experiment, signal), part in table.groupby(["experiment", "signal"], sort=False):
-        wide = part.pivot(index="slide", columns=["low", "high"], values="share").sort_index(axis=1)
-        found = mean_interval(wide.to_numpy(dtype=float))
+        wide = part.pivot(index=["slide", "animal"], columns=["low", "high"], values="share")
+        wide = wide.sort_index(axis=1)
+        found = find_mean(wide.to_numpy(dtype=float), wide.index.get_level_values("animal"))
         numbers = dict(zip(("share", "share_low", "share_high"), found, strict=True))
         edges = wide.columns.to_frame(index=False)
         edges = edges.assign(experiment=str(experiment), signal=str(signal), slides=len(wide))
@@ -203,31 +195,37 @@ def spectrum_bands(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)[names] if rows else pd.DataFrame(columns=names)
 
 
-def spectrum_slides(table: pd.DataFrame) -> pd.DataFrame:
+def summarise_spectra(table: pd.DataFrame) -> pd.DataFrame:
     """Share of power below LOW_FREQUENCY, energy and localisation of every slide.
 
-    Columns ``experiment``, ``signal``, ``slide``, ``low_share``, ``energy``, ``instance_auroc``.
+    Columns ``experiment``, ``signal``, ``slide``, ``animal``, ``low_share``, ``energy``, ``instance_auroc``.
     """
     low = table["share"].where(table["high"] <= LOW_FREQUENCY + 1e-9, 0.0).where(table["share"].notna())
-    keys = ["experiment", "signal", "slide"]
+    keys = ["experiment", "signal", "slide", "animal"]
     grouped = table.assign(low_share=low).groupby(keys, sort=False)
     out = grouped[["energy", "instance_auroc"]].first()
     out.insert(0, "low_share", grouped["low_share"].sum(min_count=1))
     return out.reset_index()
 
 
-def correlation(x: ArrayLike, y: ArrayLike) -> Measured:
-    """Spearman's rho over slides with its 95 % interval, slides drawn with replacement; nan for too few."""
+def correlate(x: ArrayLike, y: ArrayLike, animals: ArrayLike) -> Measured:
+    """Spearman's rho over slides with its 95 % interval over animals; nan for too few."""
     both = np.stack([np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)])
-    both = both[:, np.isfinite(both).all(axis=0)]
-    count = both.shape[1]
+    known = np.isfinite(both).all(axis=0)
+    both, count = both[:, known], int(known.sum())
     if count < LEAST_SLIDES:
         return Measured(slides=count)
-    value, low, high = resample(count, lambda weights: spearman(both[0], both[1], weights))
-    return Measured(float(value), float(low), float(high), count, 0)
+
+    def rho(weights: Floats) -> Floats:
+        return spearman(both[0], both[1], weights)[..., None, None]
+
+    value = float(rho(np.ones(count))[0, 0])
+    mean, *ends = find_mean(find_pseudo_values(rho, np.asarray(animals)[known])[0, :, 0])
+    low, high = (float(np.clip(end - mean + value, -1, 1)) for end in ends)
+    return Measured(value, low, high, count, 0)
 
 
-def reconstruction(histories: pd.DataFrame, pairs: Mapping[str, str]) -> pd.DataFrame:
+def tabulate_reconstruction(histories: pd.DataFrame, pairs: Mapping[str, str]) -> pd.DataFrame:
     """Reconstruction loss at the end of training, with true and with permuted coordinates.
 
     Parameters
@@ -240,7 +238,7 @@ def reconstruction(histories: pd.DataFrame, pairs: Mapping[str, str]) -> pd.Data
     -------
     DataFrame
         ``experiment``, ``coordinates`` (true or permuted), ``label`` (whose runs), ``loss`` (mean over the
-        last tenth of steps of every run), ``low``, ``high`` (bootstrap over runs), ``runs``; missing without
+        last tenth of steps of every run), ``low``, ``high`` (t over runs), ``runs``; missing without
         a run.
     """
     if "spatial_reconstruction" not in histories:
@@ -251,12 +249,12 @@ def reconstruction(histories: pd.DataFrame, pairs: Mapping[str, str]) -> pd.Data
     for experiment, control in pairs.items():
         for coordinates, label in (("true", experiment), ("permuted", control)):
             own = ends[ends.index.get_level_values("experiment") == label].to_numpy(dtype=float)
-            found = mean_interval(own) if len(own) else (np.nan,) * 3
+            found = find_mean(own) if len(own) else (np.nan,) * 3
             rows.append((experiment, coordinates, label, *(float(one) for one in found), len(own)))
     return pd.DataFrame(rows, columns=["experiment", "coordinates", "label", "loss", "low", "high", "runs"])
 
 
-def conflict_curves(histories: pd.DataFrame) -> pd.DataFrame:
+def smooth_conflicts(histories: pd.DataFrame) -> pd.DataFrame:
     """Cosine of the gradients of supcr and cell by step, mean over runs with its interval.
 
     Smoothed over 1 / SMOOTHING of the steps at which it was measured. Columns ``experiment``, ``step``,
@@ -266,14 +264,14 @@ def conflict_curves(histories: pd.DataFrame) -> pd.DataFrame:
     for experiment, part in histories[histories["conflict"].notna()].groupby("experiment", sort=False):
         wide = part.pivot(index="step", columns="run", values="conflict").sort_index()
         smooth = wide.rolling(max(1, len(wide) // SMOOTHING), min_periods=1, center=True).mean()
-        cosine, low, high = mean_interval(smooth.to_numpy(dtype=float).T)
+        cosine, low, high = np.clip(find_mean(smooth.to_numpy(dtype=float).T), -1, 1)
         numbers = {"cosine": cosine, "low": low, "high": high, "runs": wide.shape[1]}
         parts.append(pd.DataFrame({"experiment": experiment, "step": wide.index, **numbers}))
     names = ["experiment", "step", "cosine", "low", "high", "runs"]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
 
 
-def conflicts(histories: pd.DataFrame) -> pd.DataFrame:
+def summarise_conflicts(histories: pd.DataFrame) -> pd.DataFrame:
     """The cosine over all measured steps, mean over runs, and the share of steps at which it is below 0.
 
     Columns ``experiment``, ``cosine``, ``low``, ``high``, ``below`` (mean over runs), ``runs``, ``steps``.
@@ -282,12 +280,12 @@ def conflicts(histories: pd.DataFrame) -> pd.DataFrame:
     known = histories[histories["conflict"].notna()]
     for experiment, part in known.groupby("experiment", sort=False):
         of_run = part.assign(below=part["conflict"] < 0).groupby("run")[["conflict", "below"]].mean()
-        found = (float(one) for one in mean_interval(of_run["conflict"]))
+        found = np.clip(find_mean(of_run["conflict"]), -1, 1).tolist()
         rows.append((experiment, *found, float(of_run["below"].mean()), len(of_run), part["step"].nunique()))
     return pd.DataFrame(rows, columns=["experiment", "cosine", "low", "high", "below", "runs", "steps"])
 
 
-def algebra_points(table: pd.DataFrame) -> pd.DataFrame:
+def average_algebra(table: pd.DataFrame) -> pd.DataFrame:
     """Cosines, ranks and number of candidates of every experiment and slide, mean over seeds."""
     keys, values = ["experiment", "slide"], ["own", "others", "rank", "rank_p", "candidates"]
     return table.groupby(keys, sort=False)[values].mean().reset_index()

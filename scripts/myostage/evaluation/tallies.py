@@ -109,7 +109,7 @@ class PerCell:
 
 
 def read_splits(path: Path) -> dict[str, Split]:
-    """Splits by slide, sorted by name: the order that the bootstrap draws from."""
+    """Splits by slide, sorted by name."""
     rows = tables.read_arrow(path, SPLITS).to_pylist()
     return {row["slide"]: Split(**row) for row in sorted(rows, key=lambda row: row["slide"])}
 

@@ -34,7 +34,7 @@ def make(algebra: str) -> Drawn:
 
     table = tables.read(algebra, schemas.ALGEBRA)
     means = summary(table)
-    return Drawn(draw(table, means), summaries.algebra_points(table), more_numbers={"means": means})
+    return Drawn(draw(table, means), summaries.average_algebra(table), more_numbers={"means": means})
 
 
 def draw(table: pd.DataFrame, summary: pd.DataFrame) -> Figure:
@@ -52,7 +52,7 @@ def draw(table: pd.DataFrame, summary: pd.DataFrame) -> Figure:
             "No latent algebra",
             "No run holds out a healthy slide and at least two injured ones, or none has an embedding.",
         )
-    points = summaries.algebra_points(table)
+    points = summaries.average_algebra(table)
     experiments = summary["experiment"].tolist()
     colours = palette.series_colours(len(experiments))
     longest = max(len(name) for name in experiments)
@@ -101,7 +101,7 @@ def draw(table: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     )
     note = (
         "z_W + z_P of a slide against z_I of the slides that its run holds out, mean over seeds; n slides. "
-        "Line: 95 % interval (bootstrap over slides)."
+        "Line: 95 % interval over animals."
     )
     style.set_headline(figure, _predicts(summary), note)
     return figure

@@ -128,7 +128,7 @@ def draw(cells: pd.DataFrame, polygons: Mapping[str, Sequence[np.ndarray]], unit
         for axes, name in zip(row[1:], experiments, strict=True):
             part = of_slide[of_slide["experiment"] == name]
             logit = part["logit"].to_numpy(dtype=float)
-            _cells(axes, part, polygons.get(slide, ()), summaries.percentile(logit))
+            _cells(axes, part, polygons.get(slide, ()), summaries.rank_percentiles(logit))
             auroc = _auroc(injured, logit)
             found[name].append(auroc)
             text = (

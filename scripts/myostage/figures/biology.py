@@ -37,7 +37,7 @@ FIGURE = Record(
 def make(scores: str, given: Mapping[str, Sequence[float]], stages: Sequence[str], experiment: str) -> Drawn:
     table = tables.read(scores, schemas.SCORES)
     figure = draw(table, given, stages, experiment)
-    return Drawn(figure, summaries.mean_stages(table, given, stages, experiment))
+    return Drawn(figure, summaries.average_stages(table, given, stages, experiment))
 
 
 def draw(
@@ -51,13 +51,13 @@ def draw(
         SCORES rows; those of ``experiment`` are drawn.
     given : mapping of group to K shares
     """
-    expected = summaries.expected_stages(given)
+    expected = summaries.list_expected_stages(given)
     if expected.empty:
         return style.page(
             "No proportions", "The study learns from no proportions, so there is nothing to compare."
         )
     dated = not expected["day"].isna().any()
-    animals = summaries.mean_stages(scores, given, stages, experiment).dropna(subset="predicted")
+    animals = summaries.average_stages(scores, given, stages, experiment).dropna(subset="predicted")
     place = dict(zip(expected["group"], expected["day"] if dated else range(len(expected)), strict=True))
     figure = style.new_figure(6.8, 1.9 + 0.42 * len(stages))
     axes = figure.subplots()

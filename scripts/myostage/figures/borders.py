@@ -30,7 +30,7 @@ FIGURE = Record(
     category="Labels of slides",
     caption=(
         "Share of cells judged correctly by their distance to the rim of the injured region, for sharp and "
-        "for diffuse rims. Below 0: inside the region. Band: 95 % interval, bootstrap over slides."
+        "for diffuse rims. Below 0: inside the region. Band: 95 % interval over animals."
     ),
     requests=requests,
 )
@@ -102,7 +102,7 @@ def draw(table: pd.DataFrame, without: str, experiments: Sequence[str]) -> Figur
         ],
     )
     note = (
-        "Marker and band: mean and 95 % interval (bootstrap over slides). Smoothing hurts (helps) where the "
+        "Marker and band: mean and 95 % interval over animals. Smoothing hurts (helps) where the "
         "interval with Sm lies wholly below (above) that without."
     )
     style.set_headline(figure, _where_it_hurts(rows, without, order[1:]), note)

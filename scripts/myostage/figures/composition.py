@@ -36,7 +36,7 @@ FIGURE = Record(
 
 def make(scores: str, given: Mapping[str, Sequence[float]], stages: Sequence[str], experiment: str) -> Drawn:
     table = tables.read(scores, schemas.SCORES)
-    animals = summaries.animal_composition(table, stages, experiment)
+    animals = summaries.compose_animals(table, stages, experiment)
     return Drawn(draw(table, given, stages, experiment), animals)
 
 
@@ -52,7 +52,7 @@ def draw(
     given : mapping of group to K shares
         In the order of the axis; groups without a slide are left out.
     """
-    animals = summaries.animal_composition(scores, stages, experiment)
+    animals = summaries.compose_animals(scores, stages, experiment)
     groups = [group for group in given if group in set(animals["group"])]
     places = {group: place for place, group in enumerate(groups)}
     if (animals["group"] == "").any():

@@ -38,8 +38,8 @@ FIGURE = Record(
 
 def make(histories: Mapping[str, Sequence[str]]) -> Drawn:
     table = views.histories(histories)
-    means = summaries.conflicts(table)
-    return Drawn(draw(table), summaries.conflict_curves(table), more_numbers={"means": means})
+    means = summaries.summarise_conflicts(table)
+    return Drawn(draw(table), summaries.smooth_conflicts(table), more_numbers={"means": means})
 
 
 def draw(histories: pd.DataFrame) -> Figure:
@@ -50,7 +50,7 @@ def draw(histories: pd.DataFrame) -> Figure:
     histories : DataFrame
         Rows of :func:`myostage.figures.views.histories`.
     """
-    curves, whole = summaries.conflict_curves(histories), summaries.conflicts(histories)
+    curves, whole = summaries.smooth_conflicts(histories), summaries.summarise_conflicts(histories)
     if whole.empty:
         return style.page(
             "No gradient conflict",
@@ -78,7 +78,7 @@ def draw(histories: pd.DataFrame) -> Figure:
     style.set_legend(figure, handles, 1)
     note = (
         f"Line: mean over runs, smoothed over 1/{summaries.SMOOTHING} of the measured steps; band: 95 % "
-        "interval (bootstrap over runs). Numbers: mean over all measured steps, then over n runs."
+        "interval over runs. Numbers: mean over all measured steps, then over n runs."
     )
     style.set_headline(figure, _opposed(whole), note)
     return figure

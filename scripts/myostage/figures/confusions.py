@@ -34,7 +34,7 @@ FIGURE = Record(
 
 def make(confusion: str, stages: Sequence[str], experiments: Sequence[str]) -> Drawn:
     matrices = {experiment: views.confusion(confusion, experiment, len(stages)) for experiment in experiments}
-    return Drawn(draw(matrices, stages), summaries.error_table(matrices, stages))
+    return Drawn(draw(matrices, stages), summaries.tabulate_errors(matrices, stages))
 
 
 def draw(matrices: Mapping[str, np.ndarray], stages: Sequence[str]) -> Figure:

@@ -58,7 +58,7 @@ def make(
     alpha: float = 0.05,
 ) -> Drawn:
     """``pairs`` maps an experiment to its control with permuted coordinates."""
-    losses = summaries.reconstruction(views.histories(histories), pairs)
+    losses = summaries.tabulate_reconstruction(views.histories(histories), pairs)
     compared = tables.read(comparisons, schemas.COMPARISONS)
     differences = {metric: selection.find_to_controls(compared, metric, pairs, pairs) for metric in metrics}
     figure = draw(losses, differences, alpha)
@@ -75,7 +75,7 @@ def draw(
     Parameters
     ----------
     losses : DataFrame
-        Rows of :func:`myostage.evaluation.summaries.reconstruction`.
+        Rows of :func:`myostage.evaluation.summaries.tabulate_reconstruction`.
     differences : mapping of metric to DataFrame
         Rows of :func:`myostage.evaluation.selection.find_to_controls` of the same experiments.
     alpha : float
@@ -146,7 +146,7 @@ def draw(
         2 if panels < 3 else 3,
     )
     note = (
-        "Loss: mean over the last tenth of steps, then over n runs, 95 % interval (bootstrap over runs). "
+        "Loss: mean over the last tenth of steps, then over n runs, 95 % interval over runs. "
         f"Differences: {verdicts.INTERVAL}. {verdicts.state_rule(alpha)}"
     )
     style.set_headline(figure, _worth(losses, compared, alpha), note)

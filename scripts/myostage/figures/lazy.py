@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib import ticker as mticker
 
     from myostage import tables
-    from myostage.evaluation import checks, formatting, selection, summaries
+    from myostage.evaluation import checks, formatting, intervals, selection, summaries
     from myostage.evaluation import comparisons as verdicts
     from myostage.evaluation import cost as costs
     from myostage.evaluation import tables as schemas
@@ -46,12 +46,13 @@ else:
             "matplotlib.ticker",
         ),
     )
-    tables, checks, verdicts, costs, formatting, selection, summaries, schemas, style, views = map(
+    tables, checks, verdicts, intervals, costs, formatting, selection, summaries, schemas, style, views = map(
         Lazy,
         (
             "myostage.tables",
             "myostage.evaluation.checks",
             "myostage.evaluation.comparisons",
+            "myostage.evaluation.intervals",
             "myostage.evaluation.cost",
             "myostage.evaluation.formatting",
             "myostage.evaluation.selection",

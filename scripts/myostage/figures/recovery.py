@@ -9,13 +9,13 @@ import numpy as np
 
 from myostage import palette
 from myostage.evaluation.numbers import format_number
-from myostage.figures.lazy import mlines, pd, schemas, style, summaries, tables
+from myostage.figures.lazy import intervals, mlines, pd, schemas, style, summaries, tables
 from myostage.figures.record import Drawn, Record, Request, Scope
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from myostage.evaluation.resampling import Measured
+    from myostage.evaluation.measured import Measured
 
 
 def requests(scope: Scope) -> dict[str, Request]:
@@ -37,7 +37,7 @@ FIGURE = Record(
 
 
 def make(scores: str, experiments: Sequence[str], groups: Sequence[str] = ()) -> Drawn:
-    rows = summaries.recovery_table(tables.read(scores, schemas.SCORES), experiments, groups or None)
+    rows = summaries.tabulate_recovery(tables.read(scores, schemas.SCORES), experiments, groups or None)
     return Drawn(draw(rows), rows)
 
 
@@ -47,13 +47,13 @@ def draw(rows: pd.DataFrame) -> Figure:
     Parameters
     ----------
     rows : DataFrame
-        Rows of :func:`myostage.evaluation.recovery.tabulate_recovery`.
+        Rows of :func:`myostage.evaluation.summaries.tabulate_recovery`.
     """
     if rows.empty:
         return style.page("No recovery scores", "No experiment of this figure staged a slide with a group.")
     experiments = list(dict.fromkeys(rows["experiment"]))
     groups = list(dict.fromkeys(rows["group"]))
-    errors = {name: summaries.recovery_error(rows[rows["experiment"] == name]) for name in experiments}
+    errors = {name: summaries.find_recovery_error(rows[rows["experiment"] == name]) for name in experiments}
     labelled = rows["true"].notna().any()
     figure = style.new_figure(9.0 if labelled else 6.5, 3.9 + 0.18 * (len(experiments) // 3))
     panels = figure.subplots(
@@ -75,12 +75,13 @@ def draw(rows: pd.DataFrame) -> Figure:
     for number, (_, colour, part, column, marker) in enumerate(series):
         middle = (number - (len(series) - 1) / 2) * width
         for place, group in enumerate(groups):
-            values = part.loc[(part["group"] == group) & part[column].notna(), column].to_numpy(dtype=float)
+            own = part[(part["group"] == group) & part[column].notna()]
+            values = own[column].to_numpy(dtype=float)
             if not len(values):
                 continue
             x = place + middle
             panels[0].plot(np.full(len(values), x), values, ".", color=colour, ms=5, mew=0, alpha=0.55)
-            mean, low, high = summaries.mean_interval(values)
+            mean, low, high = intervals.find_mean(values, own["animal"])
             if np.isfinite(low):
                 panels[0].vlines(x + 0.28 * width, low, high, color=colour, lw=1.5)
             panels[0].plot(x + 0.28 * width, mean, marker, color=colour, ms=9 if marker == "_" else 5, mew=2)
@@ -106,7 +107,7 @@ def draw(rows: pd.DataFrame) -> Figure:
     if labelled:
         handles.append(mlines.Line2D([], [], color=palette.BASELINE, ls="--", label="predicted = true"))
     figure.legend(handles=handles, loc="outside lower left", ncols=2, alignment="left")
-    note = "Dot: one slide; marker and line: mean and 95 % interval (bootstrap over the slides of a group)."
+    note = "Dot: one slide; marker and line: mean and 95 % interval over the animals of a group."
     style.set_headline(figure, _recovered(rows, errors), note)
     return figure
 

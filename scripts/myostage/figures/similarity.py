@@ -31,7 +31,7 @@ FIGURE = Record(
     caption=(
         "Mean cosine of two held-out cells by their annotated stages, within one run and averaged over "
         "runs, beside sim(k, k') = 1 - |k - k'| / (K - 1). Spearman's rho over pairs of stages; 95 % "
-        "interval, bootstrap over slides. Passes when the interval after training lies above 0."
+        "interval over animals and runs. Passes when the interval after training lies above 0."
     ),
     requests=requests,
 )
@@ -74,7 +74,7 @@ def draw(
     figure = style.new_figure(1.9 + columns * (0.3 + 0.46 * count), 2.6 + 0.46 * count)
     figure.set_layout_engine("compressed")  # squares, which would leave gaps
     row = np.atleast_1d(figure.subplots(1, columns))
-    found_rhos = summaries.rhos(correlations)
+    found_rhos = summaries.find_rhos(correlations)
     _matrix(row[0], similarity(count), (0.0, 1.0), stages, "sim(k, k'), expected", named=True)
     for axes, (name, matrix) in zip(row[1:], matrices.items(), strict=True):
         image = _matrix(axes, matrix, scale, stages, f"{shown[name]}\nrho {found_rhos[name]}")

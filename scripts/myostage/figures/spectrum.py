@@ -10,13 +10,13 @@ import numpy as np
 
 from myostage import palette
 from myostage.evaluation.numbers import format_number
-from myostage.figures.lazy import mlines, mticker, pd, schemas, style, summaries, tables, verdicts
+from myostage.figures.lazy import intervals, mlines, mticker, pd, schemas, style, summaries, tables, verdicts
 from myostage.figures.record import Drawn, Record, Request, Scope
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from myostage.evaluation.resampling import Measured
+    from myostage.evaluation.measured import Measured
 
 PANELS = 4  # side by side
 
@@ -39,8 +39,8 @@ FIGURE = Record(
 
 def make(spectrum: str) -> Drawn:
     table = tables.read(spectrum, schemas.SPECTRUM)
-    slides = summaries.spectrum_slides(table)
-    return Drawn(draw(table), summaries.spectrum_bands(table), more_numbers={"slides": slides})
+    slides = summaries.summarise_spectra(table)
+    return Drawn(draw(table), summaries.average_bands(table), more_numbers={"slides": slides})
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -53,7 +53,7 @@ def draw(table: pd.DataFrame) -> Figure:
     """
     if table["share"].notna().sum() == 0:
         return style.page("No spectrum", "No attention of a held-out slide was taken apart into frequencies.")
-    bands, slides = summaries.spectrum_bands(table), summaries.spectrum_slides(table)
+    bands, slides = summaries.average_bands(table), summaries.summarise_spectra(table)
     experiments = list(dict.fromkeys(bands["experiment"]))
     colours = dict(zip(experiments, palette.series_colours(len(experiments)), strict=True))
     count = len(experiments) + 1
@@ -88,7 +88,7 @@ def draw(table: pd.DataFrame) -> Figure:
         part = raw[raw["experiment"] == name]
         marker = style.MARKERS[number % len(style.MARKERS)]
         scatter.plot(part["low_share"], part["instance_auroc"], marker, color=colour, ms=5, alpha=0.8, mew=0)
-        found[name] = summaries.correlation(part["low_share"], part["instance_auroc"])
+        found[name] = summaries.correlate(part["low_share"], part["instance_auroc"], part["animal"])
     scatter.axhline(0.5, color=palette.BASELINE, lw=0.8, ls=":")
     scatter.set_title("one point per slide, raw attention")
     scatter.set_xlabel(f"share of power below {summaries.LOW_FREQUENCY:g}")
@@ -114,9 +114,10 @@ def draw(table: pd.DataFrame) -> Figure:
 
 
 def _wide(slides: pd.DataFrame, experiment: str, column: str) -> pd.DataFrame:
-    """A column of :func:`summaries.spectrum_slides` by slide (row) and signal (raw, smoothed)."""
+    """A column of :func:`summaries.summarise_spectra` by slide and animal, and signal (raw, smoothed)."""
     part = slides[slides["experiment"] == experiment]
-    return part.pivot(index="slide", columns="signal", values=column).reindex(columns=["raw", "smoothed"])
+    wide = part.pivot(index=["slide", "animal"], columns="signal", values=column)
+    return wide.reindex(columns=["raw", "smoothed"])
 
 
 def _frequencies(slides: pd.DataFrame, found: Mapping[str, Measured]) -> str:
@@ -125,9 +126,8 @@ def _frequencies(slides: pd.DataFrame, found: Mapping[str, Measured]) -> str:
     for name in found:
         wide = _wide(slides, name, "low_share").dropna()
         if len(wide):
-            gap, low, high = (
-                100 * float(one) for one in summaries.mean_interval(wide["smoothed"] - wide["raw"])
-            )
+            moved = intervals.find_mean(wide["smoothed"] - wide["raw"], wide.index.get_level_values("animal"))
+            gap, low, high = (100 * float(one) for one in moved)
             text = f"{gap:+.0f} points" + (f" [{low:+.0f}, {high:+.0f}]" if np.isfinite(low) else "")
             means = " to ".join(f"{100 * share:.0f} %" for share in wide.mean())
             parts.append(
@@ -158,7 +158,7 @@ def _energies(slides: pd.DataFrame) -> str:
         ]
         text.append(f"{name} {', '.join(means)}")
     return (
-        f"Line and band: mean and 95 % interval (bootstrap over slides); dotted: "
+        f"Line and band: mean and 95 % interval over animals; dotted: "
         f"{summaries.LOW_FREQUENCY:g}. Dirichlet energy per edge, mean over "
         f"slides: {'; '.join(text)}."
     )

@@ -17,6 +17,7 @@ from myostage.evaluation import cost as costs
 from myostage.evaluation import selection
 from myostage.evaluation.comparisons import Verdict, judge
 from myostage.evaluation.intervals import find_lack
+from myostage.evaluation.measured import Measured
 from myostage.evaluation.metrics.registry import METRICS
 from myostage.evaluation.numbers import (
     NOT_TRUSTED,
@@ -27,7 +28,6 @@ from myostage.evaluation.numbers import (
     format_setting,
     join_words,
 )
-from myostage.evaluation.resampling import Measured
 from myostage.study.structure import SlideStructure, Structure
 
 DETECTABLE = "minimum detectable effect"

@@ -15,7 +15,7 @@ from myostage.evaluation.numbers import (
     join_words,
 )
 from myostage.evaluation.summaries import (
-    conflicts,
+    summarise_conflicts,
 )
 from myostage.learning.term import opposed
 from myostage.report.by_metric import (
@@ -67,7 +67,7 @@ def _conflict(facts: Facts) -> list[str]:
     if facts.histories is None:
         return []
     sentences = []
-    table = conflicts(facts.histories)
+    table = summarise_conflicts(facts.histories)
     for row in selection.iterate_rows(table):
         known = np.isfinite([row.low, row.high]).all()
         verdict = "the interval holds 0" if known else "one run has no interval"

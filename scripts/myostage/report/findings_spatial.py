@@ -10,6 +10,7 @@ import pandas as pd
 
 from myostage.evaluation import selection
 from myostage.evaluation.comparisons import Verdict, find_side
+from myostage.evaluation.intervals import find_mean
 from myostage.evaluation.metrics.attention import ENERGY
 from myostage.evaluation.metrics.registry import METRICS
 from myostage.evaluation.numbers import (
@@ -20,9 +21,8 @@ from myostage.evaluation.numbers import (
 )
 from myostage.evaluation.summaries import (
     LOW_FREQUENCY,
-    correlation,
-    mean_interval,
-    spectrum_slides,
+    correlate,
+    summarise_spectra,
 )
 from myostage.report.by_metric import (
     SLIDE_METRICS,
@@ -168,10 +168,10 @@ def _spectrum(facts: Facts) -> list[str]:
     """Share of the power of attention in low frequencies, and how that goes with localisation."""
     if facts.spectrum is None:
         return []
-    slides = spectrum_slides(facts.spectrum)
+    slides = summarise_spectra(facts.spectrum)
     sentences = []
     for name in dict.fromkeys(slides["experiment"]):
-        part = slides[slides["experiment"] == name].set_index("slide")
+        part = slides[slides["experiment"] == name].set_index(["slide", "animal"])
         shares = part.pivot(columns="signal", values="low_share").reindex(columns=["raw", "smoothed"])
         shares = shares.dropna()
         if shares.empty:
@@ -185,10 +185,11 @@ def _spectrum(facts: Facts) -> list[str]:
             f"({format_count(len(shares), 'slide')})."
         )
         own = part[part["signal"] == "raw"]
-        rho = correlation(own["low_share"], own["instance_auroc"])
+        rho = correlate(own["low_share"], own["instance_auroc"], own.index.get_level_values("animal"))
         auroc = METRICS["instance_auroc"].title
         of = f"Spearman's rho of that share and {auroc} over slides of {name}"
         told = "its interval excludes 0" if find_side(rho.low, rho.high) else "its interval holds 0"
+        told = told if np.isfinite(rho.low) else "without interval"
         sentences.append(
             f"{of} is {rho} ({format_count(rho.slides, 'slide')}), {told}."
             if np.isfinite(rho.value)
@@ -198,7 +199,7 @@ def _spectrum(facts: Facts) -> list[str]:
 
 
 def _mean(values: pd.Series, sign: bool = False) -> str:
-    mean, low, high = (float(one) for one in mean_interval(values))
+    mean, low, high = (float(one) for one in find_mean(values, values.index.get_level_values("animal")))
     return format_interval(mean, low, high, sign=sign)
 
 

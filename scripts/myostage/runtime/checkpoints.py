@@ -1,5 +1,6 @@
 """What every long training shares: checkpoints that resume, and a line on how far it is."""
 
+import io
 import logging
 import pickle
 import time
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 
 from myostage import tables
-from myostage.runtime import provenance
+from myostage.runtime import checksums, provenance
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,9 @@ class Checkpoints:
         """Write the state before ``step`` of ``phase``, atomically, and drop all but the newest."""
         with tables.atomic(self.folder / f"phase{phase}-step{step:08d}.pt") as temporary:
             torch.save({"recipe": self.recipe, "phase": phase, "step": step, **state}, temporary)
+            checksum = checksums.whole(temporary)
+            with temporary.open("ab") as file:
+                file.write(checksum.encode())
         for old in self._paths()[:-CHECKPOINTS_KEPT]:
             old.unlink()
 
@@ -74,7 +78,7 @@ class Checkpoints:
         others: dict[str, None] = {}
         for path in reversed(self._paths()):
             try:
-                state = torch.load(path, map_location="cpu", weights_only=True)
+                state = torch.load(_verified(path), map_location="cpu", weights_only=True)
                 found = state["recipe"]
                 others |= dict.fromkeys(key for key in self.recipe if found.get(key) != self.recipe[key])
             except DAMAGED as error:
@@ -106,6 +110,15 @@ class Checkpoints:
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("phase*-step*.pt"))
+
+
+def _verified(path: Path) -> io.BytesIO:
+    """What torch wrote; it verifies nothing itself. ValueError where that is not what the file's end says."""
+    content = path.read_bytes()
+    written, checksum = content[: -checksums.LENGTH], content[-checksums.LENGTH :]
+    if checksums.of(written) != checksum.decode(errors="replace"):
+        raise ValueError("it does not hold what was written")
+    return io.BytesIO(written)
 
 
 @dataclass

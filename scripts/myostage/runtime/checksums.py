@@ -18,12 +18,19 @@ SMALL_BYTES = 8 * 2**20
 # Of a larger file of a user: so many blocks of this size, evenly from head to tail.
 SAMPLES, SAMPLE_BYTES = 9, 2**16
 _MAGIC = b"PAR1"
+# Characters of a checksum.
+LENGTH = len("xxh3:") + 32
 
 
 def whole(path: str | Path) -> str:
     """Checksum of all bytes of a file (XXH3, 128 bits)."""
     with Path(path).open("rb", buffering=0) as file:
         return f"xxh3:{hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()}"  # type: ignore[arg-type]
+
+
+def of(content: bytes) -> str:
+    """The same of bytes."""
+    return f"xxh3:{xxhash.xxh3_128_hexdigest(content)}"
 
 
 def given(path: str | Path, every_byte: bool = False) -> str:
@@ -43,14 +50,21 @@ def given(path: str | Path, every_byte: bool = False) -> str:
     return f"samples:{digest.hexdigest()} size:{size}"
 
 
+def as_given(said: dict[str, Any]) -> set[str]:
+    """What :func:`given` may find of a file that is as :func:`state` said."""
+    return {f"{said['checksum']} size:{said['bytes']}", said.get("given", "")}
+
+
 def state(path: str | Path) -> dict[str, Any]:
-    """What a file is as it was written: bytes, checksum and, of large tables, that of the frame."""
+    """What a file is as written: bytes, checksum; of a large file what ``given`` finds, and its frame."""
     file = Path(path)
     size = file.stat().st_size
     said: dict[str, Any] = {"bytes": size, "checksum": whole(file)}
-    with file.open("rb") as opened:
-        if size > SMALL_BYTES and opened.read(len(_MAGIC)) == _MAGIC:
-            said["frame"] = _frame(opened, size)
+    if size > SMALL_BYTES:
+        said["given"] = given(file)
+        with file.open("rb") as opened:
+            if opened.read(len(_MAGIC)) == _MAGIC:
+                said["frame"] = _frame(opened, size)
     return said
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -131,24 +131,46 @@ class Plan:
         return {group: share.tolist() for group, share in shares.items()}
 
     @cached_property
-    def drawn(self) -> set[str]:
-        """Slides and annotations that the workflow draws itself: what a job makes, no file of a user."""
+    def drawn(self) -> dict[str, SlideRow]:
+        """Slides and annotations that the workflow draws itself, each with the slide that it is of."""
         found = list(self.slides.values()) if self.study.phantom else []
-        return {file for slide in found for file in (slide.path, slide.annotations)}
+        return {file: slide for slide in found for file in (slide.path, slide.annotations) if file}
 
     def content(self, files: object) -> dict[str, str]:
         """What each of a user's ``files`` holds, whatever its time: where that is another, jobs run again.
 
         Read anew each time that the workflow starts, since a file may be replaced and keep its size and time.
         """
-        given = [file for file in flat(files) if file not in self.drawn]
-        unknown = [file for file in dict.fromkeys(given) if file not in self._contents]
-        read = partial(checksums.given, every_byte=self.study.jobs.whole_checksums)
-        # what is missing is named by Snakemake
-        unknown = [file for file in unknown if Path(file).is_file()]
+        named = dict.fromkeys(flat(files))
+        unknown = [file for file in named if file not in self._contents]
         with ThreadPoolExecutor(READERS) as pool:
-            self._contents.update(zip(unknown, pool.map(read, unknown), strict=True))
-        return {file: self._contents[file] for file in given if file in self._contents}
+            self._contents.update(zip(unknown, pool.map(self._read, unknown), strict=True))
+        return {file: self._contents[file] for file in named}
+
+    def _read(self, file: str) -> str:
+        """What a file holds; of a slide drawn here what it is drawn from, and what was put in its place."""
+        held = ""
+        if Path(file).is_file():  # Snakemake names what is missing
+            held = checksums.given(file, self.study.jobs.whole_checksums)
+        if file not in self.drawn:
+            return held
+        if any(held in checksums.as_given(said) for said in provenance.stated(file)):
+            held = ""
+        slide, study = self.drawn[file], self.study
+        return held + provenance.digest(
+            {
+                "slide": (slide.slide, slide.animal, slide.border, slide.values["score"]),
+                "proportions": self.proportions[slide.group],
+                "healthy": study.healthy.stages if study.healthy else (),
+                "stages": study.stages,
+                "phantom": study.phantom.model_dump() if study.phantom else {},
+                "code": self._drawing_code,
+            }
+        )
+
+    @cached_property
+    def _drawing_code(self) -> str:
+        return provenance.code_digest(provenance.LIBRARY.parent / "phantom.py")
 
     def content_of_all(self, files: object) -> str:
         """:meth:`content` of any number of files, in a few characters."""
