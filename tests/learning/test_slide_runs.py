@@ -570,6 +570,7 @@ def test_models_see_the_frozen_embeddings_of_the_encoder(bench: Bench) -> None:
     assert bag.features.dtype == torch.float16 and not bag.features.is_inference()
     torch.testing.assert_close(bag.features, features_of(bench, "d7_a1"))
     np.testing.assert_array_equal(bag.cells, 2 * np.arange(len(bench.injured["d7_a1"])))
+    assert torch.equal(bag_of(bench, spec_of("mean", cache_mb=0), "d7_a1").features, bag.features)
 
 
 def test_ready_made_features_are_taken_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
