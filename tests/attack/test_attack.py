@@ -181,6 +181,16 @@ def test_a_comment_or_a_space_is_no_part_of_a_studys_name(make: Any) -> None:
     assert str(study.resolve()) in asked
 
 
+@pytest.mark.parametrize(
+    "name", [f"$(shell {HARM}).yaml", f"$({HARM}).yaml", f"`{HARM}`.yaml", f"x; {HARM}.yaml"]
+)
+def test_make_runs_nothing_that_the_name_of_a_study_file_says(make: Any, name: str) -> None:
+    study = Path("study.yaml").rename(name)
+    done, asked = make(study, "study")
+    assert done.returncode == 0, done.stderr
+    assert str(study.resolve()) in asked
+
+
 def test_what_make_asks_first_takes_a_moment() -> None:
     asked = (
         "import sys; sys.argv = ['', 'study.yaml']; sys.path.insert(0, sys.argv.pop(0) or "
