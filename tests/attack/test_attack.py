@@ -172,6 +172,14 @@ def test_make_refuses_a_template_before_snakemake_reads_it(make: Any, target: st
     assert "__use_yte__ asks Snakemake to run what the file says" in done.stderr
 
 
+def test_make_says_of_a_mistyped_study_what_to_correct(make: Any) -> None:
+    done, asked = make(Path("stduy.yaml"), "study")
+    assert done.returncode != 0 and not asked
+    assert done.stderr.splitlines()[0].endswith(
+        "stduy.yaml: no such study file; correct the path, or write it"
+    )
+
+
 def test_a_comment_or_a_space_is_no_part_of_a_studys_name(make: Any) -> None:
     text = Path("study.yaml").read_text().replace("study: attacked", "study:   'attacked'  # mine")
     study = Path("my study's file.yaml")
