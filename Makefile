@@ -23,7 +23,7 @@ SNAKEMAKE = $(BIN)/snakemake $(TARGET) $(if $(PROFILE),--workflow-profile $(PROF
 REPORT = $(BIN)/snakemake --cores 1 --configfile "$$STUDY" --quiet all --report "$$out/report.zip"
 TESTS ?= tests
 
-.PHONY: help install dev demo ablation neighbours plan study report cluster-check test test-slurm test-real test-all lint format lock docs rulegraph clean
+.PHONY: help install dev demo ablation neighbours plan study report cluster-check test test-faults test-slurm test-real test-all lint format lock docs rulegraph clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -73,7 +73,10 @@ report: install  ## results/{study}/report.zip: figures and tables with captions
 	@out=$$($(FOLDER)) && $(REPORT)
 
 test: dev  ## the test suite, but for what needs a SLURM or the real slides
-	$(BIN)/python -m pytest -q -n $(CORES) --dist loadfile --no-loadscope-reorder -m "not studies and not slurm" $(TESTS)
+	$(BIN)/python -m pytest -q -n $(CORES) --dist loadfile --no-loadscope-reorder -m "not studies and not slurm and not faults" $(TESTS)
+
+test-faults: dev  ## a study killed at every stage ends with the same numbers (a quarter of an hour)
+	$(BIN)/python -m pytest -q tests/test_faults.py
 
 test-slurm: dev  ## the SLURM profile on a real SLURM of one node (root; slurm-wlm, munge)
 	$(BIN)/python -m pytest -q -rs tests/slurm
@@ -83,7 +86,7 @@ test-real: dev  ## the studies on real slides and fibres (MYOSTAGE_REAL_DATA)
 	$(BIN)/python -m pytest -q -rs -m "real or studies" tests
 	$(BIN)/python tests/support/covered.py real --passed
 
-test-all: test test-slurm test-real  ## all of them
+test-all: test test-faults test-slurm test-real  ## all of them
 
 lint: dev  ## formatter, linters, type checker, notebooks without outputs
 	$(BIN)/ruff check .

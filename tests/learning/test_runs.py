@@ -485,6 +485,8 @@ def test_embedded_draws_are_the_embeddings_of_the_drawn_tokens(bench: Bench) -> 
     for step in range(4):
         drawn, held = source.draw(step), embedded.draw(step)
         torch.testing.assert_close(embed(drawn.inputs), held.inputs, rtol=1e-5, atol=1e-5)
+    in_files = source_of(bench, spec_of(COMBINED, cache_mb=0)).embedded(embed)
+    assert torch.equal(in_files.draw(0).inputs, embedded.draw(0).inputs)
 
 
 def source_of(bench: Bench, spec: RunSpec, **options: Any) -> runs.BagSource:

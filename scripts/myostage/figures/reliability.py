@@ -9,7 +9,7 @@ import numpy as np
 
 from myostage.evaluation.metrics.registry import METRICS
 from myostage.evaluation.numbers import format_number
-from myostage.figures.lazy import schemas, selection, style, tables
+from myostage.figures.lazy import mlines, schemas, selection, style, tables
 from myostage.figures.record import Drawn, Record, Request, Scope
 
 if TYPE_CHECKING:
@@ -93,10 +93,17 @@ def draw(
         panels[lowest, place].set_xlabel("confidence")
     for axes in panels[:, 0]:
         axes.set_ylabel("share staged rightly")
-    style.set_legend(figure, panels[0, 0].get_legend_handles_labels()[0])
+    style.set_legend(
+        figure,
+        [
+            mlines.Line2D([], [], marker=marker, mfc=fill, color=colour, ls="none", label=label)
+            for _, label, marker, colour, fill in _kinds()
+        ],
+    )
     known = temperatures.dropna()
     fitted = (
-        f"temperature {known.min():.2f} to {known.max():.2f} in {len(known)} of {len(temperatures)} runs"
+        f"temperature {format_number(known.min())} to {format_number(known.max())} in {len(known)} of "
+        f"{len(temperatures)} runs"
         if len(known)
         else "the training bags determine no temperature: nothing is scaled"
     )
@@ -110,20 +117,22 @@ def draw(
     return figure
 
 
+def _kinds() -> Any:
+    """Whether scaled, name, marker, colour and filling of both kinds of points."""
+    return (
+        (False, "as predicted", "o", style.FAINT, "none"),
+        (True, "after scaling", "s", style.BLUE, style.BLUE),
+    )
+
+
 def _panel(axes: Axes, rows: pandas.DataFrame, most: float) -> None:
     axes.plot([0, 1], [0, 1], color="#bbbbbb", lw=0.9, zorder=1)
-    kinds: Any = (
-        (False, "as predicted", "o", style.FAINT, "none"),
-        (True, "after scaling", "s", *[style.BLUE] * 2),
-    )
-    for calibrated, label, marker, colour, fill in kinds:
+    for calibrated, _, marker, colour, fill in _kinds():
         own = rows[rows["calibrated"] == calibrated].sort_values("confidence")
         at = own["confidence"], own["accuracy"]
         axes.plot(*at, color=colour, lw=0.9, zorder=2)
         sizes = 4 + 40 * own["cells"] / most
-        axes.scatter(
-            *at, s=sizes, marker=marker, ec=colour, fc=fill, lw=0.9, alpha=0.8, zorder=3, label=label
-        )
+        axes.scatter(*at, s=sizes, marker=marker, ec=colour, fc=fill, lw=0.9, alpha=0.8, zorder=3)
 
 
 def _describe(rows: pandas.DataFrame, stage: int) -> str:

@@ -16,6 +16,7 @@ from pydantic import Field
 from myostage.errors import UserError, raise_all
 from myostage.learning.options import EXPECTED_STAGE
 from myostage.schema import (
+    LARGEST,
     LONGEST_NAME,
     MPP_RANGE,
     NAME_PATTERN,
@@ -243,6 +244,8 @@ def _number(text: str) -> float:
         raise ValueError(f"is {text!r}, not a number{hint or '; correct it'}") from None
     if not math.isfinite(value):
         raise ValueError(f"is {text}, not a finite number; correct it")
+    if abs(value) > LARGEST:
+        raise ValueError(f"is {text}, beyond {LARGEST:g}; correct it")
     return value
 
 

@@ -1,5 +1,6 @@
 """A study file read into sections: every fault named by the key it stands at."""
 
+import datetime
 import re
 import types
 import typing
@@ -10,10 +11,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from myostage.errors import raise_all
-from myostage.schema import Section, nearest
+from myostage.schema import LONGEST_NAME, Section, nearest
 from myostage.study.sections.study import Study
 from myostage.study.yaml_file import read_mapping
 
+# what YAML makes of text without quotes
+UNQUOTED = (bool, int, float, datetime.date)
 S = typing.TypeVar("S", bound=Section)
 
 
@@ -37,9 +40,14 @@ def describe(section: type[Section], data: Any, details: Any) -> str:
     """One problem that pydantic found, in words: key by its path, experiments by their name."""
     location: tuple[int | str, ...] = details["loc"]
     kind, value = details["type"], details["input"]
+    is_key = kind == "invalid_key" or bool(location and location[-1] == "[key]")
     if location and location[-1] == "[key]":
-        location, kind = location[:-1], "extra_forbidden"
+        location = location[:-1]
+        kind = "extra_forbidden" if isinstance(value, str) else "string_type"
     words = _location(location, data)
+    if kind in ("invalid_key", "string_type") and isinstance(value, UNQUOTED):
+        what = f"key {words}" if is_key else f"{words} is {_shown(value)} and"
+        return f"{what} is no text, as YAML reads words like no, 010, 1e3 and dates; write it in quotes"
     if kind == "extra_forbidden":
         valid = _valid_keys(section, location[:-1])
         hint = nearest(str(location[-1]), valid) or f"; the keys are {', '.join(valid)}"
@@ -50,7 +58,7 @@ def describe(section: type[Section], data: Any, details: Any) -> str:
     if kind == "value_error":
         return f"{words}: {message}" if words else message
     if kind == "model_type":
-        return f"{words} is {value!r}; give it keys of its own"
+        return f"{words} is {_shown(value)}; give it keys of its own"
     message = message[0].lower() + message[1:]
     if kind == "literal_error" and isinstance(value, str):
         message += nearest(value, re.findall(r"'([^']*)'", details["ctx"]["expected"]))
@@ -77,9 +85,10 @@ def _location(location: Sequence[int | str], data: Any) -> str:
         )
         if isinstance(part, int):
             name = data.get("name") if isinstance(data, Mapping) else None
-            words += f"[{name or part + 1}]"
+            words += f"[{name if isinstance(name, str) and len(name) <= LONGEST_NAME else part + 1}]"
         else:
-            words += f".{part}" if words else part
+            shown = part if part.isprintable() and len(part) <= LONGEST_NAME else _shown(part)
+            words += f".{shown}" if words else shown
     return words
 
 
