@@ -53,7 +53,7 @@ def test_the_table_is_read_by_rule(tmp_path: Path) -> None:
         (HEAD + "tile\t0\t1\t1\t0\n", "more than 0 in mem_mb and minutes"),
         (HEAD + "tile\t1\t1\t0\t1\n", "more than 0 in mem_mb and minutes"),
         (HEAD + "tile\t1\t0\t1\t0\ntile\t2\t0\t1\t0\n", "rule tile is there more than once"),
-        (HEAD + "tile\t\xff\t0\t1\t0\n", "not a readable UTF-8 table"),
+        (HEAD + "tile\t\xff\t0\t1\t0\n", "is not UTF-8"),
     ],
 )
 def test_a_wrong_table_is_one_sentence(tmp_path: Path, text: str, words: str) -> None:

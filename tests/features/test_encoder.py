@@ -180,7 +180,7 @@ def test_a_fine_tuned_encoder_is_built_from_its_own_file(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="weights file is to be given"):
         enc.split(encoder)
     safetensors.torch.save_file(state | {"norm.bias": torch.zeros(5)}, tuned)
-    with pytest.raises(UserError, match=r"tuned\.safetensors is of another geometry: norm.bias"):
+    with pytest.raises(UserError, match=r"tuned\.safetensors does not fit: norm.bias"):
         enc.build(encoder, tuned)
 
 

@@ -82,6 +82,12 @@ def test_forest_names_what_differs_and_colours_better_and_worse() -> None:
         "2 of 3 differ significantly from base in accuracy: down -.200, up +.100; "
         "minimum detectable effect .040 (median)"
     )
+    untested = draw("forest", rows.assign(p_holm=np.nan), groups, "accuracy")
+    assert title_of(untested) == "None of 3 was tested against base"
+    some = rows.assign(p_holm=rows["p_holm"].where(rows["experiment"] != "down"))
+    assert "1 of 2 differ significantly from base in accuracy: up +.100; 1 not tested" in title_of(
+        draw("forest", some, groups, "accuracy")
+    )
     left = figure.axes[0]
     assert [text.get_text() for text in left.get_yticklabels()] == [
         "first",

@@ -24,6 +24,7 @@ from cellpose import models
 from cellpose.resnet_torch import CPnet
 
 from myostage.errors import UserError
+from myostage.runtime import weights
 from myostage.study.model_names import TRANSFORMERS
 from myostage.study.sections.segmentation import Segmentation
 
@@ -40,6 +41,8 @@ DIAMETER_PX = 30.0
 NUCLEI_DIAMETER_PX = 17.0
 STYLE = 256
 """Cellpose stores 256 style features per image, whatever the network's width."""
+WIDEST = 4096
+"""Channels of a layer that a file may ask for: a network of them takes 1.3 GB."""
 MAX_SIZE_FRACTION = 0.4
 """Cellpose's limit on a cell's share of the tile, raised where cells are large against the tile."""
 BLOCK_PX = 224
@@ -226,14 +229,21 @@ def load_network(path: Path) -> Network:
         The file is damaged or holds another kind of network.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = weights.read(path)
         first_weights = [f"downsample.down.res_down_{level}.conv.conv_0.2.weight" for level in range(8)]
         widths = tuple(state[name].shape[0] for name in first_weights if name in state)
+        if max(widths, default=0) > WIDEST:
+            raise ValueError(f"its layers are {max(widths):,} wide")
         diameter = NUCLEI_DIAMETER_PX if path.name.startswith("nuclei") else DIAMETER_PX
         net = Network(widths, diameter)
         # the oldest models of Cellpose's do not store the two diameters
         state = {"diam_mean": net.diam_mean, "diam_labels": net.diam_labels, **state}
+        own = net.state_dict()
+        if odd := weights.faults(state, {name: own[name] for name in own.keys() & state.keys()}):
+            raise ValueError("; ".join(sorted(odd)))
         net.load_state_dict(state, strict=True)
+        if not all(1 <= float(diameter) <= 1e4 for diameter in (net.diam_mean, net.diam_labels)):
+            raise ValueError(f"its diameters are {float(net.diam_mean):g} and {float(net.diam_labels):g} px")
     except Exception as error:  # whatever torch says of a file that is no model
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

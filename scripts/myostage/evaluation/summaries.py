@@ -220,8 +220,8 @@ def correlate(x: ArrayLike, y: ArrayLike, animals: ArrayLike) -> Measured:
         return spearman(both[0], both[1], weights)[..., None, None]
 
     value = float(rho(np.ones(count))[0, 0])
-    mean, low, high = find_mean(find_pseudo_values(rho, np.asarray(animals)[known])[0, :, 0])
-    low, high = (float(np.clip(end - mean + value, -1, 1)) for end in (low, high))
+    mean, *ends = find_mean(find_pseudo_values(rho, np.asarray(animals)[known])[0, :, 0])
+    low, high = (float(np.clip(end - mean + value, -1, 1)) for end in ends)
     return Measured(value, low, high, count, 0)
 
 

@@ -4,19 +4,15 @@ The prefix runs once per cell and its tokens are stored; training touches the la
 Geometry: a crop of 64 x 64 px, enlarged to the next multiple of the patch where the patch does not divide it.
 """
 
-import argparse
 import difflib
 import json
 import logging
 import math
-import pickle
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import safetensors
-import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
@@ -28,6 +24,7 @@ from myostage import tables
 from myostage.cells.tables import CROP_PX, CROPS
 from myostage.errors import UserError
 from myostage.features import tokens
+from myostage.runtime import weights
 from myostage.study.sections.encoder import NOT_IN_TOKENS, Encoder
 
 logger = logging.getLogger(__name__)
@@ -35,6 +32,7 @@ logger = logging.getLogger(__name__)
 RANDOM_WEIGHTS_SEED = 0
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+MOST_POSITIONS = 10**5
 _DINO_OFFSET = 0.1
 """Added to the new grid's side by DINO before it divides (vision_transformer.py of facebookresearch/dino)."""
 
@@ -324,29 +322,17 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"encoder.weights: there is no file {path}; correct the path, or write pretrained or none"
         )
     try:
-        if path.suffix == ".safetensors":
-            state: Any = safetensors.torch.load_file(path)
-        else:
-            # DINO's training checkpoints carry their command line; nothing else may be unpickled.
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                state = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        safetensors.SafetensorError,
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        state = weights.read(path)
+    except ValueError as error:
         raise UserError(
-            f"encoder.weights: {path} is no readable weights file ({reason}); fetch it again"
+            f"encoder.weights: {path} is no readable weights file ({error}); fetch it again"
         ) from None
     for wrapper in ("teacher", "state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
             break
-    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, dict) else {}
+    found = state.items() if isinstance(state, dict) else ()
+    tensors = {str(name): tensor for name, tensor in found if isinstance(tensor, Tensor)}
     if not tensors:
         raise UserError(
             f"encoder.weights: {path} holds no weights (a dictionary of tensors); give a ViT's state dict"
@@ -375,23 +361,31 @@ def _load(model: VisionTransformer, state: dict[str, Tensor], encoder: Encoder, 
             f"it {' and '.join(parts)}; give the model these weights belong to"
         )
     if "pos_embed" in state:
+        _check_positions(state["pos_embed"], wanted["pos_embed"], origin)
         state["pos_embed"] = resize_positions(
             state["pos_embed"],
             grid=model.patch_embed.grid_size[0],
             prefix_tokens=0 if model.no_embed_class else model.num_prefix_tokens,
             rule=encoder.pos_embed,
         )
-    unlike = [
-        f"{key} {list(state[key].shape)} where {list(value.shape)} is needed"
-        for key, value in wanted.items()
-        if state[key].shape != value.shape
-    ]
+    unlike = weights.faults(state, wanted)
     if unlike:
         raise UserError(
-            f"encoder.weights: {origin} is of another geometry: {_shorten(unlike)}; "
+            f"encoder.weights: {origin} does not fit: {_shorten(unlike)}; "
             "correct the patch, width, depth or heads, or give the model these weights belong to"
         )
     model.load_state_dict(state, strict=True)
+
+
+def _check_positions(found: Tensor, wanted: Tensor, origin: str) -> None:
+    """Position embeddings may be of another grid, so that they are looked at before they are resized."""
+    shape = list(found.shape)
+    fits = len(shape) == 3 and shape[0] == 1 and shape[1] <= MOST_POSITIONS and shape[2] == wanted.shape[2]
+    if not fits or not found.is_floating_point() or found.layout != torch.strided:
+        raise UserError(
+            f"encoder.weights: {origin} does not fit: pos_embed is {found.dtype} {shape} where "
+            f"{wanted.dtype} [1, patches, {wanted.shape[2]}] is needed; give the model they belong to"
+        )
 
 
 def _shorten(items: list[str], most: int = 4) -> str:

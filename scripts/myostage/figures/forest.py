@@ -192,12 +192,17 @@ def _changes(rows: Sequence[Any], metric: str, reference: str | None, alpha: flo
         key=lambda row: -abs(row.difference),
     )
     record = METRICS[metric]
-    count = len(rows)
+    tested = [row for row in rows if style.judge_row(row, metric, alpha) != "not tested"]
+    count = len(tested)
+    if not count:
+        return f"None of {len(rows)} was tested against {reference or 'what it is compared with'}"
     text = f"{'None' if not found else len(found)} of {count} differ{'' if count > 1 else 's'} significantly "
     text += f"from {reference or 'what they are compared with'} in {record.title}"
     if found:
         parts = [f"{row.experiment} {record.format(row.difference, sign=True)}" for row in found[:3]]
         text += f": {', '.join(parts)}{', …' if len(found) > 3 else ''}"
+    if count < len(rows):
+        text += f"; {len(rows) - count} not tested"
     detectable = np.array([row.minimum_detectable for row in rows], dtype=float)
     if np.isfinite(detectable).any():
         smallest = record.format(float(np.nanmedian(detectable)))

@@ -192,8 +192,9 @@ def describe_differences(rows: Sequence[Any], alpha: float, reference: str) -> s
     found = [row for row in compared if judge_row(row, row.metric, alpha) in VERDICT_COLOURS]
     largest = max(found or compared, key=lambda row: abs(row.difference))
     gap = METRICS[largest.metric].format_interval(largest.difference, largest.low, largest.high, sign=True)
+    verdict = judge_row(largest, largest.metric, alpha)
     if len(compared) == 1:
-        return f"{gap} against {reference}, {'significant' if found else 'not significant'}"
+        return f"{gap} against {reference}, {'significant' if found else verdict}"
     if not found:
         return f"no significant difference to {reference} ({len(compared)} compared)"
     better = sum(judge_row(row, row.metric, alpha) == "better" for row in found)
