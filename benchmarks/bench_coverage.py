@@ -282,6 +282,11 @@ def count_outside(rows: pd.DataFrame) -> str:
     return f"From 10 animals and 6 runs on {' and '.join(parts)}."
 
 
+def find_error(repeats: int) -> float:
+    """Standard error of a share of .05 or .95."""
+    return float(np.sqrt(0.05 * 0.95 / repeats))
+
+
 def write(rows: pd.DataFrame, repeats: int, seconds: float, out: Path) -> None:
     rows.round(4).to_csv(out / "coverage.csv", index=False)
     table = summarise(rows).astype(str)
@@ -294,6 +299,7 @@ def write(rows: pd.DataFrame, repeats: int, seconds: float, out: Path) -> None:
 (`python benchmarks/bench_coverage.py`).
 
 {count_outside(rows)}
+The standard error of a share is {find_error(repeats):.3f}, of kappa {find_error(repeats // OF_KAPPA):.3f}.
 
 Each cell: smallest to largest over slide sd {SLIDE_SD} and run sd {RUN_SD}; every setting is in
 `coverage.csv`. Mean, difference and kappa: coverage by `myostage.evaluation.intervals`. Power: at level

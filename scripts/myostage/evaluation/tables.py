@@ -118,7 +118,7 @@ METRICS = Table(
 
 COMPARISONS = Table(
     "comparisons",
-    "differences between experiments, paired over folds and seeds",
+    "differences between experiments, paired by animal, fold and seed",
     (
         Column("experiment", STRING, "", "experiment"),
         Column("reference", STRING, "", "experiment it is compared with"),

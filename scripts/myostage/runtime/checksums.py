@@ -45,7 +45,7 @@ def given(path: str | Path, every_byte: bool = False) -> str:
     digest = xxhash.xxh3_128()
     with Path(path).open("rb", buffering=0) as file:
         for number in range(SAMPLES):
-            start = (size - SAMPLE_BYTES) * number // (SAMPLES - 1)
+            start = max(size - SAMPLE_BYTES, 0) * number // (SAMPLES - 1)
             digest.update(os.pread(file.fileno(), SAMPLE_BYTES, start))
     return f"samples:{digest.hexdigest()} size:{size}"
 

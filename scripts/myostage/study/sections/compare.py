@@ -17,7 +17,7 @@ else:
 
 
 class Compare(Section):
-    """How experiments are compared: paired over folds and seeds, Holm-corrected."""
+    """How experiments are compared: paired by animal, fold and seed, Holm-corrected (docs/statistics.md)."""
 
     reference: Text | None = key(None, "experiment that all others are compared with; none: the first")
     metric: LeadMetric = key(
