@@ -57,7 +57,6 @@ if PLAN.imaged and PLAN.labelled:
             **needs("label"),
         params:
             slides=PLAN.labelled,
-            carried=lambda wildcards: PLAN.carried,
             stages=STUDY.stages,
             mpp=STUDY.tiling.mpp,
             annotations=lambda wildcards: [PLAN.slides[slide].annotations for slide in PLAN.labelled],

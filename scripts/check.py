@@ -17,7 +17,6 @@ def work(smk: Any) -> None:
         rows,
         on_bad_slide=smk.params.on_bad_slide,
         out=smk.output.table,
-        carried=smk.params.carried,
         thumbnails={row.slide: path for row, path in zip(rows, smk.output.thumbnails, strict=True)},
     )
     for number, path in enumerate(smk.output.slides):

@@ -29,7 +29,7 @@ def work(smk: Any) -> None:
         scale, um = found.mpp / smk.params.mpp, 1 / smk.params.mpp
         annotations.label_cells(cells, outlines, smk.params.stages, scale, labels, quality, slide, um)
     counts = pd.concat([tables.read(path, SEGMENTATION_QUALITY) for path in smk.output.quality])
-    tables.write(smk.output.table, tables.carry(counts, smk.params.carried), SEGMENTATION_QUALITY)
+    tables.write(smk.output.table, counts, SEGMENTATION_QUALITY)
 
 
 jobs.run(snakemake, work)

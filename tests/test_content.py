@@ -226,7 +226,7 @@ def test_a_touched_slide_runs_nothing_and_a_replaced_one_runs_its_check_again(tm
     for number, name in enumerate(SLIDES):
         slide_files.write_pyramid(tmp_path / f"phantom/{name}.tif", np.roll(pixels, number, axis=0), 1.0)
     assert (tmp_path / "phantom/d5b.tif").stat().st_size > 2**20
-    target = "results/tiny/slides.parquet"
+    target = "results/tiny/checked.parquet"
 
     def planned() -> set[str]:
         return dry_run.plan(SNAKEFILE, tmp_path, study, target).jobs

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from myostage import tables
-from myostage.cells.tables import CELLS, SEGMENTATION_QUALITY
+from myostage.cells.tables import CELLS
 from myostage.evaluation.tables import BORDERS, COMPARISONS, METRICS, RUNS, SCORES, SPECTRUM
 from myostage.learning.tables import HISTORY
 from myostage.runtime import provenance
@@ -58,7 +58,6 @@ def planned(made: Path, tmp_path: Path) -> Callable[..., dry_run.Plan]:
 def test_tables_of_a_row_per_slide_carry_what_nothing_uses(results: Path) -> None:
     for name, table in (
         ("slides", SLIDES),
-        ("segmentation_quality", SEGMENTATION_QUALITY),
         ("scores", SCORES),
     ):
         found = tables.read(results / f"{name}.parquet", table)
@@ -75,8 +74,8 @@ def test_another_treatment_cuts_no_slide_and_trains_no_run(
         rules = planned().rules
     finally:
         table.write_text(text)
-    assert {"check", "label", "evaluate"} <= rules
-    assert not rules & {"tile", "segment", "crop", "embed", "split", "train"}
+    assert {"carry", "evaluate"} <= rules
+    assert not rules & {"check", "tile", "segment", "crop", "embed", "split", "train"}
 
 
 def named(content: dict[str, Any], name: str) -> dict[str, Any]:
@@ -263,7 +262,7 @@ def lose(path: Path, aside: Path) -> Callable[[], Path]:
 @pytest.mark.parametrize(
     ("gone", "maker"),
     [
-        ("slides.parquet", "check"),
+        ("slides.parquet", "carry"),
         ("slides/d0a/slide.parquet", "check"),
         ("slides/d0a/tiles.parquet", "tile:slides1"),
         ("slides/d0a/qc/cells.png", "segment:slides1"),

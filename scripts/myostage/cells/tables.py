@@ -55,7 +55,6 @@ SEGMENTATION_QUALITY = Table(
         Column("false_positives", INT32, "cells", "cells without an outline"),
         Column("false_negatives", INT32, "cells", "outlines without a cell"),
     ),
-    further=STRING,
 )
 
 POSITIONS = Table(

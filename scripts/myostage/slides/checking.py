@@ -4,7 +4,6 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -28,7 +27,6 @@ def check_slides(
     on_bad_slide: str,
     out: str | Path,
     thumbnails: Mapping[str, str | Path],
-    carried: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """Open every slide, read samples of it, and write what was found out, with a thumbnail of each.
 
@@ -43,8 +41,6 @@ def check_slides(
         The slides table (``SLIDES``).
     thumbnails : mapping of slide to path
         PNGs, longer side at most 1024 px.
-    carried : mapping of slide to mapping
-        Columns that the table at ``out`` has besides (:func:`tables.carry`).
 
     Raises
     ------
@@ -88,7 +84,7 @@ def check_slides(
         reasons = "\n".join(f"  {row.slide}: {row.reason}" for row in bad.itertuples())
         way_out = "" if on_bad_slide != "fail" else "\n`on_bad_slide: skip` leaves them out."
         raise UserError(f"{len(bad)} of {len(frame)} slides cannot be used:\n{reasons}{way_out}")
-    tables.write(out, tables.carry(frame, carried), SLIDES)
+    tables.write(out, frame, SLIDES)
     return frame
 
 
