@@ -5,7 +5,8 @@ CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 # jobs tagged `gpu` run one per GPU; without a GPU they share the cores
 GPUS ?= $(shell n=$$(nvidia-smi -L 2>/dev/null | wc -l); [ $$n -gt 0 ] && echo $$n || echo $(CORES))
 STUDY ?= config/demo.yaml
-# recipes read it as a variable of the shell, so that a space or a quote in it is no more than that
+# A name as it is: make expands nothing in it, and recipes read it as a variable of the shell.
+override STUDY := $(value STUDY)
 export STUDY
 # what of the study is made (figures, tables, ...), and further options of Snakemake
 TARGET =
@@ -47,13 +48,13 @@ dev: .venv/installed-dev  ## on top of it what tests and linters need, from envs
 	$(UV_INSTALL) --requirement envs/dev.txt
 	@touch $@
 
-demo: STUDY := config/demo.yaml
+demo: override STUDY := config/demo.yaml
 demo: study  ## the demo study: slides with known truth, some minutes on two cores
 
-ablation: STUDY := config/demo_ablation.yaml
+ablation: override STUDY := config/demo_ablation.yaml
 ablation: study  ## every loss, baseline, sweep and design choice on the demo's slides, within an hour on two cores
 
-neighbours: STUDY := config/demo_neighbours.yaml
+neighbours: override STUDY := config/demo_neighbours.yaml
 neighbours: study  ## smooth attention, spatial regularisation, ordinal regression: drawn slides, 20 minutes on two cores
 
 plan: install  ## what STUDY would run and cost; nothing runs

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import papermill
 
 from myostage import tables
@@ -54,6 +55,13 @@ def draw(smk: Any, figures: dict[str, Any]) -> dict[str, str]:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory() as folder:
         outcomes = Path(folder) / "outcomes.json"
+        try:
+            nbformat.validate(nbformat.read(smk.input.notebook, as_version=4))
+        except Exception as error:  # nbformat raises whatever it meets
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(
+                f"{smk.input.notebook}: not a readable notebook ({reason[:99]}); fetch the repository anew"
+            ) from None
         papermill.execute_notebook(
             smk.input.notebook,
             _executed(smk),

@@ -18,7 +18,7 @@ settings.register_profile("quick", deadline=None, max_examples=25)
 settings.register_profile("thorough", deadline=None, max_examples=200)
 settings.load_profile("quick")
 
-LONGEST = ("test_workflow.py", "test_inputs.py")
+LONGEST = ("test_workflow.py", "test_faults.py", "test_inputs.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

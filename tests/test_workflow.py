@@ -17,10 +17,11 @@ import pytest
 from PIL import Image
 
 from myostage import tables
-from myostage.cells.tables import CELLS
-from myostage.evaluation.tables import BORDERS, COMPARISONS, METRICS, RUNS, SPECTRUM
+from myostage.cells.tables import CELLS, SEGMENTATION_QUALITY
+from myostage.evaluation.tables import BORDERS, COMPARISONS, METRICS, RUNS, SCORES, SPECTRUM
 from myostage.learning.tables import HISTORY
 from myostage.runtime import provenance
+from myostage.slides.tables import SLIDES
 from support import dry_run, tiny
 
 SNAKEFILE = tiny.ROOT / "Snakefile"
@@ -52,6 +53,30 @@ def planned(made: Path, tmp_path: Path) -> Callable[..., dry_run.Plan]:
         return dry_run.plan(SNAKEFILE, made, tiny.write(tmp_path / "changed.yaml", content))
 
     return plan
+
+
+def test_tables_of_a_row_per_slide_carry_what_nothing_uses(results: Path) -> None:
+    for name, table in (
+        ("slides", SLIDES),
+        ("segmentation_quality", SEGMENTATION_QUALITY),
+        ("scores", SCORES),
+    ):
+        found = tables.read(results / f"{name}.parquet", table)
+        assert dict(zip(found["slide"], found["treatment"], strict=True)) == tiny.TREATMENT, name
+
+
+def test_another_treatment_cuts_no_slide_and_trains_no_run(
+    made: Path, planned: Callable[..., dry_run.Plan]
+) -> None:
+    table = made / "slides.tsv"
+    text = table.read_text()
+    try:
+        table.write_text(text.replace("drug", "placebo"))
+        rules = planned().rules
+    finally:
+        table.write_text(text)
+    assert {"check", "label", "evaluate"} <= rules
+    assert not rules & {"tile", "segment", "crop", "embed", "split", "train"}
 
 
 def named(content: dict[str, Any], name: str) -> dict[str, Any]:

@@ -172,12 +172,30 @@ def test_make_refuses_a_template_before_snakemake_reads_it(make: Any, target: st
     assert "__use_yte__ asks Snakemake to run what the file says" in done.stderr
 
 
+def test_make_says_of_a_mistyped_study_what_to_correct(make: Any) -> None:
+    done, asked = make(Path("stduy.yaml"), "study")
+    assert done.returncode != 0 and not asked
+    assert done.stderr.splitlines()[0].endswith(
+        "stduy.yaml: no such study file; correct the path, or write it"
+    )
+
+
 def test_a_comment_or_a_space_is_no_part_of_a_studys_name(make: Any) -> None:
     text = Path("study.yaml").read_text().replace("study: attacked", "study:   'attacked'  # mine")
     study = Path("my study's file.yaml")
     study.write_text(text)
     done, asked = make(study, "report")
     assert done.returncode == 0 and asked[-1] == "./results/attacked/report.zip"
+    assert str(study.resolve()) in asked
+
+
+@pytest.mark.parametrize(
+    "name", [f"$(shell {HARM}).yaml", f"$({HARM}).yaml", f"`{HARM}`.yaml", f"x; {HARM}.yaml"]
+)
+def test_make_runs_nothing_that_the_name_of_a_study_file_says(make: Any, name: str) -> None:
+    study = Path("study.yaml").rename(name)
+    done, asked = make(study, "study")
+    assert done.returncode == 0, done.stderr
     assert str(study.resolve()) in asked
 
 

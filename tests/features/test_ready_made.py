@@ -186,6 +186,15 @@ def test_damaged_bags_are_named(slides: Written, what: str, values: np.ndarray, 
 
 
 @pytest.mark.parametrize("what", ["features", "label", "instances", "coords"])
+def test_an_archive_in_place_of_an_array_is_named(slides: Written, what: str) -> None:
+    file = slides.file(what, "bag_1")
+    with file.open("wb") as archive:
+        np.savez(archive, np.zeros(3))
+    with pytest.raises(UserError, match=f"{re.escape(str(file))}: not a readable array"):
+        slides.read("bag_1")
+
+
+@pytest.mark.parametrize("what", ["features", "label", "instances", "coords"])
 @pytest.mark.parametrize(("content", "message"), [(None, "is missing"), (b"", "not a readable array")])
 def test_missing_and_half_copied_files_are_named(
     slides: Written, what: str, content: bytes | None, message: str

@@ -12,6 +12,7 @@ import pytest
 from myostage.paths import Paths
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "look.py"
+NOTEBOOKS = SCRIPT.parents[1] / "notebooks"
 
 
 def test_a_figure_that_fails_is_named_and_the_others_are_drawn_once(
@@ -33,7 +34,7 @@ def test_a_figure_that_fails_is_named_and_the_others_are_drawn_once(
     smk = SimpleNamespace(
         rule="look_metrics",
         params=SimpleNamespace(figures=figures),
-        input=_Files(notebook="metrics.ipynb"),
+        input=_Files(notebook=str(NOTEBOOKS / "metrics.ipynb")),
         output=[paths.receipt("look", "metrics")],
         log=[paths.log("look", "metrics")],
         resources={},
@@ -61,6 +62,28 @@ def test_a_figure_that_fails_is_named_and_the_others_are_drawn_once(
     runpy.run_path(str(SCRIPT), {"snakemake": smk})
     assert drawn == [{"forest", "grid"}, {"grid"}]
     assert set(json.loads(Path(smk.output[0]).read_text())["members"]) == {"forest", "grid"}
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[1]", b"<<<<<<< HEAD", b"\xff\xfe", b'{"cells": 3, "nbformat": 4}']
+)
+def test_a_damaged_notebook_is_named(tmp_path: Path, content: bytes) -> None:
+    paths = Paths(str(tmp_path))
+    notebook = tmp_path / "metrics.ipynb"
+    notebook.write_bytes(content)
+    figure = {"key": "forest", "files": {}, "parameters": {}, "code": "1", "inputs": [], "outputs": []}
+    smk = SimpleNamespace(
+        rule="look_metrics",
+        params=SimpleNamespace(figures={"forest": figure | {"caption": ""}}),
+        input=_Files(notebook=str(notebook)),
+        output=[paths.receipt("look", "metrics")],
+        log=[paths.log("look", "metrics")],
+        resources={},
+    )
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(SCRIPT), {"snakemake": smk})
+    said = Path(smk.log[0]).read_text()
+    assert f"{notebook}: not a readable notebook" in said and "Traceback" not in said
 
 
 class _Files(list[str]):

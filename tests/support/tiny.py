@@ -13,6 +13,8 @@ from myostage.study.sections.study import Study
 
 ROOT = Path(__file__).parents[2]
 SNAKEMAKE = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+# a column that nothing uses
+TREATMENT = {"d0a": "none", "d0b": "drug", "d5a": "none", "d5b": "drug"}
 STAGES = ["damaged", "small_myotube", "large_myotube", "recovered", "intact"]
 
 
@@ -92,7 +94,7 @@ def lay_out(folder: Path, content: dict[str, Any]) -> Path:
     (folder / "proportions.tsv").write_text(
         "group\t" + "\t".join(STAGES) + "\nd0\t0\t0\t0\t0\t1\nd5\t0.1\t0.15\t0.25\t0\t0.5\n"
     )
-    rows = [["slide", "path", "group", "animal", "annotations", "day", "score", "border"]]
+    rows = [["slide", "path", "group", "animal", "annotations", "day", "score", "border", "treatment"]]
     for name, score, border in (
         ("d0a", 0, ""),
         ("d0b", 0, ""),
@@ -100,7 +102,7 @@ def lay_out(folder: Path, content: dict[str, Any]) -> Path:
         ("d5b", 0.6, "diffuse"),
     ):
         files = f"phantom/{name}.tif", f"phantom/{name}.geojson"
-        rows.append([name, files[0], name[:2], name, files[1], name[1], str(score), border])
+        rows.append([name, files[0], name[:2], name, files[1], name[1], str(score), border, TREATMENT[name]])
     (folder / "slides.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
     return write(folder / "study.yaml", content)
 

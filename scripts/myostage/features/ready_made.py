@@ -320,7 +320,10 @@ def _files(dataset: Dataset, root: Path, features: str, patch_px: int, name: str
 def _array(path: Path) -> np.ndarray:
     """A mapped array."""
     try:
-        return np.load(path, mmap_mode="r")
+        found = np.load(path, mmap_mode="r")
+        if not isinstance(found, np.ndarray):
+            raise ValueError("an archive of arrays")
+        return found
     except FileNotFoundError:
         raise UserError(f"{path}: is missing; {REMEDY}") from None
     except (OSError, ValueError, EOFError) as error:

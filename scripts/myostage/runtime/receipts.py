@@ -25,7 +25,7 @@ def is_made(statement: str, recipe: dict[str, Any]) -> bool:
         said = json.loads(Path(statement).read_text(encoding="utf-8"))
         outputs = said.pop("outputs")
         complete = not any(checksums.fault(path, output) for path, output in outputs.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
     return bool(complete and said == json.loads(provenance.to_json(recipe)))
 
@@ -85,7 +85,7 @@ def read(path: str) -> dict[str, Any] | None:
                 found["outputs"][output] = {"bytes": said}
             elif not (isinstance(said, dict) and isinstance(said.get("bytes"), int)):
                 raise ValueError(f"{output} is not described")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path}: the receipt of a job is damaged ({error}); delete it and run the workflow again"
         ) from None

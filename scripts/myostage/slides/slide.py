@@ -187,13 +187,17 @@ class Slide:
         return np.asarray(image.resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, box))
 
     def _region(self, level: int, x: int, y: int, w: int, h: int) -> RGB:
-        try:
-            return self._file.region(level, x, y, w, h)
-        except Exception as error:  # decoders raise whatever they like; the user needs the file and the place
-            raise UserError(
-                f"{self.path}: it opens, but level {level} is unreadable at x {x}, y {y} px "
-                f"({one_line(error)}); the file is damaged, copy it again or leave it out"
-            ) from error
+        return _region(self.path, self._file, level, x, y, w, h)
+
+
+def _region(path: Path, file: Levels, level: int, x: int, y: int, w: int, h: int) -> RGB:
+    try:
+        return file.region(level, x, y, w, h)
+    except Exception as error:  # decoders raise whatever they like; the user needs the file and the place
+        raise UserError(
+            f"{path}: it opens, but level {level} is unreadable at x {x}, y {y} px "
+            f"({one_line(error)}); the file is damaged, copy it again or leave it out"
+        ) from error
 
 
 def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
@@ -214,7 +218,7 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
     path = Path(path)
     reader, file = _read_by(path, SLIDE_TABLE, {reader.name: reader.open for reader in all_readers()})
     try:
-        _check_size(path, *file.sizes[0])
+        _check_size(path, file.sizes)
         return Slide(path, reader, file, *_resolution(path, file.mpp, mpp))
     except UserError:
         file.close()
@@ -243,18 +247,18 @@ def read_picture(path: str | Path, named_in: str) -> RGB:
         As :func:`open_slide`, but for the resolution; the image is too large to be held in memory.
     """
 
-    def read_all(reader: Reader) -> Callable[[Path], RGB]:
-        def read(path: Path) -> RGB:
-            with closing(reader.open(path)) as file:
-                width, height = file.sizes[0]
-                refuse_large(
-                    COPY_BYTES * width * height, f"{width:,} x {height:,} px", "cut it into smaller images"
-                )
-                return file.region(0, 0, 0, width, height).copy()
-
-        return read
-
-    return _read_by(Path(path), named_in, {reader.name: read_all(reader) for reader in all_readers()})[1]
+    path = Path(path)
+    file = _read_by(path, named_in, {reader.name: reader.open for reader in all_readers()})[1]
+    with closing(file):
+        _check_size(path, file.sizes)
+        width, height = file.sizes[0]
+        try:
+            refuse_large(
+                COPY_BYTES * width * height, f"{width:,} x {height:,} px", "cut it into smaller images"
+            )
+        except Unreadable as error:
+            raise _refusal(path, error, error.why) from None
+        return _region(path, file, 0, 0, 0, width, height).copy()
 
 
 def read_labels(path: str | Path, named_in: str) -> Labels:
@@ -280,8 +284,7 @@ def _read_by(path: Path, named_in: str, reads: Mapping[str, Callable[[Path], _Re
         except OtherFormat as error:
             complaint = complaint or str(error)
         except Unreadable as error:
-            why = complaint or error.why
-            raise UserError(f"{path}: {error.what} ({why}); {error.remedy}") from error.__cause__
+            raise _refusal(path, error, complaint or error.why) from error.__cause__
     known = " or ".join(reader.formats for reader in all_readers() if reader.name in reads)
     raise UserError(
         f"{path}: no {known} that can be opened ({complaint or 'unknown format'}); "
@@ -289,8 +292,16 @@ def _read_by(path: Path, named_in: str, reads: Mapping[str, Callable[[Path], _Re
     )
 
 
-def _check_size(path: Path, width: int, height: int) -> None:
-    side, area = LARGEST_PX
+def _refusal(path: Path, error: Unreadable, why: str) -> UserError:
+    return UserError(f"{path}: {error.what} ({why}); {error.remedy}")
+
+
+def _check_size(path: Path, sizes: list[tuple[int, int]]) -> None:
+    (side, area), (width, height) = LARGEST_PX, sizes[0]
+    if min(map(min, sizes)) < 1:
+        raise UserError(
+            f"{path}: it says that it has no pixels; the file is damaged, copy it again or leave it out"
+        )
     if max(width, height) > side or width * height > area:
         raise UserError(
             f"{path}: it says that it is {width:,} x {height:,} px, more than any slide ({side:,} px a side, "

@@ -257,6 +257,8 @@ def check_models(study: Study, where: str, experiments: Mapping[str, Sequence[Ru
         problems += cellpose_fault(key, name)
     for name, key in _timm_names(study, experiments).items():
         problems += timm_fault(key, name)
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        problems += [f"HF_HUB_OFFLINE is set and {said}" for said in _missing_encoders(study, experiments)]
     raise_all(where, problems)
 
 
@@ -269,13 +271,16 @@ def missing_models(study: Study) -> list[str]:
                 f"{key} {name} is fetched when it is needed; without a network, fetch it elsewhere and bring "
                 f"it to {file}"
             )
-    for name, key in _timm_names(study, expand(study), fetched=True).items():
-        if repository := hub_absent(name):
-            said.append(
-                f"{key} {name} is fetched when it is needed; without a network, fetch model.safetensors of "
-                f"{repository} elsewhere and name it as encoder.weights"
-            )
-    return said
+    return said + _missing_encoders(study, expand(study))
+
+
+def _missing_encoders(study: Study, experiments: Mapping[str, Sequence[RunSpec]]) -> list[str]:
+    return [
+        f"{key} {name} is fetched when it is needed; without a network, fetch model.safetensors of "
+        f"{repository} elsewhere and name it as encoder.weights"
+        for name, key in _timm_names(study, experiments, fetched=True).items()
+        if (repository := hub_absent(name))
+    ]
 
 
 def _cellpose_names(study: Study) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from pydantic import Field
 
-from myostage.errors import UserError, raise_all
+from myostage.errors import UserError, hidden, raise_all
 from myostage.learning.options import EXPECTED_STAGE
 from myostage.schema import (
     LARGEST,
@@ -230,7 +230,18 @@ def read_tsv(
         raise_all(f"{path}, row {number}", [*problems, f"the columns are {', '.join(valid)}"])
     long = [f"row {number} has {len(row)} fields" for number, row in rows[1:] if len(row) > len(header)]
     raise_all(path, [f"{text}, the header {len(header)}; separate by single tabs" for text in long])
-    return [_Line(number, dict(zip(header, row, strict=False))) for number, row in rows[1:]]
+    found = [_Line(number, dict(zip(header, row, strict=False))) for number, row in rows[1:]]
+    raise_all(
+        path,
+        [
+            f"row {line.number}, column {column}: holds characters that cannot be shown "
+            f"({', '.join(sorted(map(ascii, odd)))}); remove them"
+            for line in found
+            for column, text in line.values.items()
+            if (odd := hidden(text))
+        ],
+    )
+    return found
 
 
 def _number(text: str) -> float:
