@@ -796,3 +796,9 @@ def test_staging_leaves_out_runs_that_failed(study: StudyFiles) -> None:
         UserError, match=rf"slide s3 .* run {spec(1, 0).id} failed \(the loss at step 3 is nan\)"
     ):
         cell_stages.stage_slides(study.runs, study.splits, out, K, 0.5)
+
+
+def test_scores_carry_what_the_slide_table_has_besides(study: StudyFiles) -> None:
+    found = study.evaluate(carried={"s1": {"treatment": "drug"}})["scores"]
+    assert set(found[found.slide == "s1"].treatment) == {"drug"}
+    assert set(found[found.slide != "s1"].treatment) == {""}
