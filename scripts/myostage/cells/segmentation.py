@@ -208,8 +208,7 @@ def draw_cells(slide: Slide, cells_path: str | Path, mpp: float, out_png: str | 
             for border, polygon in zip(batch["border"].to_pylist(), batch["polygon"], strict=True):
                 points = polygon.values.to_numpy() * scale
                 draw.polygon(points.tolist(), outline=QC_BORDER_COLOUR if border else QC_COLOUR, width=2)
-    with tables.atomic(out_png) as temporary:
-        image.save(temporary, format="PNG", compress_level=1)  # at the default, a tenth of a slide's time
+    save_png(np.asarray(image), out_png)
 
 
 def _batched(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:

@@ -55,6 +55,8 @@ def save(figure: Figure, stem: str | Path) -> Path:
     with matplotlib.rc_context(STYLE):
         with tables.atomic(png) as temporary:
             figure.savefig(temporary, format="png", dpi=PNG_DPI)
+        # what was laid out stays where it is: it is found once
+        figure.set_layout_engine("none")
         with tables.atomic(svg) as temporary:
             figure.savefig(temporary, format="svg", dpi=SVG_DPI, metadata={"Date": None})
     return png

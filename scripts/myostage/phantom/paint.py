@@ -294,5 +294,7 @@ def write_outlines(path: Path, drawn: Drawn, stages: tuple[str, ...], mpp: float
         }
         for index, (ring, stage) in enumerate(zip(rings, drawn.stage, strict=True))
     ]
-    with tables.atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        json.dump({"type": "FeatureCollection", "features": features}, file, separators=(",", ":"))
+    # as one text, which json's compiled encoder writes; to a file it would go by that of Python
+    text = json.dumps({"type": "FeatureCollection", "features": features}, separators=(",", ":"))
+    with tables.atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
