@@ -209,9 +209,9 @@ def test_reliability_is_shown_by_stage_before_and_after_scaling() -> None:
     figure = draw("reliability", rows, STAGES, "e", [".089", ".085"], pd.Series([1.1, np.nan, 1.25]))
     assert title_of(figure) == "Expected calibration error of e: .089 as predicted, .085 after scaling"
     assert [axes.get_title(loc="left") for axes in figure.axes] == [
-        "a\nconfidence .86, scaled .82; right .70",
+        "a\nconfidence .86, scaled .82\nright .70",
         "b\nno cell",
-        "c\nconfidence .45, scaled .39; right .60",
+        "c\nconfidence .45, scaled .39\nright .60",
     ]
     before, after = (line.get_xydata().tolist() for line in figure.axes[0].lines[1:])
     assert before == [[0.56, 0.40], [0.96, 0.80]] and after == [[0.82, 0.70]]

@@ -93,7 +93,8 @@ def follows_similarity(correlations: pd.DataFrame, experiments: Sequence[str]) -
     """Whether the cosine of stages follows sim(k, k') after training.
 
     ``correlations`` is the CORRELATIONS table; the last of ``experiments`` is after training, the first
-    before. Passes when the interval of Spearman's rho after training lies above 0.
+    before. Passes when the interval of Spearman's rho after training lies above 0. Ranks of a few
+    stages may be the same whichever animal is left out: then there is no interval, and nothing is decided.
     """
     found = find_rhos(correlations)
     after = experiments[-1] if len(experiments) else ""
@@ -101,7 +102,11 @@ def follows_similarity(correlations: pd.DataFrame, experiments: Sequence[str]) -
         return Check(None, f"{after or 'no experiment'} has no labelled, embedded held-out cell")
     rho = found[after]
     if not np.isfinite([rho.value, rho.low, rho.high]).all():
-        return Check(None, f"{after} has too few labelled slides or stages for an interval of rho")
+        return Check(
+            None,
+            f"rho after training ({after}) is {format_number(rho.value)} and has no interval: no animal "
+            "changes it, or stages are missing without one",
+        )
     interval = f"[{format_number(rho.low)}, {format_number(rho.high)}]"
     reason = f"the interval of rho after training ({after}), {interval}, "
     reason += "lies above 0" if rho.low > 0 else "does not lie above 0"

@@ -147,4 +147,4 @@ def _describe(rows: pandas.DataFrame, stage: int) -> str:
     part = own[~own["calibrated"]]
     accuracy = np.average(part["accuracy"], weights=part["cells"])
     shown = [format_number(value) for value in (before, after, accuracy)]
-    return f"confidence {shown[0]}, scaled {shown[1]}; right {shown[2]}"
+    return f"confidence {shown[0]}, scaled {shown[1]}\nright {shown[2]}"
