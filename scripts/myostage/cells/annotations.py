@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from myostage import tables
 from myostage.cells.geojson import NoCollectionError, read_features
 from myostage.cells.tables import CELLS, LABELS, SEGMENTATION_QUALITY
-from myostage.errors import UserError
+from myostage.errors import UserError, printable
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def stream_annotations(
         yield shapely.transform(outlines, lambda points: points * scale), stage
     if unknown:
         listed = ", ".join(f"{name} ({count})" for name, count in unknown.most_common(MOST_NAMED))
-        logger.warning("%s: outlines without a stage of the study: %s", path, listed)
+        logger.warning("%s: outlines without a stage of the study: %s", path, printable(listed))
 
 
 def check_annotations(paths: Iterable[str]) -> None:

@@ -93,15 +93,18 @@ def _location(location: Sequence[int | str], data: Any) -> str:
 
 
 def _valid_keys(section: type[Section], location: Sequence[int | str]) -> list[str]:
-    """The keys that may stand at ``location`` within ``section``."""
+    """The keys that may stand at ``location`` within ``section``; none where any may."""
     annotation: Any = section
     for part in location:
         if isinstance(annotation, type) and issubclass(annotation, Section):
             annotation = annotation.model_fields[str(part)].annotation
         else:
-            annotation = typing.get_args(annotation)[0]
+            inner = typing.get_args(annotation)
+            # of a mapping its values, of a list its items
+            annotation = inner[-1 if typing.get_origin(annotation) is dict else 0] if inner else None
         if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
             annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return list(annotation.model_fields)
-    return [str(word) for word in typing.get_args(typing.get_args(annotation)[0])]
+    named = next(iter(typing.get_args(annotation)), None)
+    return [str(word) for word in typing.get_args(named)]
