@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,13 @@ def _rank(path: Path) -> int:
     if path.parent.name == "slurm":  # one file at a time has the cluster, and only the first is long
         return len(LONGEST) + (path.name != "test_profile.py")
     return LONGEST.index(path.name) if path.name in LONGEST else len(LONGEST)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Escape half characters in what a test logged: a worker that cannot send them loses all of its tests."""
+    report = yield
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode("utf-8")) for name, text in report.sections
+    ]
+    return report
