@@ -362,7 +362,7 @@ def test_shipped_studies_dry_run_and_say_what_they_cost(
     table = pd.read_csv(tiny.ROOT / f"config/{name}/slides.tsv", sep="\t", dtype=str, comment="#")
     for column in ("path", "annotations"):
         for path in table[column][table[column].str.startswith("$")]:
-            (slides / Path(path).name).write_text("{}")
+            (slides / Path(path).name).write_text(f'{{"name": "{Path(path).name}"}}')
     (tmp_path / "config").symlink_to(tiny.ROOT / "config")
     monkeypatch.setenv("MYOSTAGE_PAPER_SLIDES", str(slides))
     plan = dry_run.plan(SNAKEFILE, tmp_path, tiny.ROOT / f"config/{name}.yaml")

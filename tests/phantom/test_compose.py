@@ -42,7 +42,7 @@ def table(folder: Path, per_stage: int = 200, subjects: int = 0, extra: str = ""
     rows = ["path\tlabel" + ("\tsubject" if subjects else "")]
     for number in range(per_stage * len(STAGES)):
         path = image / f"{number}.png"
-        path.write_bytes(b"\x89PNG..IEND")
+        path.write_bytes(f"PNG {number}".encode())
         # a subject holds cells of all stages
         subject = f"\tp{number // len(STAGES) % subjects}" if subjects else ""
         rows.append(f"{path}\t{STAGES[number % len(STAGES)]}{subject}")

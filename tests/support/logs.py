@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 @contextmanager
@@ -17,6 +17,7 @@ def kept() -> Iterator[logging.Logger]:
         for found, (handlers, level, propagate) in zip(loggers, states, strict=True):
             for handler in set(found.handlers) - set(handlers):
                 found.removeHandler(handler)
-                handler.close()
+                with suppress(OSError):  # of a full disk
+                    handler.close()
             found.setLevel(level)
             found.propagate = propagate

@@ -230,7 +230,9 @@ def read_tsv(
         raise_all(f"{path}, row {number}", [*problems, f"the columns are {', '.join(valid)}"])
     long = [f"row {number} has {len(row)} fields" for number, row in rows[1:] if len(row) > len(header)]
     raise_all(path, [f"{text}, the header {len(header)}; separate by single tabs" for text in long])
-    found = [_Line(number, dict(zip(header, row, strict=False))) for number, row in rows[1:]]
+    # a row that ends early holds nothing in the columns behind
+    empty = dict.fromkeys(header, "")
+    found = [_Line(number, empty | dict(zip(header, row, strict=False))) for number, row in rows[1:]]
     raise_all(
         path,
         [
