@@ -62,7 +62,7 @@ def test_odd_names_work_from_slides_to_crops(tmp_path: Path) -> None:
         [*command, *settings, "--cores", "2"], capture_output=True, text=True, cwd=repository
     )
     assert result.returncode == 0, result.stderr[-4000:]
-    found = tables.read(made / "slides.parquet", SLIDES).set_index("slide")
+    found = tables.read(made / "checked.parquet", SLIDES).set_index("slide")
     assert found["path"].to_dict() == {name: f"{FOLDER}/{file}" for name, file in FILES.items()}
     assert found["group"].to_dict() == {"010": "007", "01": "007", "1e3": "07", "no": "07"}
     for name in FILES:
