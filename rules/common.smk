@@ -80,14 +80,15 @@ def code(*names):
 
 
 def given(files):
-    """Files that a user gives, or slides drawn, as inputs whose time does not count; ``PLAN.content`` is among the params.
+    """Files that a user gives as inputs whose time does not count; ``PLAN.content`` is among the params.
 
+    A slide drawn by the workflow stays an input as any other: Snakemake starts nothing behind an ancient one.
     Of several files those whose names Snakemake would take for wildcards are left out: scripts have them
     from params, which are functions for the same reason.
     """
     if isinstance(files, str):
-        return ancient(files)
-    return ancient([file for file in files if not WILDCARDS & set(file)])
+        return files if files in PLAN.drawn else ancient(files)
+    return [given(file) for file in files if not WILDCARDS & set(file)]
 
 
 def needs(rule, gpu=False, times=1):

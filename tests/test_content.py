@@ -242,3 +242,16 @@ def test_a_touched_slide_runs_nothing_and_a_replaced_one_runs_its_check_again(tm
         assert planned() == {"check"}
         replace(tmp_path / "phantom/d5b.tif", start)
         assert planned() == set()
+
+
+@pytest.mark.workflow
+def test_slides_that_are_drawn_anew_are_checked_in_the_same_run(tmp_path: Path) -> None:
+    content = tiny.of_cells({"name": "prop", "losses": {"prop": 1}})
+    study = tiny.lay_out(tmp_path, content)
+    target = "results/tiny/checked.parquet"
+    made = tiny.run(tmp_path, target)
+    assert made.returncode == 0, made.stderr[-4000:]
+    assert dry_run.plan(SNAKEFILE, tmp_path, study, target).jobs == set()
+    tiny.write(study, content | {"phantom": content["phantom"] | {"seed": 8}})
+    again = dry_run.plan(SNAKEFILE, tmp_path, study, target).jobs
+    assert "check" in again and any(job.startswith("phantom") for job in again)
