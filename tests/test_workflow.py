@@ -402,7 +402,7 @@ ROUNDS: list[dict[str, str]] = [
         "slides/d0a/cells.parquet": "slides/*/labels.parquet",
     },
     {"slides/d5b/tokens/*.parquet": "made/train/slides1.json"},
-    {"runs/prop+simprop-f0-*/predictions.parquet": "metrics.parquet", "splits.parquet": "precheck/*.json"},
+    {"splits.parquet": "precheck/*.json"},
 ]
 
 
