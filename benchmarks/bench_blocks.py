@@ -94,7 +94,7 @@ def measure(
         seconds += time.process_time() - start
         quality = folder / "quality.parquet"
         label_cells(folder / "cells.parquet", truth, stages, row.mpp / tiling.mpp, folder / "labels.parquet",
-                    quality, row.slide)  # fmt: skip
+                    quality, row.slide, 1 / tiling.mpp)  # fmt: skip
         found = tables.read(quality, SEGMENTATION_QUALITY).iloc[0]
         counts += [found.true_positives, found.false_positives, found.false_negatives]
     hits, false, missed = counts.tolist()
