@@ -146,6 +146,8 @@ def broken(slurm: Cluster, here: Path, tmp_path_factory: pytest.TempPathFactory)
     small["on_bad_slide"] = "skip"
     small["experiments"] = [{"name": "majority", "method": "majority"}]
     lay_out(folder, small)
+    # slides of a user have no statement of what was drawn
+    shutil.rmtree(folder / "phantom/made")
     slide = folder / "phantom/d0a.tif"
     image = bytearray(slide.read_bytes())
     # the header is whole, so that `check` is content; the pixels are not
