@@ -21,6 +21,8 @@ from myostage.schema import (
     nearest,
 )
 
+Pool = Literal["cls", "cls+mean", "cls+mean+sd"]
+
 
 class Architecture(Section):
     """A ViT that timm has no name for."""
@@ -77,9 +79,10 @@ class Encoder(Section):
         "rule that resizes position embeddings to the crop: bicubic as in DINO, or antialiased as in timm",
         DINO,
     )
-    pool: Literal["cls", "cls+mean"] = key(
+    pool: Pool = key(
         "cls",
-        "embedding: CLS token (OSLSP), or CLS joined with the mean patch token (MyoRegenTrack)",
+        "embedding: CLS token (OSLSP), or CLS joined with the mean of the patch tokens (MyoRegenTrack), or with their "
+        "mean and standard deviation; the cached tokens are the same",
         OSLSP_CODE,
     )
     trained_blocks: PositiveInt = key(
