@@ -81,8 +81,8 @@ class Encoder(Section):
     )
     pool: Pool = key(
         "cls",
-        "embedding: CLS token (OSLSP), or CLS joined with the mean of the patch tokens (MyoRegenTrack), or with "
-        "their mean and standard deviation; the cached tokens are the same",
+        "embedding: CLS token (OSLSP), or CLS joined with the mean of the patch tokens (MyoRegenTrack), or "
+        "with their mean and standard deviation; the cached tokens are the same",
         OSLSP_CODE,
     )
     trained_blocks: PositiveInt = key(
