@@ -42,7 +42,13 @@ class Architecture(Section):
 
 
 class Dino(Section):
-    """The encoder tuned by DINO on all crops, held-out ones too (transductive); no labels, no proportions."""
+    """The encoder tuned by DINO on crops: one per fold, for all seeds; no label, no proportion is read."""
+
+    crops: Literal["training", "all"] = key(
+        "training",
+        "what it learns from: the crops of the fold's training animals, or `all`, held-out ones too "
+        "(transductive: the experiment's name has to say so)",
+    )
 
     steps: Count = key(2000, "optimiser steps")
     batch_size: int = key(64, "crops per step, each seen in several views", ge=2, le=65_536)
@@ -114,10 +120,35 @@ class Encoder(Section):
     @cached_property
     def id(self) -> str:
         """Readable label and short hash of everything that shapes the tokens."""
-        label = re.sub(r"[^A-Za-z0-9._-]+", "-", self.model or "vit") + ("-dino" if self.dino else "")
-        return f"{label}-{digest(self.model_dump(exclude=NOT_IN_TOKENS))}"
+        return f"{self._label}-{digest(self.model_dump(exclude=NOT_IN_TOKENS))}"
+
+    @property
+    def _label(self) -> str:
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.model or "vit") + ("-dino" if self.dino else "")
+
+    def of_fold(self, fold: int, folds: int) -> "Encoder":
+        """The encoder that a run of this fold reads: its own where DINO tunes it on the training animals."""
+        if self.dino is None or self.dino.crops == "all":
+            return self
+        return FoldEncoder(**self.model_dump(), fold=fold, folds=folds)
 
     @property
     def weights_file(self) -> str | None:
         """The weights where they are a file."""
         return None if self.weights in ("pretrained", "none") else self.weights
+
+
+class FoldEncoder(Encoder):
+    """An encoder that DINO tunes on the crops of the animals that ``fold`` of ``folds`` learns from."""
+
+    fold: int
+    folds: int
+
+    @property
+    def _label(self) -> str:
+        return f"{super()._label}-f{self.fold}"
+
+
+def read_encoder(settings: dict[str, Any]) -> Encoder:
+    """An encoder from plain values."""
+    return (FoldEncoder if "fold" in settings else Encoder)(**settings)
