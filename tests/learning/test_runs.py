@@ -64,7 +64,16 @@ def accuracy(frame: pd.DataFrame, bench: Bench, slide: str) -> float:
 
 @pytest.mark.parametrize(
     "losses",
-    [COMBINED, {"prop": 1.0}, {"simprop": 1.0}, {"prop": 1.0, "vat": 0.3}, {"prop": 1.0, "ot": 0.3}],
+    [
+        COMBINED,
+        {"prop": 1.0},
+        {"simprop": 1.0},
+        {"prop": 1.0, "vat": 0.3},
+        {"prop": 1.0, "ot": 0.3},
+        {"prop": 1.0, "spread": 1.0},
+        {"quantile": 1.0},
+        {"axis": 1.0},
+    ],
     ids="+".join,
 )
 def test_stages_are_learnt_from_proportions_alone(bench: Bench, losses: dict[str, float]) -> None:
