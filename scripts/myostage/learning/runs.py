@@ -43,6 +43,7 @@ from myostage.learning.outputs import (
     write_outcome,
     write_predictions,
 )
+from myostage.learning.probe import Probe, predict_slides
 from myostage.learning.steps import BagPair, LabelledCells
 from myostage.learning.term import which
 from myostage.learning.train import (
@@ -362,6 +363,12 @@ def predict_run(
         batches = ((slide, repeat(cell_numbers(path), share)) for slide, path in tokens.items())
         write_predictions(predictions_out, batches, stages, spec, made_by)
         return
+    if spec.method == "probe":
+        probe = Probe(**{name: tensor.numpy() for name, tensor in tensors.items()})
+        opened = {slide: token_store(path, spec.encoder) for slide, path in tokens.items()}
+        batches = predict_slides(probe, opened)
+        write_predictions(predictions_out, batches, stages, spec, made_by, temperature=temperature)
+        return
     # The trained blocks lie in the model file; only the geometry is built anew.
     suffix = suffix_of(spec.encoder.model_copy(update={"weights": "none", "dino": None}))
     model = StageModel(suffix, spec.training.hidden, stages)
@@ -610,7 +617,7 @@ def _labelled(
     spec: RunSpec, stores: Mapping[str, TokenStore], labels: Mapping[str, Path]
 ) -> dict[str, NDArray[np.int64]]:
     """Annotated stages of the training slides' rows, refused where they do not fill a bag."""
-    stages = {slide: _stages_of_rows(store, labels.get(slide)) for slide, store in stores.items()}
+    stages = {slide: stages_of_rows(store, labels.get(slide)) for slide, store in stores.items()}
     found = sum(int((rows >= 0).sum()) for rows in stages.values())
     if found < spec.training.bag_size:
         raise UserError(
@@ -620,7 +627,7 @@ def _labelled(
     return stages
 
 
-def _stages_of_rows(store: TokenStore, labels: Path | None) -> NDArray[np.int64]:
+def stages_of_rows(store: TokenStore, labels: Path | None) -> NDArray[np.int64]:
     """Annotated stage of every row of a store; -1: none."""
     stages = np.full(len(store), -1, np.int64)
     if labels is not None:

@@ -17,7 +17,7 @@ from pydantic import (
 from myostage.learning.baseline import BASELINES
 from myostage.learning.term import TERMS, option_keys, ordered
 from myostage.schema import Section, digest
-from myostage.study.methods import LEARNING, Method, TermName
+from myostage.study.methods import LABEL_LEARNERS, LEARNING, Method, TermName
 from myostage.study.sections.encoder import Encoder
 from myostage.study.sections.graph import Graph
 from myostage.study.sections.healthy import Healthy
@@ -75,6 +75,16 @@ class RunSpec(Section):
     def trained(self) -> bool:
         """Whether the run learns anything; baselines do not."""
         return self.method in LEARNING
+
+    @property
+    def network(self) -> bool:
+        """Whether what learns is a network: it has a seed, a history of steps and an embedding."""
+        return self.trained and self.method != "probe"
+
+    @property
+    def learns_labels(self) -> bool:
+        """Whether it learns from cell labels."""
+        return self.method in LABEL_LEARNERS
 
     @property
     def head_afterwards(self) -> bool:
