@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from myostage.errors import UserError
 from myostage.features.encoder import Suffix
+from myostage.features.projection import Projection
 from myostage.learning import term
 from myostage.learning.heads import build_head
 from myostage.learning.loop import Diverged, autocast, fit, resume
@@ -58,10 +59,17 @@ class Source(Protocol):
 
 
 class StageModel(nn.Module):
-    """The trained suffix of the encoder and the head on its embedding."""
+    """The trained suffix of the encoder and the head on its embedding.
+
+    Where features are ready-made a learnt projection takes the suffix's place.
+    """
 
     def __init__(
-        self, suffix: Suffix, hidden: tuple[int, int], stages: int, classifier: Classifier = "softmax"
+        self,
+        suffix: Suffix | Projection,
+        hidden: tuple[int, int],
+        stages: int,
+        classifier: Classifier = "softmax",
     ) -> None:
         super().__init__()
         self.suffix = suffix
@@ -110,7 +118,7 @@ def train(
     spec: RunSpec,
     stages: Sequence[str],
     source: Source,
-    suffix: Suffix,
+    suffix: Suffix | Projection,
     *,
     checkpoints: Checkpoints,
     history_out: Path | None,
@@ -128,7 +136,7 @@ def train(
     source
         Draws of tokens; of bag pairs, or of labelled cells where ``losses`` is ``cross_entropy``.
     suffix
-        A fresh copy of the encoder's last blocks and norm; trained in place.
+        A fresh copy of the encoder's last blocks and norm, or a fresh projection; trained in place.
     checkpoints
         Of this run and its training data (:func:`fingerprint`); the newest one that fits is resumed.
     history_out
