@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import cast
 
@@ -376,7 +376,7 @@ def predict_run(
         if spec.encoder.projection
         else suffix_of(spec.encoder.model_copy(update={"weights": "none", "dino": None}))
     )
-    model = StageModel(suffix, spec.training.hidden, stages)
+    model = StageModel(suffix, spec.training.hidden, stages, spec.training.classifier)
     model.load_state_dict(tensors)
     stores = {slide: token_store(path, spec.encoder) for slide, path in tokens.items()}
     predicted = _predict(model.to(where), stores, cells or {}, spec, where)
@@ -559,6 +559,12 @@ class BagSource:
     def scores(self) -> Floats:
         """The score of every slide that is learnt from, in stages."""
         return np.array([self._score({slide: 1}, share) for slide, share in self.given.items()])
+
+    @cached_property
+    def prior(self) -> Floats:
+        """The proportions [K] that bags have on average: groups alike, and the slides of each."""
+        given, slides = self.given, self._slides.groupby("group")["slide"]
+        return np.mean([np.mean([given[slide] for slide in own], axis=0) for _, own in slides], axis=0)
 
     def _score(self, cells: Mapping[str, int], p: Floats) -> float:
         """Of a bag with so many ``cells`` of each slide and proportions ``p`` [K], in stages."""

@@ -123,13 +123,14 @@ def _points(study: Study, experiment: Experiment) -> dict[str, list[RunSpec]]:
             raise Misfit(
                 [f"{where} {how} ({experiment.method}) and takes no {', '.join(given)}; remove them"]
             )
+        encoder = _encoder_of(study, experiment, where) if probed else Encoder()
         return {
             experiment.name: [
                 RunSpec(
                     method=experiment.method,
                     losses={},
                     training=Training(),
-                    encoder=_encoder_of(study, experiment, where) if probed else Encoder(),
+                    encoder=encoder.of_fold(fold, study.folds),
                     folds=study.folds,
                     fold=fold,
                     seed=0,
@@ -197,7 +198,7 @@ def _points(study: Study, experiment: Experiment) -> dict[str, list[RunSpec]]:
                     method=experiment.method,
                     losses=losses,
                     training=training,
-                    encoder=encoder,
+                    encoder=encoder.of_fold(fold, study.folds),
                     mil=mil,
                     label=study.slide_labels[str(mil.label)] if mil else None,
                     graph=wanted if spatial else None,
@@ -220,10 +221,20 @@ def _encoder_of(study: Study, experiment: Experiment, where: str) -> Encoder:
     for one, other in (("model", "architecture"), ("architecture", "model")):
         if overrides.get(one) is not None and overrides.get(other) is None:
             base[other] = None
-    return ready_made(study) or override(Encoder, base, overrides, f"{where}.encoder")
+    encoder = ready_made(study) or override(Encoder, base, overrides, f"{where}.encoder")
+    if encoder.dino and encoder.dino.crops == "all" and TRANSDUCTIVE not in experiment.name:
+        raise Misfit(
+            [
+                f"{where}.encoder.dino.crops is all, so that DINO sees the crops of held-out animals; put "
+                f"{TRANSDUCTIVE} into the experiment's name, so that every table and figure says so, or set "
+                "it to training"
+            ]
+        )
+    return encoder
 
 
 PERMUTED = "coordinates=permuted"
+TRANSDUCTIVE = "transductive"
 
 
 def _controls(graph: Graph, losses: Mapping[str, float], named: Collection[str]) -> dict[str, Graph]:
