@@ -33,6 +33,8 @@ NOT_IN_RUN_ID: dict[str, Any] = {
     "training": {"checkpoint_every", "cache_mb"},
     "encoder": {"batch_size": True, "dino": {"checkpoint_every"}},
 }
+# keys of `training` that are no part of a run at their default
+LATER = ("choose", "decay", "clip_by", "drop_path", "prop_bags")
 # of a setting that is the weight of a term
 WEIGHT = "losses."
 # fits the head where no term of the run's own teaches it
@@ -148,5 +150,6 @@ def _terms(losses: dict[str, float], training: Training) -> list[str]:
 
 def _own_keys(losses: dict[str, float], training: Training) -> set[str]:
     """The keys of `training` that a run uses: those of the loop, and the options of its terms."""
-    unused = set() if training.choose else {"choose"}
+    fields = Training.model_fields
+    unused = {name for name in LATER if getattr(training, name) == fields[name].default}
     return {*Loop.model_fields, *option_keys(_terms(losses, training))} - unused
