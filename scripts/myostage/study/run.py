@@ -17,7 +17,7 @@ from pydantic import (
 from myostage.learning.baseline import BASELINES
 from myostage.learning.term import TERMS, option_keys, ordered
 from myostage.schema import Section, digest
-from myostage.study.methods import LEARNING, Method, TermName
+from myostage.study.methods import LABEL_LEARNERS, LEARNING, Method, TermName
 from myostage.study.sections.encoder import Encoder, FoldEncoder
 from myostage.study.sections.graph import Graph
 from myostage.study.sections.healthy import Healthy
@@ -34,7 +34,7 @@ NOT_IN_RUN_ID: dict[str, Any] = {
     "encoder": {"batch_size": True, "dino": {"checkpoint_every"}},
 }
 # keys of `training` that are no part of a run at their default
-LATER = ("choose", "decay", "clip_by", "drop_path", "prop_bags")
+LATER = ("choose", "classifier", "decay", "clip_by", "drop_path", "prop_bags")
 # of a setting that is the weight of a term
 WEIGHT = "losses."
 # fits the head where no term of the run's own teaches it
@@ -77,6 +77,16 @@ class RunSpec(Section):
     def trained(self) -> bool:
         """Whether the run learns anything; baselines do not."""
         return self.method in LEARNING
+
+    @property
+    def network(self) -> bool:
+        """Whether what learns is a network: it has a seed, a history of steps and an embedding."""
+        return self.trained and self.method != "probe"
+
+    @property
+    def learns_labels(self) -> bool:
+        """Whether it learns from cell labels."""
+        return self.method in LABEL_LEARNERS
 
     @property
     def head_afterwards(self) -> bool:
