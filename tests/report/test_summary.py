@@ -313,11 +313,14 @@ def test_the_page_says_what_its_comparison_cannot_show() -> None:
 
 
 def test_what_is_transductive_or_released_is_read_from_the_study() -> None:
-    tuned = {"dino": {}}
     made = parts(
-        [{"name": "a", "losses": {"prop": 1}, "encoder": tuned}, {"name": "b", "preset": "released"}]
+        [
+            {"name": "transductive", "losses": {"prop": 1}, "encoder": {"dino": {"crops": "all"}}},
+            {"name": "dino", "losses": {"prop": 1}, "encoder": {"dino": {}}},
+            {"name": "b", "preset": "released"},
+        ]
     )
-    assert (made.transductive, made.released) == (["a"], ["b"])
+    assert (made.transductive, made.released) == (["transductive"], ["b"])
 
 
 def correlations(before: float, after: float, half: float = 0.05) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Experiments of a study: presets, what is refused, what is left out, and what the shipped studies ask."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,18 @@ def test_without_lightly_only_what_needs_it_is_left_out(
     assert "install it with `make install`" in left_out(load_study(study))["dino"]
 
 
+def test_who_sees_the_crops_of_held_out_animals_says_so_in_its_name(study: dict[str, Any]) -> None:
+    everyone = {"losses": {"prop": 1}, "encoder": {"dino": {"steps": 3, "crops": "all"}}}
+    assert re.search(
+        r"experiments\[dino\].encoder.dino.crops is all.*put transductive into the experiment's name",
+        refusal(study, {"name": "dino", **everyone}),
+    )
+    (named,) = {spec.encoder.id for spec in specs(study, name="dino_transductive", **everyone)}
+    own = specs(study, name="dino", losses={"prop": 1}, encoder={"dino": {"steps": 3}})
+    assert [spec.encoder.id for spec in own] == [spec.encoder.id for spec in own[::2] for _ in "ab"]
+    assert len({spec.encoder.id for spec in own} - {named}) == 3
+
+
 # --- the studies that come with the project -----------------------------------------------------------------
 
 
@@ -158,7 +171,8 @@ def test_the_study_asks_every_question(name: str, monkeypatch: pytest.MonkeyPatc
         "prop",
         "simprop",
         "combined",
-        "dino",
+        "dino_prop",
+        "dino_transductive",
         "llp_vat",
         "ot",
         "mixbag",

@@ -142,6 +142,14 @@ def _points(study: Study, experiment: Experiment) -> dict[str, list[RunSpec]]:
         if overrides.get(one) is not None and overrides.get(other) is None:
             base[other] = None
     encoder = ready_made(study) or override(Encoder, base, overrides, f"{where}.encoder")
+    if encoder.dino and encoder.dino.crops == "all" and TRANSDUCTIVE not in experiment.name:
+        raise Misfit(
+            [
+                f"{where}.encoder.dino.crops is all, so that DINO sees the crops of held-out animals; put "
+                f"{TRANSDUCTIVE} into the experiment's name, so that every table and figure says so, or set "
+                "it to training"
+            ]
+        )
     labels = {}
     names = list(experiment.vary)
     for values in itertools.product(*experiment.vary.values()):
@@ -199,7 +207,7 @@ def _points(study: Study, experiment: Experiment) -> dict[str, list[RunSpec]]:
                     method=experiment.method,
                     losses=losses,
                     training=training,
-                    encoder=encoder,
+                    encoder=encoder.of_fold(fold, study.folds),
                     mil=mil,
                     label=study.slide_labels[str(mil.label)] if mil else None,
                     graph=wanted if spatial else None,
@@ -215,6 +223,7 @@ def _points(study: Study, experiment: Experiment) -> dict[str, list[RunSpec]]:
 
 
 PERMUTED = "coordinates=permuted"
+TRANSDUCTIVE = "transductive"
 
 
 def _controls(graph: Graph, losses: Mapping[str, float], named: Collection[str]) -> dict[str, Graph]:

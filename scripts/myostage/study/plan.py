@@ -465,7 +465,7 @@ class Plan:
                 if any(spec.spatial for spec in specs)
                 else []
             ),
-            "encoder": [self.tuned[encoder] for encoder in encoders if encoder in self.tuned],
+            "encoder": self.behind([self.tuned[encoder] for encoder in encoders if encoder in self.tuned]),
             "splits": [self.paths.study("splits.parquet")],
             "precheck": [self.paths.precheck(*bag) for bag in bags(specs)],
         }
@@ -538,6 +538,9 @@ class Plan:
         }
         for slide, encoder in itertools.product(self.slides, self.encoders):
             found[paths.tokens(slide, encoder)] = paths.receipt("tokens", encoder)
+        for encoder, weights in self.tuned.items():
+            if weights == paths.tuned(encoder):
+                found[weights] = paths.receipt("dino", encoder)
         for batch, specs in self.run_batches.items():
             receipt = paths.receipt(*((BASELINE_JOB, "all") if batch == BASELINE_JOB else ("train", batch)))
             found |= {paths.run(spec.id, name): receipt for spec in specs for name in spec.files}

@@ -18,7 +18,7 @@ from myostage.learning.baseline import BASELINES
 from myostage.learning.term import TERMS, option_keys, ordered
 from myostage.schema import Section, digest
 from myostage.study.methods import LEARNING, Method, TermName
-from myostage.study.sections.encoder import Encoder
+from myostage.study.sections.encoder import Encoder, FoldEncoder
 from myostage.study.sections.graph import Graph
 from myostage.study.sections.healthy import Healthy
 from myostage.study.sections.mil import Mil
@@ -49,7 +49,7 @@ class RunSpec(Section):
     method: Method
     losses: dict[TermName, PositiveFloat]
     training: Training
-    encoder: Encoder
+    encoder: FoldEncoder | Encoder
     mil: Mil | None = None
     label: SlideLabel | None = None
     graph: Graph | None = None

@@ -156,7 +156,11 @@ def structure(
                 label for label, spec in main.items() if spec.trained and spec.training.unfreeze == "none"
             ],
             fitted_afterwards=[label for _, label, spec in members if spec.head_afterwards],
-            transductive=[label for _, label, spec in members if spec.trained and spec.encoder.dino],
+            transductive=[
+                label
+                for _, label, spec in members
+                if spec.trained and spec.encoder.dino and spec.encoder.dino.crops == "all"
+            ],
             released=[label for experiment, label, _ in members if experiment.preset == "released"],
             compare=study.compare.model_dump(),
             left_out=dict(left_out),
