@@ -251,6 +251,23 @@ def test_a_choice_needs_proportions_animals_and_keys_of_its_own(study: dict[str,
     ) in refusal(study, many)
 
 
+def test_a_probe_is_shaped_by_the_encoder_and_by_no_seed_or_key_of_training(study: dict[str, Any]) -> None:
+    linear = {"name": "linear", "method": "probe"}
+    found = specs(study | {"seeds": [1, 2]}, **linear)
+    assert [(spec.fold, spec.seed) for spec in found] == [(fold, 0) for fold in range(len(found))]
+    assert specs(study | {"training": {"steps": 7}}, **linear) == found
+    other = specs(study, **linear, encoder={"weights": "none", "pos_embed": "timm"})
+    assert other[0].encoder.id != found[0].encoder.id and other[0].id != found[0].id
+    for key in (
+        {"losses": ALL},
+        {"training": {"steps": 7}},
+        {"preset": "released"},
+        {"vary": {"steps": [7]}},
+    ):
+        said = refusal(study, {**linear, **key})
+        assert f"experiments[linear] learns by no network (probe) and takes no {next(iter(key))}" in said
+
+
 def test_the_tables_the_prechecks_and_the_time_count_the_candidates(study: dict[str, Any]) -> None:
     plain = Plan(load_study(study))
     plan = Plan(load_study({**study, "experiments": [choosing(bag_size=[20, 30])]}))

@@ -27,6 +27,7 @@ EXPERIMENTS: list[dict[str, Any]] = [
     {"name": "scored", "losses": {"mse": 1}, "training": {"score": "area"}, "part": "regression"},
     {"name": "grid", "losses": BOTH, "vary": {"sigma": [0.1, 0.2], "bins": [6, 10]}},
     {"name": "ceiling", "method": "supervised"},
+    {"name": "linear", "method": "probe"},
     {"name": "majority", "method": "majority"},
     {"name": "group_majority", "method": "group_majority"},
     {"name": "pooling", "method": "slide", "vary": {"mil.model": ["mean", "max"]}, "part": "attention"},
@@ -149,6 +150,11 @@ def test_a_run_reads_and_learns_from_what_it_uses_and_nothing_else(folder: Path)
     assert reads("prop", "segment", "labels", "crop") == {False}
     assert reads("rebuilt", "tokens", "segment") == {True}
     assert reads("ceiling", "labels") == {True} and reads("ceiling", "precheck") == {False}
+    assert reads("linear", "labels", "tokens", "splits") == {True} and of("linear")["labelled"] == list(
+        SLIDES
+    )
+    assert "linear" not in plan.embedded and "linear" not in plan.structure["losses"]
+    assert plan.structure["label_learners"] == ["ceiling", "linear"]
     assert reads("majority", "crop", "splits") == {True} and reads("majority", "tokens") == {False}
     assert of("ceiling")["labelled"] == list(SLIDES) and of("prop")["labelled"] == []
     assert of("scored")["scores"] == {"d0": 0.0, "d3": 2.0, "d7": 0.5} and of("prop")["scores"] == {}
