@@ -21,7 +21,7 @@ FLOORS = (
     # what terms and baselines declare; the files that declare them are found by name, and compute above
     {"learning.term", "learning.options", "learning.baseline"},
     {"study"},
-    {"slides", "phantom", "cluster"},
+    {"slides", "phantom", "worlds", "cluster"},
     {"cells"},
     {"features", "spatial"},
     {"learning"},

@@ -74,7 +74,7 @@ def evaluate_runs(
     compare: Compare,
     against: Mapping[str, str],
     baselines: Sequence[str],
-    ceilings: Sequence[str],
+    label_learners: Sequence[str],
     families: Families,
     prediction: Prediction,
     metrics_out: Path,
@@ -118,7 +118,7 @@ def evaluate_runs(
         level and power of the tests.
     against
         Label of an experiment -> label of the one that it changes something of.
-    baselines, ceilings
+    baselines, label_learners
         Labels. The experiments that are neither are compared with the best baseline.
     families
         Which comparisons are tested, and which together, so that a wide grid does not drown the question.
@@ -173,7 +173,12 @@ def evaluate_runs(
     evaluated, measured_rows = evaluate_all(
         specs, held, dict.fromkeys(specs, names), dict.fromkeys(specs, measures)
     )
-    learning = {name: listed for name, listed in specs.items() if listed[0].trained}
+    learnt = {run: read_learnt(paths[run][1], stages) for run in tallies}
+    learning = {
+        name: listed
+        for name, listed in specs.items()
+        if any(learnt.get(spec.id) is not None for spec in listed)
+    }
     of_kind = list_priors(prediction, split_of, proportions)
     priors = list(of_kind.values())
     confusions, reliabilities = [], []
@@ -197,7 +202,6 @@ def evaluate_runs(
             confusions += _list_confusions(name, seeds)
             reliabilities += _list_reliability(name, seeds)
     shown = of_kind.get(prediction.prior)
-    learnt = {run: read_learnt(paths[run][1], stages) for run in tallies} if shown else {}
     scores = []
     for name, listed in specs.items():
         prior_of = shown if name in learning else None
@@ -205,7 +209,7 @@ def evaluate_runs(
         of_run = {spec.id: predicted[spec.id] for spec in listed if spec.id in predicted}
         scores += _list_scores(name, of_run, split_of, prior_of, learnt)
     plain = {name: evaluated[name] for name in specs}
-    pairs = list_families(plain, compare, against, baselines, ceilings)
+    pairs = list_families(plain, compare, against, baselines, label_learners)
     if priors:
         pairs |= _list_prior_families(specs, learning, priors)
     compared = list_comparisons(

@@ -92,7 +92,7 @@ _INTERVAL = (
         "method",
         STRING,
         "",
-        "whose spread the interval is of: animals and runs, folds (one seed), animals (nothing is learnt)",
+        "whose spread the interval is of: animals and runs, folds (one seed), animals (no seed)",
     ),
     Column("trusted", BOOL, "", "whether the interval of so many animals and folds covers in simulation"),
     Column("low_folds", FLOAT64, "", "lower end of the 95 % interval of the plain t over folds"),
@@ -197,7 +197,7 @@ GRADIENTS = Table(
     (
         Column("loss", STRING, "", "simprop or prop"),
         Column("parameter", STRING, "", "name in the model"),
-        Column("part", STRING, "", "attention, mlp, norm or head"),
+        Column("part", STRING, "", "attention, mlp, norm, projection or head"),
         Column("norm", FLOAT64, "", "Euclidean norm of the gradient"),
         Column("slope", FLOAT64, "", "derivative along a random direction, by the gradient"),
         Column("finite_difference", FLOAT64, "", "the same by central differences in float64"),

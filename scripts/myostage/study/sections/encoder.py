@@ -15,11 +15,14 @@ from myostage.schema import (
     Section,
     Seed,
     Text,
+    Width,
     digest,
     exactly_one,
     key,
     nearest,
 )
+
+Pool = Literal["cls", "cls+mean", "cls+mean+sd"]
 
 
 class Architecture(Section):
@@ -40,7 +43,13 @@ class Architecture(Section):
 
 
 class Dino(Section):
-    """The encoder tuned by DINO on all crops, held-out ones too (transductive); no labels, no proportions."""
+    """The encoder tuned by DINO on crops: one per fold, for all seeds; no label, no proportion is read."""
+
+    crops: Literal["training", "all"] = key(
+        "training",
+        "what it learns from: the crops of the fold's training animals, or `all`, held-out ones too "
+        "(transductive: the experiment's name has to say so)",
+    )
 
     steps: Count = key(2000, "optimiser steps")
     batch_size: int = key(64, "crops per step, each seen in several views", ge=2, le=65_536)
@@ -57,7 +66,14 @@ class Dino(Section):
 
 
 # keys of an encoder that leave its cached tokens as they are
-NOT_IN_TOKENS: dict[str, Any] = {"batch_size": True, "pool": True, "dino": {"checkpoint_every"}}
+NOT_IN_TOKENS: dict[str, Any] = {
+    "batch_size": True,
+    "pool": True,
+    "projection": True,
+    "dino": {"checkpoint_every"},
+}
+# width of the projection of ready-made features, where none is named
+PROJECTION = 64
 
 
 class Encoder(Section):
@@ -77,13 +93,20 @@ class Encoder(Section):
         "rule that resizes position embeddings to the crop: bicubic as in DINO, or antialiased as in timm",
         DINO,
     )
-    pool: Literal["cls", "cls+mean"] = key(
+    pool: Pool = key(
         "cls",
-        "embedding: CLS token (OSLSP), or CLS joined with the mean patch token (MyoRegenTrack)",
+        "embedding: CLS token (OSLSP), or CLS joined with the mean of the patch tokens (MyoRegenTrack), or "
+        "with their mean and standard deviation; the cached tokens are the same",
         OSLSP_CODE,
     )
     trained_blocks: PositiveInt = key(
         1, "last blocks that are kept trainable: the cache holds the tokens that enter them", OSLSP, le=128
+    )
+    projection: Width | None = key(
+        None,
+        "width of the learnt projection that takes the trained blocks' place where features are ready-made; "
+        f"none: {PROJECTION}",
+        exclude_if=lambda value: value is None,
     )
     dino: Dino | None = key(None, "fine-tune all blocks of the encoder by DINO before tokens are cached")
     batch_size: PositiveInt = key(64, "cells embedded at once; changes no result", le=65_536)
@@ -111,10 +134,35 @@ class Encoder(Section):
     @cached_property
     def id(self) -> str:
         """Readable label and short hash of everything that shapes the tokens."""
-        label = re.sub(r"[^A-Za-z0-9._-]+", "-", self.model or "vit") + ("-dino" if self.dino else "")
-        return f"{label}-{digest(self.model_dump(exclude=NOT_IN_TOKENS))}"
+        return f"{self._label}-{digest(self.model_dump(exclude=NOT_IN_TOKENS))}"
+
+    @property
+    def _label(self) -> str:
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.model or "vit") + ("-dino" if self.dino else "")
+
+    def of_fold(self, fold: int, folds: int) -> "Encoder":
+        """The encoder that a run of this fold reads: its own where DINO tunes it on the training animals."""
+        if self.dino is None or self.dino.crops == "all":
+            return self
+        return FoldEncoder(**self.model_dump(), fold=fold, folds=folds)
 
     @property
     def weights_file(self) -> str | None:
         """The weights where they are a file."""
         return None if self.weights in ("pretrained", "none") else self.weights
+
+
+class FoldEncoder(Encoder):
+    """An encoder that DINO tunes on the crops of the animals that ``fold`` of ``folds`` learns from."""
+
+    fold: int
+    folds: int
+
+    @property
+    def _label(self) -> str:
+        return f"{super()._label}-f{self.fold}"
+
+
+def read_encoder(settings: dict[str, Any]) -> Encoder:
+    """An encoder from plain values."""
+    return (FoldEncoder if "fold" in settings else Encoder)(**settings)

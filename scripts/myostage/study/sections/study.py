@@ -21,6 +21,7 @@ from myostage.study.sections.slide_label import SlideLabel
 from myostage.study.sections.staging import Staging
 from myostage.study.sections.tiling import Tiling
 from myostage.study.sections.training import Training
+from myostage.study.sections.world import World
 
 
 class Study(Section):
@@ -50,6 +51,7 @@ class Study(Section):
     slides: FileName | None = key(None, "TSV of slides; columns below; not with `input: crops`")
     crops: FileName | None = key(None, "TSV of crops; columns below; with `input: crops`")
     phantom: Phantom | None = key(None, "draw the slides of the table first")
+    world: World | None = key(None, "draw features of cells instead: no slides, no `input`")
     on_bad_slide: Literal["fail", "skip"] = key(
         "fail", "an unusable slide stops the study, or is left out and named with its reason"
     )
