@@ -23,7 +23,7 @@ from myostage.study.fit import (
 from myostage.study.methods import LEARNING
 from myostage.study.parse import parse
 from myostage.study.run import RunSpec
-from myostage.study.sections.encoder import Encoder
+from myostage.study.sections.encoder import PROJECTION, Encoder
 from myostage.study.sections.experiment import PRESETS, Experiment
 from myostage.study.sections.graph import Graph
 from myostage.study.sections.mil import Mil
@@ -186,7 +186,7 @@ def _points(study: Study, experiment: Experiment) -> dict[str, list[RunSpec]]:
             **{f"mil.{name}": value for name, value in (mil.model_dump() if mil else {}).items()},
         }
         shown = [
-            f"{name.removeprefix('mil.').removeprefix('graph.')}={_short(validated[name])}" for name in names
+            f"{name.removeprefix('mil.').removeprefix('graph.')}={show_value(validated[name])}" for name in names
         ]
         spatial = mil is not None or needs_positions(losses, training)
         for control, wanted in _controls(graph, losses, {*experiment.graph, *of["graph"]}).items():
@@ -245,12 +245,14 @@ def _label(study: Study, mil: Mil, where: str) -> str:
 
 def ready_made(study: Study) -> Encoder | None:
     """What stands for the encoder where features are ready-made, so that their tables say whose they are."""
+    if study.world is not None:
+        return Encoder(model="world", weights="none", projection=study.encoder.projection or PROJECTION)
     if study.features is None:
         return None
     return Encoder(model=f"{study.features.dataset}/{study.features.features}", weights="none")
 
 
-def _short(value: Any) -> str:
+def show_value(value: Any) -> str:
     """A value as a label shows it."""
     if isinstance(value, bool):
         return str(value).lower()
@@ -269,7 +271,7 @@ def encoders(study: Study) -> dict[str, Encoder]:
     specs = [run for specs in runnable(study).values() for run in specs]
     if study.apply is not None:
         specs += applied(study)[1]
-    return {run.encoder.id: run.encoder for run in specs if run.trained}
+    return {run.encoder.id: run.encoder for run in specs if run.trained and not study.world}
 
 
 def applied(study: Study) -> tuple[Study, list[RunSpec]]:

@@ -417,11 +417,15 @@ def _share(text: str) -> float:
 def read_slides(study: Study) -> list[SlideRow]:
     """The rows of the slide table, or a crop study's virtual slides (path empty) of :func:`crop_slides`.
 
+    A study of worlds has none.
+
     Raises
     ------
     UserError
         Missing or misspelt columns, bad or repeated names, two slides with one file, an mpp that is none.
     """
+    if study.world is not None:
+        return []
     if study.input == "crops":
         return [
             SlideRow(slide=slide, group=crops[0].group, animal=crops[0].animal, crops=tuple(crops))
