@@ -1,8 +1,9 @@
 """Every slide opened once, before anything long starts.
 
 in:   the slide files; of these, as of every file that a user gives, the content counts (a param), not the time
-out:  checked.parquet (size, resolution, what is wrong), one row and one thumbnail per slide; slides.parquet (the same
-      with the columns of the slide table that nothing uses)
+out:  checked.parquet (size, resolution, what is wrong), one row and one thumbnail per slide; slides.parquet (the same)
+      and segmentation_quality.parquet (cells against annotated outlines) with the columns of the slide table that
+      nothing uses
 """
 
 if PLAN.imaged:
@@ -39,7 +40,9 @@ if PLAN.imaged:
     rule carry:
         input:
             table=PATHS.study("checked.parquet"),
+            quality=PLAN.each("segmentation_quality.parquet", PLAN.labelled),
         output:
+            **({"quality": PATHS.study("segmentation_quality.parquet")} if PLAN.labelled else {}),
             table=PATHS.study("slides.parquet"),
         log:
             PATHS.log("carry", "all"),

@@ -45,7 +45,6 @@ if PLAN.imaged and PLAN.labelled:
         output:
             labels=PLAN.each("labels.parquet", PLAN.labelled),
             quality=PLAN.each("segmentation_quality.parquet", PLAN.labelled),
-            table=PATHS.study("segmentation_quality.parquet"),
         log:
             PATHS.log("label", "all"),
         benchmark:

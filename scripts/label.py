@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import pandas as pd
-
 from myostage import tables
 from myostage.cells import annotations
 from myostage.cells.tables import LABELS, SEGMENTATION_QUALITY
@@ -28,8 +26,6 @@ def work(smk: Any) -> None:
             continue
         scale, um = found.mpp / smk.params.mpp, 1 / smk.params.mpp
         annotations.label_cells(cells, outlines, smk.params.stages, scale, labels, quality, slide, um)
-    counts = pd.concat([tables.read(path, SEGMENTATION_QUALITY) for path in smk.output.quality])
-    tables.write(smk.output.table, counts, SEGMENTATION_QUALITY)
 
 
 jobs.run(snakemake, work)

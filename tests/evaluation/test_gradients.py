@@ -15,6 +15,7 @@ from myostage.evaluation.tables import GRADIENTS
 from myostage.features import tokens
 from myostage.learning import train
 from myostage.learning.runs import suffix_of
+from myostage.learning.steps import BagPair
 from myostage.learning.tables import SPLITS
 from myostage.study.run import RunSpec
 from myostage.study.sections.encoder import NOT_IN_TOKENS, Architecture, Encoder
@@ -139,7 +140,7 @@ def test_they_are_the_gradients_of_training(bench: Bench, settings: dict[str, An
     spec = spec_of(**settings)
     torch.manual_seed(spec.seed)
     model = train.StageModel(suffix_of(spec.encoder), spec.training.hidden, len(STAGES))
-    draw = gradients._two_bags(spec, bench.splits, bench.tokens, PROPORTIONS, 8)
+    draw = two_bags(bench, spec)
     for loss in ("simprop", "prop"):
         module = torch.nn.ModuleDict({"stages": model})
         source: Any = None  # its scores are of no concern here
@@ -154,8 +155,14 @@ def test_they_are_the_gradients_of_training(bench: Bench, settings: dict[str, An
         pd.testing.assert_series_equal(table[loss], pd.Series(norms), rtol=1e-3, atol=1e-6, check_names=False)
 
 
+def two_bags(bench: Bench, spec: RunSpec) -> BagPair:
+    """What the gradients of a run are taken of."""
+    learnt = gradients._learnt(spec, bench.splits, bench.tokens)
+    return gradients._two_bags(spec, learnt, bench.tokens, PROPORTIONS, 8)
+
+
 def test_bags_are_of_the_groups_that_differ_most_and_not_held_out(bench: Bench) -> None:
-    draw = gradients._two_bags(spec_of(), bench.splits, bench.tokens, PROPORTIONS, 8)
+    draw = two_bags(bench, spec_of())
     assert (
         draw.p_a.tolist() == PROPORTIONS["d14"].tolist() and draw.p_b.tolist() == PROPORTIONS["d3"].tolist()
     )
@@ -174,12 +181,13 @@ def test_parts_of_a_model_of_two_blocks(tmp_path: Path) -> None:
     assert parts == {"attention": 8, "mlp": 8, "norm": 10, "head": 6}
     assert gradients.part_of("suffix.blocks.2.ls1.gamma") == "attention"
     assert gradients.part_of("suffix.blocks.2.attn.q_norm.weight") == "attention"
+    assert gradients.part_of("suffix.network.0.weight") == "projection"
 
 
 def test_a_fold_without_slides_is_named(bench: Bench, tmp_path: Path) -> None:
     splits = tables.read(bench.splits, SPLITS).query("fold == 0")
     tables.write(tmp_path / "splits.parquet", splits, SPLITS)
     with pytest.raises(UserError, match="fold 0 leaves no slide"):
-        gradients._two_bags(spec_of(), tmp_path / "splits.parquet", bench.tokens, PROPORTIONS, 8)
+        gradients._learnt(spec_of(), tmp_path / "splits.parquet", bench.tokens)
     with pytest.raises(UserError, match="no token file is given for slide d14_b"):
-        gradients._two_bags(spec_of(), bench.splits, {}, PROPORTIONS, 8)
+        gradients._learnt(spec_of(), bench.splits, {})

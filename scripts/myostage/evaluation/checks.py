@@ -31,13 +31,21 @@ def disagreement(gradients: pd.DataFrame) -> pd.Series:
     return (apart / scale.where(scale > 0, 1.0)).rename("disagreement")
 
 
+def encoder_part(gradients: pd.DataFrame) -> str:
+    """The part of a model that says whether the encoder learns; of ready-made features their projection."""
+    return "projection" if "projection" in set(gradients["part"]) else "attention"
+
+
 def reaches_attention(gradients: pd.DataFrame) -> Check:
     """Whether L_SimProp's gradient reaches every attention parameter and both gradients are right.
+
+    Of ready-made features, every parameter of their projection.
 
     ``gradients`` is the GRADIENTS table. Passes when every norm is above 0 and no gradient disagrees with its
     finite difference by 1e-4 or more.
     """
-    attention = gradients[(gradients["loss"] == "simprop") & (gradients["part"] == "attention")]
+    part = encoder_part(gradients)
+    attention = gradients[(gradients["loss"] == "simprop") & (gradients["part"] == part)]
     if attention.empty:
         return Check(None, "the model has no attention parameter")
     missed = attention.loc[~(attention["norm"] > 0), "parameter"].tolist()
@@ -52,7 +60,7 @@ def reaches_attention(gradients: pd.DataFrame) -> Check:
         )
     return Check(
         True,
-        f"L_SimProp's gradient reaches every attention parameter ({len(attention)} of {len(attention)}), and "
+        f"L_SimProp's gradient reaches every {part} parameter ({len(attention)} of {len(attention)}), and "
         f"no gradient is further than {AGREEMENT:g} from finite differences",
     )
 

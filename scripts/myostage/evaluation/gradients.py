@@ -15,7 +15,7 @@ from myostage import tables
 from myostage.errors import UserError
 from myostage.evaluation.tables import GRADIENTS
 from myostage.learning.folds import STAGED_ONLY
-from myostage.learning.runs import compute_on, suffix_of, token_store
+from myostage.learning.runs import compute_on, fresh_suffix, token_store
 from myostage.learning.steps import BagPair
 from myostage.learning.tables import SPLITS
 from myostage.learning.terms.prop import prop
@@ -101,9 +101,11 @@ def gradient_flow(
         The run's fold leaves no slide with a group and cells, or tokens are missing or another encoder's.
     """
     device = compute_on("cpu", threads)
-    draw = _two_bags(spec, splits, tokens, proportions, cells)
+    learnt = _learnt(spec, splits, tokens)
+    draw = _two_bags(spec, learnt, tokens, proportions, cells)
     torch.manual_seed(spec.seed)  # as training does: the head starts as it does there
-    suffix = suffix_of(spec.encoder, encoder_weights)
+    stores = (token_store(tokens[slide], spec.encoder) for slide in learnt["slide"])
+    suffix = fresh_suffix(spec, stores, encoder_weights)
     model = StageModel(suffix, spec.training.hidden, len(stages)).to(device, torch.float64).eval()
     positions = positions_of(spec.training.order, stages)
     embedding = model.suffix(draw.inputs)
@@ -137,38 +139,42 @@ def gradient_flow(
 
 
 def part_of(parameter: str) -> str:
-    """Part of the model that a parameter belongs to: attention, mlp, norm or head.
+    """Part of the model that a parameter belongs to: attention, mlp, norm, projection or head.
 
     A layer scale counts to what it scales, a norm within the attention to the attention.
     """
     if parameter.startswith("head."):
         return "head"
-    parts = {"attn": "attention", "ls1": "attention", "mlp": "mlp", "ls2": "mlp"}
+    parts = {"attn": "attention", "ls1": "attention", "mlp": "mlp", "ls2": "mlp", "network": "projection"}
     return next((part for name, part in parts.items() if f".{name}." in parameter), "norm")
+
+
+def _learnt(spec: RunSpec, splits: Path, tokens: Mapping[str, Path]) -> pd.DataFrame:
+    """Rows of ``SPLITS`` that the run learns from."""
+    table = tables.read(splits, SPLITS)
+    learnt = table[(table["cells"] > 0) & ~table["fold"].isin((spec.fold, STAGED_ONLY))]
+    if learnt.empty:
+        raise UserError(f"{splits}: fold {spec.fold} leaves no slide with cells to learn from; lower folds")
+    missing = sorted(set(learnt["slide"]) - set(tokens))
+    if missing:
+        raise UserError(f"{splits}: no token file is given for slide {', '.join(missing)}; embed it first")
+    return learnt
 
 
 def _two_bags(
     spec: RunSpec,
-    splits: Path,
+    learnt: pd.DataFrame,
     tokens: Mapping[str, Path],
     proportions: Mapping[str, Floats],
     cells: int,
 ) -> BagPair:
     """Bags of the two groups whose proportions differ most, of a slide each."""
-    table = tables.read(splits, SPLITS)
-    learnt = table[(table["cells"] > 0) & ~table["fold"].isin((spec.fold, STAGED_ONLY))]
     groups = sorted(set(learnt["group"]))
-    if not groups:
-        raise UserError(f"{splits}: fold {spec.fold} leaves no slide with cells to learn from; lower folds")
     pairs = itertools.combinations_with_replacement(groups, 2)
     pair = max(pairs, key=lambda pair: float(np.abs(proportions[pair[0]] - proportions[pair[1]]).sum()))
     # Of a single group the first and the last slide.
     of_a, of_b = (sorted(learnt.loc[learnt["group"] == group, "slide"]) for group in pair)
-    slides = [of_a[0], of_b[-1]]
-    missing = sorted(set(slides) - set(tokens))
-    if missing:
-        raise UserError(f"{splits}: no token file is given for slide {', '.join(missing)}; embed it first")
-    stores = [token_store(tokens[slide], spec.encoder) for slide in slides]
+    stores = [token_store(tokens[slide], spec.encoder) for slide in (of_a[0], of_b[-1])]
     # Bags of one size, which aligned pairs need.
     size = min(cells, *(len(store) for store in stores))
     rows = [np.linspace(0, len(store) - 1, size).round().astype(np.int64) for store in stores]

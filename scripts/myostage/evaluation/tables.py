@@ -193,7 +193,7 @@ GRADIENTS = Table(
     (
         Column("loss", STRING, "", "simprop or prop"),
         Column("parameter", STRING, "", "name in the model"),
-        Column("part", STRING, "", "attention, mlp, norm or head"),
+        Column("part", STRING, "", "attention, mlp, norm, projection or head"),
         Column("norm", FLOAT64, "", "Euclidean norm of the gradient"),
         Column("slope", FLOAT64, "", "derivative along a random direction, by the gradient"),
         Column("finite_difference", FLOAT64, "", "the same by central differences in float64"),

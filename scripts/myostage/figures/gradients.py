@@ -14,7 +14,7 @@ from myostage.figures.record import Drawn, Record, Request, Scope
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PARTS = ("attention", "mlp", "norm", "head")
+PARTS = ("attention", "mlp", "norm", "projection", "head")
 LOSSES = {"simprop": "L_SimProp", "prop": "L_prop"}
 # Below the resolution of float64; keeps exact zeros on a logarithmic axis.
 SMALLEST = 1e-13
@@ -60,7 +60,8 @@ def draw(table: pd.DataFrame) -> Figure:
     positive = [norm for norm in norms.values() if norm > 0] or [1.0]
     floor = 10 ** math.floor(math.log10(min(positive) / 3))
     width = 0.38
-    for place, part in enumerate(PARTS):
+    parts = list(dict.fromkeys(part for part, _ in norms))
+    for place, part in enumerate(parts):
         for number, loss in enumerate(LOSSES):
             norm = norms[part, loss]
             at = place + (number - 0.5) * width
@@ -69,7 +70,7 @@ def draw(table: pd.DataFrame) -> Figure:
             left.text(at, max(norm, floor) * 1.12, f"{norm:.2g}", ha="center", fontsize=7.5)
     left.set_yscale("log")
     left.set_ylim(floor, max(positive) * 4)
-    left.set_xticks(range(len(PARTS)), PARTS)
+    left.set_xticks(range(len(parts)), parts)
     left.tick_params(axis="x", length=0)
     left.set_ylabel("norm of the gradient")
     left.legend(
@@ -103,9 +104,10 @@ def draw(table: pd.DataFrame) -> Figure:
     right.set_axisbelow(True)
     right.set_xlabel("|slope - finite difference| / norm")
     right.set_title(f"against finite differences (limit {checks.AGREEMENT:g})")
+    part = checks.encoder_part(table)
     finding = (
-        f"The attention's gradient has norm {norms['attention', 'simprop']:.2g} by L_SimProp and "
-        f"{norms['attention', 'prop']:.2g} by L_prop; finite differences differ by {worst:.0e} at most"
+        f"The {part}'s gradient has norm {norms[part, 'simprop']:.2g} by L_SimProp and "
+        f"{norms[part, 'prop']:.2g} by L_prop; finite differences differ by {worst:.0e} at most"
     )
     style.set_check(figure, finding, checks.reaches_attention(table))
     return figure
@@ -118,5 +120,6 @@ def _part_norms(table: pd.DataFrame) -> dict[tuple[str, str], float]:
             np.linalg.norm(table.loc[(table["part"] == part) & (table["loss"] == loss), "norm"])
         )
         for part in PARTS
+        if part != "projection" or part in set(table["part"])
         for loss in LOSSES
     }

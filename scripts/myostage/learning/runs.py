@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +29,7 @@ from myostage.cells.tables import LABELS
 from myostage.errors import UserError
 from myostage.features.encoder import Suffix, split
 from myostage.features.held import Held
+from myostage.features.projection import Projection, moments_of
 from myostage.features.tokens import TokenStore
 from myostage.learning.bags import Bag, BagSampler, Floats, perturbed
 from myostage.learning.baseline_runs import PROBABILITIES, repeat
@@ -223,7 +224,7 @@ class _Given:
             spec,
             self.stages,
             source,
-            suffix_of(spec.encoder, self.encoder_weights),
+            fresh_suffix(spec, source.stores.values(), self.encoder_weights),
             checkpoints=checkpoints,
             history_out=history_out,
             device=self.device,
@@ -362,8 +363,12 @@ def predict_run(
         batches = ((slide, repeat(cell_numbers(path), share)) for slide, path in tokens.items())
         write_predictions(predictions_out, batches, stages, spec, made_by)
         return
-    # The trained blocks lie in the model file; only the geometry is built anew.
-    suffix = suffix_of(spec.encoder.model_copy(update={"weights": "none", "dino": None}))
+    # What was trained lies in the model file; only the geometry is built anew.
+    suffix = (
+        Projection.empty(len(tensors["suffix.mean"]), projected(spec))
+        if spec.encoder.projection
+        else suffix_of(spec.encoder.model_copy(update={"weights": "none", "dino": None}))
+    )
     model = StageModel(suffix, spec.training.hidden, stages)
     model.load_state_dict(tensors)
     stores = {slide: token_store(path, spec.encoder) for slide, path in tokens.items()}
@@ -431,6 +436,24 @@ def token_store(path: Path, encoder: Encoder | None = None) -> TokenStore:
 def _open_store(path: Path, changed_ns: int) -> TokenStore:
     """``changed_ns`` keeps a file that was written anew from being taken for the old one."""
     return TokenStore(path)
+
+
+def fresh_suffix(
+    spec: RunSpec, stores: Iterable[TokenStore], tuned: Path | None = None
+) -> Suffix | Projection:
+    """What a run trains upstream of its head: :func:`suffix_of`, or the projection of ready-made features.
+
+    ``stores`` hold the features of the slides that it learns from, which these are standardised by.
+    """
+    if not spec.encoder.projection:
+        return suffix_of(spec.encoder, tuned)
+    moments = moments_of(stores)
+    return Projection(moments.mean, moments.sd, projected(spec), spec.seed)
+
+
+def projected(spec: RunSpec) -> int | None:
+    """Width that ready-made features are projected to; None where nothing but the head learns."""
+    return None if spec.training.unfreeze == "none" else spec.encoder.projection
 
 
 def suffix_of(encoder: Encoder, tuned: Path | None = None) -> Suffix:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from myostage.errors import UserError
 from myostage.features.encoder import Suffix
+from myostage.features.projection import Projection
 from myostage.learning import term
 from myostage.learning.loop import Diverged, autocast, fit, resume
 from myostage.learning.outputs import write_history
@@ -52,9 +53,12 @@ class Source(Protocol):
 
 
 class StageModel(nn.Module):
-    """The trained suffix of the encoder and the 3-layer head on its embedding (OSLSP: E-128-64-K, ReLU)."""
+    """The trained suffix of the encoder and the 3-layer head on its embedding (OSLSP: E-128-64-K, ReLU).
 
-    def __init__(self, suffix: Suffix, hidden: tuple[int, int], stages: int) -> None:
+    Where features are ready-made a learnt projection takes the suffix's place.
+    """
+
+    def __init__(self, suffix: Suffix | Projection, hidden: tuple[int, int], stages: int) -> None:
         super().__init__()
         self.suffix = suffix
         self.head = nn.Sequential(
@@ -108,7 +112,7 @@ def train(
     spec: RunSpec,
     stages: Sequence[str],
     source: Source,
-    suffix: Suffix,
+    suffix: Suffix | Projection,
     *,
     checkpoints: Checkpoints,
     history_out: Path | None,
@@ -126,7 +130,7 @@ def train(
     source
         Draws of tokens; of bag pairs, or of labelled cells where ``losses`` is ``cross_entropy``.
     suffix
-        A fresh copy of the encoder's last blocks and norm; trained in place.
+        A fresh copy of the encoder's last blocks and norm, or a fresh projection; trained in place.
     checkpoints
         Of this run and its training data (:func:`fingerprint`); the newest one that fits is resumed.
     history_out

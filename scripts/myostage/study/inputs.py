@@ -82,7 +82,7 @@ SLIDE_COLUMNS = (
         "any column",
         False,
         "that `training.score` or a label of `slide_labels` names; others (treatment, sex, batch, ...) are "
-        "carried to `slides.parquet` and `scores.parquet`",
+        "carried to `slides.parquet`, `scores.parquet` and `segmentation_quality.parquet`",
     ),
 )
 CROP_COLUMNS = (

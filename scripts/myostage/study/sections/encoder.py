@@ -15,6 +15,7 @@ from myostage.schema import (
     Section,
     Seed,
     Text,
+    Width,
     digest,
     exactly_one,
     key,
@@ -57,7 +58,14 @@ class Dino(Section):
 
 
 # keys of an encoder that leave its cached tokens as they are
-NOT_IN_TOKENS: dict[str, Any] = {"batch_size": True, "pool": True, "dino": {"checkpoint_every"}}
+NOT_IN_TOKENS: dict[str, Any] = {
+    "batch_size": True,
+    "pool": True,
+    "projection": True,
+    "dino": {"checkpoint_every"},
+}
+# width of the projection of ready-made features, where none is named
+PROJECTION = 64
 
 
 class Encoder(Section):
@@ -84,6 +92,12 @@ class Encoder(Section):
     )
     trained_blocks: PositiveInt = key(
         1, "last blocks that are kept trainable: the cache holds the tokens that enter them", OSLSP, le=128
+    )
+    projection: Width | None = key(
+        None,
+        "width of the learnt projection that takes the trained blocks' place where features are ready-made; "
+        f"none: {PROJECTION}",
+        exclude_if=lambda value: value is None,
     )
     dino: Dino | None = key(None, "fine-tune all blocks of the encoder by DINO before tokens are cached")
     batch_size: PositiveInt = key(64, "cells embedded at once; changes no result", le=65_536)
