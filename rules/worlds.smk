@@ -66,11 +66,7 @@ if PLAN.worlds:
             runs=[PATHS.receipt("worlds", batch) for batch in PLAN.worlds.batches],
             choices=[PATHS.receipt("pilots", batch) for batch in PLAN.worlds.choice_batches],
         output:
-            **(
-                {"choices": PATHS.study("worlds_choices.parquet")}
-                if PLAN.worlds.choices
-                else {}
-            ),
+            **({"choices": PATHS.study("worlds_choices.parquet")} if PLAN.worlds.choices else {}),
             worlds=PATHS.study("worlds.parquet"),
             comparisons=PATHS.study("worlds_comparisons.parquet"),
             curves=PATHS.study("worlds_curves.parquet"),

@@ -285,7 +285,9 @@ WORLDS_COMPARISONS = Table(
         Column("low", FLOAT64, "", "lower end of its 95 % t interval over worlds"),
         Column("high", FLOAT64, "", "upper end"),
         Column("worlds", INT32, "worlds", "independent worlds behind the difference"),
-        Column("effect_size", FLOAT64, "", "difference over the standard deviation of the worlds' differences"),
+        Column(
+            "effect_size", FLOAT64, "", "difference over the standard deviation of the worlds' differences"
+        ),
         Column("p", FLOAT64, "", "two-sided, of the paired t test over worlds; missing: not tested"),
         Column("p_holm", FLOAT64, "", "after Holm's correction for all tests of the map in this metric"),
         Column("tests", INT32, "tests", "how many tests that is; 0: not tested"),

@@ -27,9 +27,7 @@ Place = tuple[str, str, Sequence[str]]
 PARTS = 20
 
 
-def measure_runs(
-    places: Sequence[Place], folder: Path
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def measure_runs(places: Sequence[Place], folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows of ``WORLDS`` and of ``WORLDS_CURVES``.
 
     Parameters
@@ -114,19 +112,17 @@ def compare_methods(
     compare
         Level and power.
     """
-    wide = worlds.pivot_table(
-        index=["point", "experiment", "metric"], columns="world", values="value", dropna=False, sort=False
-    )
+    by_world = worlds.sort_values("world").groupby(["point", "experiment", "metric"])["value"]
+    found = {place: values.to_numpy(np.float64) for place, values in by_world}
     rows: list[dict[str, Any]] = []
     experiments = list(dict.fromkeys(worlds["experiment"]))
     for listed, points in maps.items():
         for metric in NAMES:
             tested: list[tuple[dict[str, Any], Estimate]] = []
             for point in points:
-                theirs = wide.loc[(point, reference, metric)].to_numpy(np.float64)
+                theirs = found[point, reference, metric]
                 for experiment in experiments:
-                    own = wide.loc[(point, experiment, metric)].to_numpy(np.float64)
-                    row, estimate = _compare(own, theirs)
+                    row, estimate = _compare(found[point, experiment, metric], theirs)
                     row |= {"map": listed, "point": point, "experiment": experiment, "metric": metric}
                     rows.append(row | {"reference": reference})
                     if experiment != reference and experiment not in untested:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib import ticker as mticker
 
     from myostage import tables
-    from myostage.evaluation import checks, formatting, intervals, selection, summaries
+    from myostage.evaluation import checks, formatting, intervals, regimes, selection, summaries
     from myostage.evaluation import comparisons as verdicts
     from myostage.evaluation import cost as costs
     from myostage.evaluation import tables as schemas
@@ -46,7 +46,20 @@ else:
             "matplotlib.ticker",
         ),
     )
-    tables, checks, verdicts, intervals, costs, formatting, selection, summaries, schemas, style, views = map(
+    (
+        tables,
+        checks,
+        verdicts,
+        intervals,
+        costs,
+        formatting,
+        regimes,
+        selection,
+        summaries,
+        schemas,
+        style,
+        views,
+    ) = map(
         Lazy,
         (
             "myostage.tables",
@@ -55,6 +68,7 @@ else:
             "myostage.evaluation.intervals",
             "myostage.evaluation.cost",
             "myostage.evaluation.formatting",
+            "myostage.evaluation.regimes",
             "myostage.evaluation.selection",
             "myostage.evaluation.summaries",
             "myostage.evaluation.tables",

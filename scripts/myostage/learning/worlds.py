@@ -1,7 +1,7 @@
 """Every experiment in a drawn world: trained in memory by the same losses and loop as on slides.
 
-Animals of the first fold are held out. A world is trained in a second or two, so that no run leaves checkpoints:
-what a killed job had finished stays, and the run that it was at is trained anew.
+Animals of the first fold are held out. A run takes seconds, so that none leaves checkpoints: what a killed
+job had finished stays, and the run that it was at is trained anew.
 """
 
 import json
@@ -148,11 +148,8 @@ def run_in_world(
         if not spec.trained:
             write_history(history_out, [], spec, made_by)
             predict, groups = BASELINES[spec.method].predict, set(world.learnt["group"])
-            found = [
-                np.tile(predict(world.drawn.given, groups, slide.group), (slide.cells, 1))
-                for slide in world.held_out.itertuples()
-            ]
-            probabilities = np.concatenate(found)
+            shares = [predict(world.drawn.given, groups, str(group)) for group in world.held_out["group"]]
+            probabilities = np.repeat(shares, world.held_out["cells"], axis=0)
         else:
             try:
                 model, steps = _train(spec, stages, world, world.learnt, history_out, device, made_by)
@@ -247,7 +244,9 @@ def _divergence(
         slide: _predict(model, spec, world.store(slide), device).mean(0, dtype=np.float64)
         for slide in slides["slide"]
     }
-    given = {slide: world.drawn.given[group] for slide, group in zip(slides["slide"], slides["group"], strict=True)}
+    given = {
+        slide: world.drawn.given[group] for slide, group in zip(slides["slide"], slides["group"], strict=True)
+    }
     return mean_divergence(predicted, given)
 
 
@@ -256,7 +255,9 @@ def _chosen(spec: RunSpec, choices: Path) -> RunSpec:
     table = tables.read(choices, CHOICES)
     chosen = table.loc[table["chosen"], "candidate"]
     if chosen.empty:
-        raise UserError(f"{choices}: no candidate of training.choose could be trained; lower its learning rates")
+        raise UserError(
+            f"{choices}: no candidate of training.choose could be trained; lower its learning rates"
+        )
     return spec.candidates[int(chosen.iloc[0])]
 
 

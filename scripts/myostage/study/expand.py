@@ -186,7 +186,8 @@ def _points(study: Study, experiment: Experiment) -> dict[str, list[RunSpec]]:
             **{f"mil.{name}": value for name, value in (mil.model_dump() if mil else {}).items()},
         }
         shown = [
-            f"{name.removeprefix('mil.').removeprefix('graph.')}={show_value(validated[name])}" for name in names
+            f"{name.removeprefix('mil.').removeprefix('graph.')}={show_value(validated[name])}"
+            for name in names
         ]
         spatial = mil is not None or needs_positions(losses, training)
         for control, wanted in _controls(graph, losses, {*experiment.graph, *of["graph"]}).items():

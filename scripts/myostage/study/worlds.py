@@ -30,7 +30,17 @@ TRAINING = "training."
 # keys of `training` that a map may not vary: they choose, or change no result
 NOT_VARIED = {"choose", "checkpoint_every", "cache_mb", "score", "proportions"}
 # keys of a study file that mean something to a study of worlds
-OF_WORLDS = {"study", "results", "stages", "proportions", "normalise", "world", "encoder", "training", "folds"}
+OF_WORLDS = {
+    "study",
+    "results",
+    "stages",
+    "proportions",
+    "normalise",
+    "world",
+    "encoder",
+    "training",
+    "folds",
+}
 OF_WORLDS |= {"experiments", "compare", "jobs"}
 CENTRE = "centre"
 T = TypeVar("T")
@@ -97,9 +107,9 @@ class Worlds:
 
     @cached_property
     def points(self) -> dict[str, Point]:
-        """The section itself, and every point of the maps, by name."""
-        found = {CENTRE: Point(CENTRE, self.world)}
-        for listed in self.maps.values():
+        """Every point of the maps, by name; the section itself is the centre."""
+        found: dict[str, Point] = {}
+        for listed in self.drawn_maps.values():
             for name, settings in listed["points"].items():
                 found.setdefault(name, self._point(name, dict(zip(listed["keys"], settings, strict=True))))
         return found
@@ -141,7 +151,7 @@ class Worlds:
     @cached_property
     def choices(self) -> dict[str, RunSpec]:
         """The experiments that choose their settings in the pilots, by the name of the choice."""
-        own = digest(self.points[CENTRE].settings | {"pilots": self.world.pilots})
+        own = digest(self._point(CENTRE, {}).settings | {"pilots": self.world.pilots})
         choosing = (spec for spec in self.experiments.values() if spec.training.choose)
         return {f"{spec.id}-{own}": spec for spec in choosing}
 
@@ -180,9 +190,7 @@ class Worlds:
     def trained(self) -> list[RunSpec]:
         """What is trained, in pilots and worlds: a specification for each time."""
         pilots = [
-            candidate
-            for spec in self.choices.values()
-            for candidate in spec.candidates * self.world.pilots
+            candidate for spec in self.choices.values() for candidate in spec.candidates * self.world.pilots
         ]
         return pilots + [run.spec for run in self.runs.values() if run.spec.trained]
 
@@ -215,7 +223,7 @@ class Worlds:
 
     def pilot_members(self, batch: str) -> list[dict[str, Any]]:
         """The choices of a job, each with what shapes it."""
-        centre = self.points[CENTRE]
+        centre = self._point(CENTRE, {})
         return [
             {
                 "run": name,
@@ -228,7 +236,7 @@ class Worlds:
         ]
 
     def _seed(self, point: Point, kind: str, number: int) -> list[int]:
-        """Of one world. Points that differ by training alone share their worlds; all others are independent."""
+        """Of one world; points that differ by training alone share their worlds, and no others do."""
         of_point = int(digest(point.settings | {"kind": kind}), 16)
         return [self.world.seed, of_point, number]
 
@@ -289,7 +297,9 @@ class Worlds:
         points = 1 + sum(math.prod(map(len, listed.vary.values())) for listed in self.world.maps)
         runs = points * self.world.repeats * len(self.experiments)
         if runs > MOST_RUNS:
-            raise UserError(f"{where}: {runs:,} runs, more than {MOST_RUNS:,}; shorten world.maps or lower repeats")
+            raise UserError(
+                f"{where}: {runs:,} runs, more than {MOST_RUNS:,}; shorten world.maps or lower repeats"
+            )
         try:
             for point in self.points.values():
                 problems += [f"world at {point.name}: {fault}" for fault in self._check_point(point)]
@@ -344,7 +354,7 @@ class Worlds:
                 for experiment in self.study.experiments:
                     choose = self.experiments_of(experiment.name).training.choose
                     if bare in {*experiment.training, *experiment.vary, *(choose.vary if choose else ())}:
-                        yield f"{where} varies {key}, and experiments[{experiment.name}] sets it too; keep one"
+                        yield f"{where}: experiments[{experiment.name}] sets {key} too; keep one"
 
     def experiments_of(self, name: str) -> RunSpec:
         """The first run of an experiment, whatever it varies."""
@@ -393,6 +403,5 @@ def _at(spec: RunSpec, point: Point, repeat: int) -> RunSpec:
     """The run of an experiment at a point: every world is trained with a seed of its own."""
     changed: dict[str, Any] = {"fold": 0, "seed": repeat}
     if point.training and spec.trained:
-        changed["training"] = Training.model_validate(spec.training.model_dump() | point.training)
+        changed["training"] = Training.model_validate(spec.training.model_dump() | dict(point.training))
     return RunSpec.model_validate(spec.model_dump() | changed)
-
