@@ -18,7 +18,7 @@ CPU_BLOCK = 72 / 20e9
 # CPU seconds per pair of cells and bin.
 CPU_PAIR = 8e-9
 # CPU seconds of a step in a drawn world, whatever its losses, and of what a run does beside them.
-WORLD_STEP_SECONDS, WORLD_RUN_SECONDS = 6e-3, 0.3
+WORLD_STEP_SECONDS, WORLD_RUN_SECONDS = 8e-3, 0.3
 # CPU seconds of a step on one slide of about 400 cells, by the model of its label.
 SLIDE_SECONDS = {"smap": 4e-3, "smtap": 15e-3, "transformer_abmil": 10e-3, "transmil": 10e-3, "srmil": 40e-3}
 # CPU seconds that a job starts with (imports of torch, timm and pandas from bytecode) and a run ends with

@@ -269,7 +269,7 @@ def _write_predictions(path: Path, world: World, probabilities: NDArray[Any], ma
             "animal": np.repeat(held["slide"].to_numpy(), held["cells"]),
             "group": np.repeat(held["group"].to_numpy(), held["cells"]),
             "true_stage": np.concatenate(truth).astype(np.int32) if truth else np.empty(0, np.int32),
-            "probabilities": list(probabilities.astype(np.float32)),
+            "probabilities": pd.Series(list(probabilities.astype(np.float32)), dtype=object),
         }
     )
     given = json.dumps({group: share.tolist() for group, share in world.drawn.given.items()})
