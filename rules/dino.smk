@@ -1,9 +1,11 @@
 """Encoders fine-tuned on the study's crops by DINO, without labels and without proportions.
 
-in:   crops of every slide; weights to start from
-out:  encoders/{encoder}.safetensors of every encoder that is to be fine-tuned
+in:   crops of every slide, of which those of the fold's training animals are read (or all: `dino.crops`); folds;
+      weights to start from
+out:  encoders/{encoder}/weights.safetensors of every encoder that is to be fine-tuned, one per fold
 
-A killed job resumes from its checkpoint. The encoder of an applied study is that study's.
+A killed job resumes from its checkpoint. Where only crops that it does not read are others, a job leaves its encoder
+as it is. The encoder of an applied study is that study's.
 """
 
 for encoder, weights in PLAN.tuned.items():
@@ -14,9 +16,10 @@ for encoder, weights in PLAN.tuned.items():
                 f"dino_{encoder}"
             input:
                 crops=PLAN.behind(PLAN.each("crops.parquet", PLAN.slides)),
+                splits=PATHS.study("splits.parquet"),
                 weights=given(PLAN.encoders[encoder].weights_file or []),
             output:
-                weights,
+                PATHS.receipt("dino", encoder),
             log:
                 PATHS.log("dino", encoder),
             benchmark:
@@ -37,6 +40,6 @@ for encoder, weights in PLAN.tuned.items():
                 ),
                 code=code("dino.py"),
             message:
-                f"Fine-tuning {encoder} on the crops of {len(PLAN.slides)} slides"
+                f"Fine-tuning {encoder}"
             script:
                 "../scripts/dino.py"

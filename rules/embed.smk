@@ -10,7 +10,7 @@ rule embed:
     input:
         crops=lambda wildcards: PLAN.behind(PLAN.each("crops.parquet", PLAN.token_batches[wildcards.batch])),
         weights=lambda wildcards: given(PLAN.weights(wildcards.encoder)),
-        tuned=lambda wildcards: PLAN.tuned.get(wildcards.encoder, []),
+        tuned=lambda wildcards: PLAN.behind(PLAN.tuned.get(wildcards.encoder, [])),
     output:
         PATHS.receipt("embed/{encoder}", "{batch}"),
     log:

@@ -39,7 +39,7 @@ if PLAN.experiments:
             against=PLAN.structure["against"],
             parts=PLAN.structure["parts"],
             baselines=PLAN.baselines,
-            ceilings=PLAN.structure["ceilings"],
+            label_learners=PLAN.structure["label_learners"],
             untested=PLAN.structure["untested"],
             question=list(PLAN.structure["ordinal"].values()),
             labelled=PLAN.labelled,

@@ -10,7 +10,7 @@ if STUDY.apply:
     rule predict:
         input:
             models=given(PLAN.applied_models),
-            tokens=PLAN.read_by(PLAN.staging[:1])["tokens"],
+            tokens=PLAN.read_by(PLAN.staging)["tokens"],
             cells=PLAN.read_by(PLAN.staging[:1])["cells"],
         output:
             predictions=PLAN.staged_by,
@@ -25,7 +25,7 @@ if STUDY.apply:
             **needs("predict", gpu=True),
         params:
             slides=list(PLAN.slides),
-            encoder=PLAN.staging[0].encoder.id,
+            encoders=[spec.encoder.id for spec in PLAN.staging],
             places=PLAN.places if PLAN.staging[0].spatial else "",
             content=lambda wildcards: PLAN.content_of_all(PLAN.applied_models),
             code=code("predict.py"),

@@ -1,7 +1,7 @@
 """Training runs and baselines.
 
 in:   tokens, folds; where cells lie, for what is spatial; weights of an encoder fine-tuned here; cell labels for
-      the supervised ceiling only
+      what learns from them only
 out:  model, history, held-out predictions and outcome (how it ended, what it cost) of every run, and attention
       of models of slide labels; the majority baselines are runs that learn nothing, and need no GPU
 

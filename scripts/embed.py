@@ -6,20 +6,22 @@ from typing import Any
 
 from myostage.features import encoder
 from myostage.runtime import jobs
-from myostage.study.sections.encoder import Encoder
+from myostage.study.sections.encoder import read_encoder
 
 
 def work(smk: Any) -> None:
     name = smk.params.encoder
-    settings = Encoder(**smk.params.settings)
+    settings = read_encoder(smk.params.settings)
     device = encoder.device()
     paths = jobs.paths(smk)
-    tuned = Path(smk.input.tuned) if smk.input.tuned else None
-    weights = [str(file) for file in (smk.input.weights, smk.input.tuned) if file]
+    # of an encoder that this study tunes there is a receipt
+    own = smk.input.tuned == paths.receipt("dino", name)
+    tuned = paths.tuned(name) if own else smk.input.tuned
+    weights = [str(file) for file in (smk.input.weights, tuned) if file]
 
     @cache
     def prefix() -> Any:
-        return encoder.split(settings, tuned)[0]
+        return encoder.split(settings, Path(tuned) if tuned else None)[0]
 
     def embed(slide: str) -> None:
         crops, tokens = paths.slide(slide, "crops.parquet"), paths.tokens(slide, name)

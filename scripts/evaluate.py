@@ -31,7 +31,7 @@ def work(smk: Any) -> None:
         compare=Compare(**smk.params.compare),
         against=smk.params.against,
         baselines=smk.params.baselines,
-        ceilings=smk.params.ceilings,
+        label_learners=smk.params.label_learners,
         families=Families(smk.params.question, smk.params.parts, smk.params.baselines, smk.params.untested),
         metrics_out=Path(smk.output.metrics),
         comparisons_out=Path(smk.output.comparisons),

@@ -20,7 +20,7 @@ def work(smk: Any) -> None:
         splits=Path(smk.input.splits),
         tokens={slide: Path(paths.tokens(slide, spec.encoder.id)) for slide in smk.params.slides},
         gradients_out=Path(smk.output.gradients),
-        encoder_weights=Path(smk.input.encoder) if smk.input.encoder else None,
+        encoder_weights=Path(paths.tuned(spec.encoder.id)) if spec.encoder.dino else None,
         threads=smk.threads,
     )
 

@@ -26,7 +26,7 @@ def main(study: str) -> None:
         parts = plan.structure
         table = tables.read(paths.study("metrics.parquet"), METRICS)
         table = table[table["experiment"].isin(parts["main"])]
-        print("\n".join(formatting.state_results(table, parts["baselines"], parts["ceilings"])))
+        print("\n".join(formatting.state_results(table, parts["baselines"], parts["label_learners"])))
     if plan.slide_experiments:
         table = tables.read(paths.study("slides_metrics.parquet"), METRICS)
         references = plan.slide_structure["references"]

@@ -1,12 +1,19 @@
-"""Pre-train the demo's tiny ViT, without labels, on drawn animals that the demo never sees.
+"""Pre-train the demo's tiny ViT, without labels, on pictures that the demo never shows.
 
     python scripts/make_demo_encoder.py --out config/demo/encoder.safetensors
+    cd config/demo
+    python ../../scripts/make_demo_encoder.py --pictures round_cells --out encoder_round_cells.safetensors
+    python ../../scripts/make_demo_encoder.py --pictures textures --out encoder_textures.safetensors
+
+The pictures set how far the encoder's world lies from muscle: `muscle` of other animals, `round_cells` (the
+other tissue that is drawn), or `textures` (no tissue at all: leaves of noise lying on each other, which have
+the statistics of natural pictures: arXiv 2106.05963). Farthest is `encoder: {weights: none}` of a study.
 
 Two label-free tasks on crops around outlines: views of one crop are to be recognised among all others
 (SimCLR, arXiv 2002.05709), and measurements of the crop (area, shape, stain within the outline and from rim
-to core) are to be told from altered views. No stage is read before the encoder is finished; then
-probes on the true stages of yet other animals say what the features are worth against those of random
-weights. The same command makes the same file on the same machine and versions.
+to core) are to be predicted from altered views. No stage is read before the encoder is finished; then
+probes on the true stages of muscle of yet other animals say what the features are worth against those of
+random weights. The same command makes the same file on the same machine and versions.
 """
 
 import argparse
@@ -41,6 +48,7 @@ from myostage.cells.crops import crop_at
 from myostage.cells.tables import CROP_PX
 from myostage.features.encoder import Prefix, build
 from myostage.phantom.draw import draw_slide
+from myostage.phantom.paint import rng_of, smooth_noise
 from myostage.slides.slide import open_slide
 from myostage.study.sections.encoder import Architecture, Encoder
 from myostage.study.sections.phantom import Phantom
@@ -83,6 +91,14 @@ class Recipe:
         return Encoder(model=None, architecture=shape, weights="none", pos_embed="timm")
 
 
+PICTURES = ("muscle", "round_cells", "textures")
+"""What an encoder may learn from."""
+# Smears are scanned finer, so that a crop holds a cell and what lies around it.
+SMEAR_MPP, SMEAR_UM = 0.3, (220.0, 200.0)
+TEXTURES, LEAVES = 3000, 24
+"""Pictures, about as many as there are cells on the slides of a tissue, and the leaves on each."""
+
+
 class Cells(NamedTuple):
     """Cells of some slides: crops uint8[n, 64, 64, 3], measurements float32[n, M], true stages int64[n]."""
 
@@ -118,12 +134,29 @@ def measure(crop: NDArray[np.uint8], outline: NDArray[np.float64]) -> list[float
     return [*shape, *within.mean(axis=0), *within.std(axis=0), *profile]
 
 
-def draw_cells(job: tuple[Recipe, str, str, tuple[str, ...], tuple[float, ...]]) -> Cells:
+class Job(NamedTuple):
+    """A slide to draw: of which tissue and animal, its name, stages and their shares."""
+
+    recipe: Recipe
+    tissue: str
+    animal: str
+    slide: str
+    stages: tuple[str, ...]
+    shares: tuple[float, ...]
+
+
+def draw_cells(job: Job) -> Cells:
     """Draw one slide and cut its cells out, at outlines as a segmentation would find them."""
-    recipe, animal, slide_name, stages, shares = job
+    recipe, tissue, animal, slide_name, stages, shares = job
+    mpp = recipe.mpp
     with tempfile.TemporaryDirectory() as folder:
         tiff, truth = Path(folder) / "s.tif", Path(folder) / "s.geojson"
         phantom = Phantom(seed=recipe.phantom_seed)
+        if tissue == "round_cells":
+            width, height = SMEAR_UM
+            mpp = SMEAR_MPP
+            drawn = {"tissue": tissue, "width_um": width, "height_um": height, "mpp": mpp}
+            phantom = Phantom(seed=recipe.phantom_seed, **drawn)
         proportions = np.array(shares)
         draw_slide(
             tiff,
@@ -138,33 +171,82 @@ def draw_cells(job: tuple[Recipe, str, str, tuple[str, ...], tuple[float, ...]])
         crops, measured, stage = [], [], []
         with open_slide(tiff) as slide:
             for feature in features:
-                outline = np.array(feature["geometry"]["coordinates"][0]) * phantom.mpp / recipe.mpp
+                outline = np.array(feature["geometry"]["coordinates"][0]) * phantom.mpp / mpp
                 x, y = outline.mean(axis=0)
-                crop = crop_at(slide, float(x), float(y), recipe.mpp)
+                crop = crop_at(slide, float(x), float(y), mpp)
                 crops.append(crop)
                 measured.append(measure(crop, outline - (x, y) + CROP_PX / 2))
                 stage.append(stages.index(feature["properties"]["classification"]["name"]))
     return Cells(np.stack(crops), np.array(measured, np.float32), np.array(stage))
 
 
-def draw(recipe: Recipe, proportions: Path, workers: int) -> tuple[Cells, Cells]:
-    """Cells to learn from and cells of other animals to probe, from one day after another."""
+def draw_textures(recipe: Recipe) -> Cells:
+    """Leaves of coloured noise that lie on each other; the last is the outline. They have no stage: -1."""
+    rng = rng_of(recipe.phantom_seed, "slide", "textures")
+    size = (CROP_PX, CROP_PX)
+    angle = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    y, x = np.indices(size) + 0.5
+    crops, measured = [], []
+    for _ in range(TEXTURES):
+        picture = np.zeros((*size, 3))
+        for leaf in range(LEAVES + 1):
+            last = leaf == LEAVES
+            centre = (CROP_PX / 2, CROP_PX / 2) if last else tuple(rng.uniform(0, CROP_PX, 2))
+            # Sizes by a power law make pictures look alike at every scale.
+            long = float(rng.uniform(10, 26)) if last else 5 / max(float(rng.random()), 0.1)
+            short, turn = long * float(rng.uniform(0.5, 1)), float(rng.uniform(0, np.pi))
+            dx, dy = x - centre[0], y - centre[1]
+            along, across = dx * np.cos(turn) + dy * np.sin(turn), dy * np.cos(turn) - dx * np.sin(turn)
+            cover = np.clip((1 - np.hypot(along / long, across / short)) * short + 0.5, 0, 1)[..., None]
+            if leaf == 0:
+                cover = np.ones_like(cover)  # the ground
+            grain = smooth_noise(size, float(np.exp(rng.uniform(-0.7, 2.3))), rng)[..., None]
+            colour = rng.uniform(0.1, 0.9, 3) + rng.normal(0, 0.12, 3) * grain
+            picture += cover * (colour - picture)
+        crop = (picture.clip(0, 1) * 255).astype(np.uint8)
+        a, b = long * np.cos(angle), short * np.sin(angle)
+        rim = np.stack([a * np.cos(turn) - b * np.sin(turn), a * np.sin(turn) + b * np.cos(turn)], 1)
+        crops.append(crop)
+        measured.append(measure(crop, rim + CROP_PX / 2))
+    return Cells(np.stack(crops), np.array(measured, np.float32), np.full(TEXTURES, -1))
+
+
+def draw(recipe: Recipe, pictures: str, proportions: Path, workers: int) -> tuple[Cells, Cells, Cells]:
+    """Pictures to learn from, and muscle of animals to train probes on and of others to judge them by."""
     table = pd.read_csv(proportions, sep="\t", index_col=0)
     stages = tuple(str(name) for name in table.columns)
-    learnt, held_out = (
-        [
-            (recipe, f"{day}_{part}{number}", f"{day}_{part}{number}", stages, tuple(row / row.sum()))
+
+    def jobs(part: str, count: int, tissue: str = "muscle") -> list[Job]:
+        return [
+            Job(
+                recipe,
+                tissue,
+                f"{day}_{part}{number}",
+                f"{day}_{part}{number}",
+                stages,
+                tuple(row / row.sum()),
+            )
             for number in range(count)
             for day, row in table.iterrows()
         ]
-        for part, count in (("p", recipe.animals), ("q", recipe.held_out))
-    )
+
     with ProcessPoolExecutor(workers) as pool:
-        slides = list(pool.map(draw_cells, learnt + held_out))
-    log.info("drew %d slides with %d cells", len(slides), sum(len(cells.stage) for cells in slides))
-    parts = slides[: len(learnt)], slides[len(learnt) :]
-    first, second = (Cells(*(np.concatenate(column) for column in zip(*part, strict=True))) for part in parts)
-    return first, second
+
+        def drawn(listed: list[Job]) -> Cells:
+            return Cells(
+                *(np.concatenate(column) for column in zip(*pool.map(draw_cells, listed), strict=True))
+            )
+
+        known, new = drawn(jobs("p", recipe.animals)), drawn(jobs("q", recipe.held_out))
+        learnt = known
+        if pictures == "round_cells":
+            learnt = drawn(jobs("p", recipe.animals, pictures))
+    if pictures == "textures":
+        learnt = draw_textures(recipe)
+    log.info(
+        "drew %d pictures of %s and %d cells of other animals", len(learnt.stage), pictures, len(new.stage)
+    )
+    return learnt, known, new
 
 
 def views(crops: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
@@ -304,30 +386,35 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("config/demo/encoder.safetensors"), help="file to write"
     )
+    parser.add_argument("--pictures", choices=PICTURES, default="muscle", help="what it learns from")
     parser.add_argument(
         "--proportions", type=Path, default=Path("config/demo/proportions.tsv"), help="days drawn"
     )
+    parser.add_argument("--steps", type=int, default=Recipe.steps, help="optimiser steps")
     parser.add_argument("--threads", type=int, default=2, help="threads and processes")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     torch.set_num_threads(arguments.threads)
-    recipe = Recipe()
-    learnt, held_out = draw(recipe, arguments.proportions, arguments.threads)
+    recipe = Recipe(steps=arguments.steps)
+    learnt, known, new = draw(recipe, arguments.pictures, arguments.proportions, arguments.threads)
     model = pretrain(learnt, recipe)
     found = {
-        "pretrained": probe(model, learnt, held_out),
-        "random": probe(build(recipe.encoder), learnt, held_out),
+        "pretrained": probe(model, known, new),
+        "random": probe(build(recipe.encoder), known, new),
     }
     for name, judged in found.items():
         values = ", ".join(f"{key} {value:.3f}" for key, value in judged._asdict().items())
-        log.info("%s, %d cells of other animals: %s", name, len(held_out.stage), values)
+        log.info("%s, %d cells of other animals: %s", name, len(new.stage), values)
     metadata = {
+        "pictures": arguments.pictures,
         "recipe": json.dumps(asdict(recipe)),
         "probe": json.dumps({name: judged._asdict() for name, judged in found.items()}),
         "versions": json.dumps({"torch": torch.__version__, "timm": timm.__version__}),
     }
     with tables.atomic(arguments.out) as temporary:
-        safetensors.torch.save_file(model.state_dict(), temporary, metadata)
+        # in half precision, as tokens are: half the bytes
+        half = {name: tensor.half() for name, tensor in model.state_dict().items()}
+        safetensors.torch.save_file(half, temporary, metadata)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ from myostage.runtime import jobs
 
 def work(smk: Any) -> None:
     paths = jobs.paths(smk)
-    tokens = {slide: Path(paths.tokens(slide, smk.params.encoder)) for slide in smk.params.slides}
-    places = {slide: Path(paths.slide(slide, smk.params.places)) for slide in tokens if smk.params.places}
-    for model, out in zip(smk.input.models, smk.output.predictions, strict=True):
+    slides, params = smk.params.slides, smk.params
+    places = {slide: Path(paths.slide(slide, params.places)) for slide in slides if params.places}
+    for encoder, model, out in zip(params.encoders, smk.input.models, smk.output.predictions, strict=True):
+        tokens = {slide: Path(paths.tokens(slide, encoder)) for slide in slides}
         runs.predict_run(Path(model), tokens, Path(out), cells=places, threads=smk.threads)
 
 

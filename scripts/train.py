@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from myostage.learning import runs, slide_runs
+from myostage.learning import probe_runs, runs, slide_runs
 from myostage.runtime import jobs, scratch
 from myostage.study.run import ATTENTION, CHOICES, RunSpec
 
@@ -29,16 +29,26 @@ def work(smk: Any) -> None:
             shared: dict[str, Any] = {
                 "splits": Path(paths.study("splits.parquet")),
                 "tokens": tokens(spec.encoder.id),
-                "cells": {
-                    slide: Path(paths.slide(slide, known["places"])) for slide in slides if spec.spatial
-                },
-                "encoder_weights": Path(paths.tuned(spec.encoder.id)) if spec.encoder.dino else None,
                 "model_out": Path(paths.run(run, "model.safetensors")),
                 "history_out": Path(paths.run(run, "history.parquet")),
                 "predictions_out": Path(paths.run(run, "predictions.parquet")),
                 "outcome_out": Path(paths.run(run, "outcome.parquet")),
-                "checkpoint_dir": Path(paths.run(run, "checkpoint")),
                 "threads": smk.threads,
+            }
+            of_cells: dict[str, Any] = {
+                "stages": smk.params.stages,
+                "proportions": {group: np.array(share) for group, share in smk.params.proportions.items()},
+                "labels": {slide: Path(paths.slide(slide, "labels.parquet")) for slide in known["labelled"]},
+            }
+            if spec.method == "probe":
+                probe_runs.train_probe(spec, **of_cells, **shared)
+                return
+            shared |= {
+                "cells": {
+                    slide: Path(paths.slide(slide, known["places"])) for slide in slides if spec.spatial
+                },
+                "encoder_weights": Path(paths.tuned(spec.encoder.id)) if spec.encoder.dino else None,
+                "checkpoint_dir": Path(paths.run(run, "checkpoint")),
             }
             if spec.mil:
                 attention = Path(paths.run(run, ATTENTION))
@@ -46,14 +56,12 @@ def work(smk: Any) -> None:
                 return
             runs.train_run(
                 spec,
-                stages=smk.params.stages,
-                proportions={group: np.array(share) for group, share in smk.params.proportions.items()},
                 slide_proportions={
                     group: np.array(share) for group, share in known["slide_proportions"].items()
                 },
                 choices_out=Path(paths.run(run, CHOICES)),
                 scores=known["scores"] or None,
-                labels={slide: Path(paths.slide(slide, "labels.parquet")) for slide in known["labelled"]},
+                **of_cells,
                 **shared,
             )
 

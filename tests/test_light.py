@@ -32,6 +32,7 @@ def _imports(script: str) -> str:
 def test_scripts_of_results_and_figures_load_no_deep_learning() -> None:
     figures = [f"import myostage.figures.{file.stem}" for file in (SCRIPTS / "myostage/figures").glob("*.py")]
     parts = {name: _imports(name) for name in LIGHT} | {"figures": "\n".join(figures)}
+    parts["probe"] = "import myostage.learning.probe"
     # One after another in one process: the first that loads too much is the one to blame.
     check = f"loaded = sorted(set({HEAVY}) & sys.modules.keys())\nassert not loaded, (NAME, loaded)\n"
     code = "import sys\n" + "".join(

@@ -119,7 +119,7 @@ def _arguments(made: study_tables.Made) -> dict[str, dict[str, Any]]:
             "comparisons": made.study("comparisons"),
             "runs": made.study("runs"),
             "baselines": ["majority"],
-            "ceilings": ["supervised"],
+            "label_learners": ["supervised"],
             "quoted": [{"method": "OSLSP", "metric": "rmse", "value": 2.152, "source": "arXiv 2505.04150"}],
             "study": "demo",
         },

@@ -28,7 +28,7 @@ class Paths:
 
     def tuned(self, encoder: str) -> str:
         """The weights of an encoder id that the study fine-tunes itself."""
-        return f"{self.root}/encoders/{encoder}.safetensors"
+        return f"{self.root}/encoders/{encoder}/weights.safetensors"
 
     def precheck(self, source: str, size: int) -> str:
         """What is known of bags of ``size`` cells of a slide or group, before a run trains on them."""

@@ -33,6 +33,10 @@ def test_the_estimate_grows_with_runs_and_cells_and_says_so() -> None:
         3 * estimate.JOB_SECONDS + 6 * 5 * estimate.RUN_SECONDS + steps * trained
     )
     assert "GPU hours" in small.sentence
+    probe = Study(**tiny.of_cells({"name": "probe", "method": "probe"}, folds=3, seeds=[0, 1]))
+    experiments = expand(probe)
+    found = estimate.estimate(probe, 6, experiments, run_batches(experiments, 2), cores=2)
+    assert found.cpu_seconds == 2 * estimate.JOB_SECONDS + 3 * estimate.RUN_SECONDS
 
 
 @pytest.mark.parametrize(

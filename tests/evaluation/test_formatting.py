@@ -141,13 +141,32 @@ def test_the_headline_names_the_best_of_many_baselines(metrics: pd.DataFrame) ->
     said = formatting.state_results(metrics, ["majority", study_tables.REFERENCE, "absent"], ["supervised"])
     assert said == [
         "combined: accuracy .680 [.590, .750] on 3,402 cells of 8 slides; prop[sigma=0.1,bins=6] .610 "
-        "[.520, .680], supervised .880 [.790, .950]."
+        "[.520, .680], the ceiling (supervised) .880 [.790, .950]."
     ]
     # The lowest KL is the best.
     kl = formatting.state_results(
         metrics[metrics["metric"] == "kl"], ["majority", study_tables.REFERENCE], []
     )
     assert f"; {study_tables.REFERENCE} " in kl[0] and "majority" not in kl[0]
+
+
+def test_the_ceiling_is_the_better_of_what_learns_from_labels(metrics: pd.DataFrame) -> None:
+    pooled = metrics[(metrics["experiment"] == "supervised") & (metrics["run"] == "")]
+    higher = pooled.assign(experiment="probe")
+    for name, sign in (("accuracy", 1), ("kl", -1)):
+        higher.loc[higher["metric"] == name, "value"] += 0.01 * sign
+    both, learners = pd.concat([metrics, higher]), ["supervised", "probe"]
+    assert selection.find_ceiling(metrics, "accuracy", learners) == "supervised"
+    assert selection.find_ceiling(both, "accuracy", learners) == "probe"
+    assert selection.find_ceiling(both, "kl", learners) == "probe"  # of which less is better
+    assert selection.find_ceiling(metrics, "accuracy", ["elsewhere"]) == ""
+    assert "the ceiling (probe) .890" in formatting.state_results(both, [], learners)[0]
+    notes = formatting.explain_marks(learners, learners, ceiling="probe")
+    assert (
+        "learns from cell labels, no competitor. The ceiling, the best that labels give, is probe." in notes
+    )
+    text = formatting.mark_experiments(formatting.tabulate_experiments(both, learners), learners).index
+    assert list(text) == ["supervised †", "probe †"]
 
 
 def test_costs_leave_out_failed_and_resumed_runs(runs: pd.DataFrame) -> None:

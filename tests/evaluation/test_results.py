@@ -87,7 +87,7 @@ class StudyFiles:
             "compare": Compare(),
             "against": {},
             "baselines": [],
-            "ceilings": [],
+            "label_learners": [],
             "families": Families(),
             "carried": {},
         }
@@ -702,7 +702,7 @@ def test_families_and_their_correction(study: StudyFiles) -> None:
         "most common": majority(study),
         "same": study.runs,
     }
-    roles = {"baselines": ["weak", "strong", "most common"], "ceilings": ["ceiling"]}
+    roles = {"baselines": ["weak", "strong", "most common"], "label_learners": ["ceiling"]}
     for metric in ("accuracy", "rmse"):
         table = study.evaluate(
             experiments=experiments, **roles, against={"same": "weak"}, compare=Compare(metric=metric)
@@ -732,7 +732,9 @@ def test_holm_corrects_the_question_alone_then_baselines_then_each_sweep(study: 
     }
     parts = dict.fromkeys(labels[6:], "design")
     families = Families(("combined", "prop"), parts, ("weak", "strong"), ("ceiling",))
-    table = study.evaluate(experiments=experiments, families=families, ceilings=["ceiling"])["comparisons"]
+    table = study.evaluate(experiments=experiments, families=families, label_learners=["ceiling"])[
+        "comparisons"
+    ]
     rows = table[table["metric"] == "accuracy"].set_index("experiment")
     sizes = {"combined": 1, "plain": 1, "weak": 2, "strong": 2, "ceiling": 0}
     sizes |= {"bag[n=1]": 2, "bag[n=2]": 2, "grid[n=1]": 1}

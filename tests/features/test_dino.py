@@ -1,6 +1,7 @@
 """Fine-tuning by DINO: what it reads and draws, its first steps by hand, resumption, and its file."""
 
 import json
+import runpy
 import socket
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
@@ -23,10 +25,13 @@ from myostage.cells.tables import CROPS
 from myostage.errors import UserError
 from myostage.features import dino
 from myostage.features.encoder import build
+from myostage.learning.tables import SPLITS
+from myostage.paths import Paths
+from myostage.runtime import jobs
 from myostage.runtime.checkpoints import Checkpoints, Progress
 from myostage.study import expand, plan
 from myostage.study.plan import Plan
-from myostage.study.sections.encoder import Dino, Encoder
+from myostage.study.sections.encoder import Dino, Encoder, FoldEncoder, read_encoder
 
 ARCHITECTURE = {"patch_px": 8, "width": 32, "depth": 2, "heads": 2}
 SETTINGS = {"steps": 6, "batch_size": 4, "prototypes": 64, "local_crops": 2, "checkpoint_every": 2}
@@ -276,10 +281,121 @@ def test_an_applied_studys_encoder_is_read_where_that_study_lies(monkeypatch: py
         monkeypatch.setattr(module, "runnable", lambda _: {"a": runs(plain, ours)})
         monkeypatch.setattr(module, "applied", lambda _: (other, runs(theirs)))
     assert Plan(study).tuned == {
-        ours.id: f"results/ours/encoders/{ours.id}.safetensors",
-        theirs.id: f"results/theirs/encoders/{theirs.id}.safetensors",
+        ours.id: f"results/ours/encoders/{ours.id}/weights.safetensors",
+        theirs.id: f"results/theirs/encoders/{theirs.id}/weights.safetensors",
     }
     for module in (expand, plan):
         monkeypatch.setattr(module, "applied", lambda _: (other, runs(ours)))
     with pytest.raises(UserError, match=r"fine-tuned here and in theirs\.yaml"):
         assert Plan(study).tuned
+
+
+# --- one encoder per fold -----------------------------------------------------------------------------------
+
+FOLDS = {"a0": 0, "a1": 1, "b0": 0, "b1": 1, "staged": -1}
+
+
+class Study:
+    """Crops of five slides in two folds, and the job that tunes an encoder on them."""
+
+    def __init__(self, root: Path, pixels: NDArray[np.uint8]) -> None:
+        self.root, self.paths, self.pixels = root, Paths(str(root)), pixels
+        for number, slide in enumerate(FOLDS):
+            self.write(slide, number)
+        self.split(4)
+
+    def crops(self, slide: str) -> Path:
+        return Path(self.paths.slide(slide, "crops.parquet"))
+
+    def write(self, slide: str, first: int, count: int = 4) -> None:
+        """Other crops for a slide, stated as the rule `crop` does."""
+        images = [image.tobytes() for image in self.pixels[first : first + count]]
+        part = pa.array(images, pa.binary(64 * 64 * 3))
+        table = pa.table([pa.array(np.arange(count, dtype=np.int32)), part], schema=CROPS.schema)
+        tables.write(self.crops(slide), table, CROPS)
+
+    def split(self, cells: int) -> None:
+        """The table of folds, with so many cells of slide a0."""
+        rows = [(s, s[0], s, cells if s == "a0" else 4, fold) for s, fold in FOLDS.items()]
+        frame = pd.DataFrame(rows, columns=SPLITS.schema.names)
+        tables.write(self.root / "splits.parquet", frame, SPLITS)
+
+    def tune(self, made: Encoder, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+        """Run the job; the slides of each fine-tuning that it does."""
+        receipt = self.paths.receipt("dino", made.id)
+        inputs = SimpleNamespace(splits=str(self.root / "splits.parquet"), weights=[])
+        snakemake = SimpleNamespace(
+            rule=f"dino_{made.id}",
+            input=type("Inputs", (list,), vars(inputs))([inputs.splits]),
+            output=[receipt],
+            log=[self.paths.log("dino", made.id)],
+            resources={},
+            threads=1,
+            params=Params(slides=list(FOLDS), encoder=made.id, settings=made.model_dump(), code="x"),
+        )
+        done = []
+        own = dino.fine_tune
+
+        def watched(crops: Sequence[Path], *arguments: Any, **keys: Any) -> None:
+            done.append([path.parent.name for path in crops])
+            own(crops, *arguments, **keys)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(dino, "fine_tune", watched)
+            patch.setattr(jobs, "_start_logging", lambda *_: None)
+            runpy.run_path(str(SCRIPT), init_globals={"snakemake": snakemake})
+        assert json.loads(Path(receipt).read_text())["members"].keys() == {made.id}
+        return done
+
+
+class Params(dict[str, Any]):
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
+
+
+SCRIPT = Path(__file__).parents[2] / "scripts/dino.py"
+
+
+@pytest.fixture
+def study(tmp_path: Path, pixels: NDArray[np.uint8]) -> Study:
+    return Study(tmp_path, pixels)
+
+
+def test_no_crop_of_a_held_out_animal_is_read(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = encoder(steps=1).of_fold(0, 2)
+    for slide in ("a0", "b0", "staged"):
+        study.crops(slide).write_bytes(b"whoever reads this fails")
+    assert study.tune(made, monkeypatch) == [["a1", "b1"]]
+    statement = json.loads(Path(study.paths.statement(f"encoders/{made.id}", "dino")).read_text())
+    assert statement["inputs"].keys() == {str(study.crops(slide)) for slide in ("a1", "b1")}
+    assert Path(study.paths.tuned(made.id)).is_file()
+    with pytest.raises(SystemExit):  # the transductive arm reads them all
+        study.tune(encoder(steps=1, crops="all").of_fold(0, 2), monkeypatch)
+
+
+def test_crops_of_held_out_animals_tune_nothing_anew(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, everyone = encoder(steps=1).of_fold(0, 2), encoder(steps=1, crops="all").of_fold(0, 2)
+    assert len(study.tune(made, monkeypatch)) == 1
+    weights = Path(study.paths.tuned(made.id))
+    before = weights.read_bytes(), weights.stat().st_mtime_ns
+    assert study.tune(everyone, monkeypatch) == [list(FOLDS)]
+    study.write("a0", first=9, count=7)
+    study.split(7)
+    assert study.tune(made, monkeypatch) == []
+    assert (weights.read_bytes(), weights.stat().st_mtime_ns) == before
+    assert study.tune(everyone, monkeypatch) == [list(FOLDS)]
+    study.write("a1", first=9)
+    assert study.tune(made, monkeypatch) == [["a1", "b1"]]
+    assert weights.read_bytes() != before[0]
+
+
+def test_every_fold_has_an_encoder_and_all_crops_have_one() -> None:
+    made = [encoder().of_fold(fold, 3) for fold in range(3)]
+    assert len({one.id for one in made}) == 3 and all("-dino-f" in one.id for one in made)
+    assert made[0].id != encoder().of_fold(0, 2).id
+    assert [encoder(crops="all").of_fold(fold, 3) for fold in range(3)] == [encoder(crops="all")] * 3
+    plain = encoder().model_copy(update={"dino": None})
+    assert plain.of_fold(1, 3) is plain
+    (first, *_) = made
+    assert isinstance(first, FoldEncoder) and read_encoder(first.model_dump()) == first
+    assert read_encoder(plain.model_dump()) == plain

@@ -82,8 +82,29 @@ def test_prefix_and_suffix_are_the_whole_model(keys: dict[str, Any], trained_blo
     assert len(prefix.blocks) + len(both.blocks) == 3 and len(both.blocks) == trained_blocks
     mean = expected[:, model.num_prefix_tokens :].mean(dim=1)
     assert torch.equal(both(stored), torch.cat([expected[:, 0], mean], dim=1))
+    spread = enc.Suffix(model, "cls+mean+sd", trained_blocks)
+    assert (both.embedding, spread.embedding) == (64, 96)
+    sd = expected[:, model.num_prefix_tokens :].numpy().std(axis=1)
+    torch.testing.assert_close(spread(stored)[:, 64:], torch.from_numpy(sd), rtol=1e-5, atol=1e-6)
+    assert torch.equal(spread(stored)[:, :64], both(stored)) and sd.min() > 0.01
     cls = enc.Suffix(model, "cls", trained_blocks)
     torch.testing.assert_close(cls(stored), expected[:, 0], rtol=0, atol=2e-6)
+
+
+def test_equal_patches_have_no_spread_and_pass_a_finite_gradient() -> None:
+    model = vit({"patch_size": 16}).double()
+    stored = torch.randn(2, 1, 32, dtype=torch.float64).expand(2, 17, 32).clone().requires_grad_()
+    suffix = enc.Suffix(model, "cls+mean+sd")
+    spread = suffix(stored)[:, 64:]
+    assert spread.max() <= 2e-6
+    (gradient,) = torch.autograd.grad(spread.sum(), stored)
+    assert gradient.isfinite().all()
+
+
+def test_the_spread_of_patches_passes_the_gradient_of_its_formula() -> None:
+    suffix = enc.Suffix(vit({"patch_size": 16}).double(), "cls+mean+sd")
+    stored = torch.randn(2, 17, 32, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: suffix(x)[:, 64:], stored, fast_mode=True)
 
 
 @torch.no_grad()

@@ -52,7 +52,7 @@ def test_headline_gives_value_interval_and_what_it_compares_with(made: study_tab
     first = formatting.state_results(table, ["majority"], ["supervised"])[0]
     assert first == (
         "combined: accuracy .680 [.590, .750] on 3,402 cells of 8 slides; "
-        "majority .370 [.280, .440], supervised .880 [.790, .950]."
+        "majority .370 [.280, .440], the ceiling (supervised) .880 [.790, .950]."
     )
     unlabelled = table[table["metric"].isin(["kl", "l1"])]
     assert formatting.state_results(unlabelled)[0].startswith(
@@ -160,7 +160,8 @@ def test_metrics_marks_baseline_ceiling_and_undefined(made: study_tables.Made) -
     figure = draw("metrics", table, None, ["majority"], ["supervised"])
     assert (
         title_of(figure)
-        == "Accuracy: combined .680 [.590, .750]; majority .370 [.280, .440]; supervised .880 [.790, .950]"
+        == "Accuracy: combined .680 [.590, .750]; majority .370 [.280, .440]; the ceiling (supervised) .880 "
+        "[.790, .950]"
     )
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
     assert list(panels)[:3] == ["accuracy", "MAE (stages)", "quadratic kappa"]

@@ -63,13 +63,28 @@ def accuracy(frame: pd.DataFrame, bench: Bench, slide: str) -> float:
 
 
 @pytest.mark.parametrize(
-    "losses",
-    [COMBINED, {"prop": 1.0}, {"simprop": 1.0}, {"prop": 1.0, "vat": 0.3}, {"prop": 1.0, "ot": 0.3}],
-    ids="+".join,
+    ("losses", "changes"),
+    [
+        (COMBINED, {}),
+        ({"prop": 1.0}, {}),
+        ({"simprop": 1.0}, {}),
+        ({"prop": 1.0, "vat": 0.3}, {}),
+        ({"prop": 1.0, "ot": 0.3}, {}),
+        ({"prop": 1.0}, {"classifier": "cumulative_link"}),
+        ({"prop": 1.0}, {"classifier": "corn"}),
+        ({"simprop": 1.0}, {"classifier": "corn"}),
+        ({"emd": 1.0}, {}),
+        ({"count": 1.0}, {}),
+        ({"minibag": 1.0}, {"minibag_cells": 8}),
+        ({"prop": 1.0, "llp_dc": 0.5}, {}),
+    ],
+    ids=str,
 )
-def test_stages_are_learnt_from_proportions_alone(bench: Bench, losses: dict[str, float]) -> None:
-    spec = spec_of(losses, steps=80, learning_rate=5e-3, encoder_learning_rate=1e-3)
-    out = bench.run(spec, f"learn-{'-'.join(losses)}", labels=None)
+def test_stages_are_learnt_from_proportions_alone(
+    bench: Bench, losses: dict[str, float], changes: dict[str, Any]
+) -> None:
+    spec = spec_of(losses, steps=80, learning_rate=5e-3, encoder_learning_rate=1e-3, **changes)
+    out = bench.run(spec, spec.id, labels=None)
     found = predictions(out)
     assert set(found["slide"]) == {"d3_a0", "d5_a0", "d14_a0", "other"}
     assert found.loc[found["slide"] == "d5_a0", "cell"].tolist() == list(range(0, 2 * CELLS, 2))
@@ -80,6 +95,9 @@ def test_stages_are_learnt_from_proportions_alone(bench: Bench, losses: dict[str
     np.testing.assert_allclose(
         np.linalg.norm(np.stack(found["embedding"]).astype(float), axis=1), 1, atol=2e-3
     )
+
+
+SAMPLING = {"minibag": 1.0, "llp_dc": 0.5}
 
 
 class Killed(BaseException):
@@ -100,6 +118,7 @@ class Killed(BaseException):
         (spec_of(REGRESSION, queue=7), 17, 15),  # a queue that has gone round
         (spec_of({"supcr": 1.0}, queue=7), 24 + 13, 24 + 10),
         (spec_of(RECONSTRUCTION, graph=Graph(), smooth="logits"), 17, 15),
+        (spec_of(SAMPLING, minibag_cells=8, llp_dc_threshold=0.0, classifier="cumulative_link"), 17, 15),
     ],
     ids=[
         "combined",
@@ -113,6 +132,7 @@ class Killed(BaseException):
         "regression",
         "supcr-head",
         "spatial",
+        "samples-ordinal",
     ],
 )
 def test_a_killed_run_ends_with_the_same_numbers(
@@ -496,10 +516,13 @@ def source_of(bench: Bench, spec: RunSpec, **options: Any) -> runs.BagSource:
     return runs.BagSource(spec, stores, learnt, PROPORTIONS, torch.device("cpu"), **options)
 
 
-def test_supervised_sees_the_labels_of_training_slides_only(bench: Bench) -> None:
-    spec = spec_of({"cross_entropy": 1.0}, "supervised", steps=60, learning_rate=5e-3)
+@pytest.mark.parametrize(
+    ("loss", "classifier"), [("cross_entropy", "softmax"), ("sord", "softmax"), ("cross_entropy", "corn")]
+)
+def test_supervised_sees_the_labels_of_training_slides_only(bench: Bench, loss: str, classifier: str) -> None:
+    spec = spec_of({loss: 1.0}, "supervised", steps=60, learning_rate=5e-3, classifier=classifier)
     own = {slide: path for slide, path in bench.labels.items() if slide.endswith("_a1")}
-    found = predictions(bench.run(spec, "supervised", labels=own))
+    found = predictions(bench.run(spec, spec.id, labels=own))
     assert accuracy(found, bench, "d5_a0") > 0.9
     with pytest.raises(UserError, match=r"draws 16 labelled cells, and the training slides have 0"):
         bench.run(spec, "unlabelled", labels={"d5_a0": bench.labels["d5_a0"]})
@@ -521,10 +544,10 @@ def test_baselines_predict_given_proportions(bench: Bench) -> None:
         np.testing.assert_allclose(own.loc[own["slide"] == slide, "probabilities"].iloc[0], share, rtol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["proportions", "majority"])
+@pytest.mark.parametrize("method", ["softmax", "cumulative_link", "corn", "majority"])
 def test_a_finished_run_is_applied_to_other_slides(bench: Bench, method: str, tmp_path: Path) -> None:
-    if method == "proportions":
-        out = bench.run(spec_of(COMBINED), "apply-proportions")
+    if method != "majority":
+        out = bench.run(spec_of(COMBINED, classifier=method), f"apply-{method}")
     else:
         out = bench.predict_baseline(method, f"apply-{method}", bench.tokens)
     known = predictions(out)

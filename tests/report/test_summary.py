@@ -51,7 +51,7 @@ def test_structure_tells_the_parts_apart() -> None:
         },
     }
     assert made.baselines == ["frozen", "majority"]
-    assert made.ceilings == ["supervised"]
+    assert made.label_learners == ["supervised"]
     assert made.untrained == ["frozen"]
     assert made.fitted_afterwards == ["simprop"]
     assert made.smoothed == [] and made.regression == []
@@ -60,7 +60,7 @@ def test_structure_tells_the_parts_apart() -> None:
     assert made.losses["combined"] == BOTH and "majority" not in made.losses
 
 
-def test_no_question_is_asked_of_ceilings_majorities_random_features_and_controls() -> None:
+def test_no_question_is_asked_of_label_learners_majorities_random_features_and_controls() -> None:
     random = {"losses": {"prop": 1}, "training": {"unfreeze": "none"}, "encoder": {"weights": "none"}}
     spatial = {"losses": {"prop": 1, "spatial_reconstruction": 1}}
     more = [{"name": "random", **random, "baseline": True}, {"name": "near", **spatial}]
@@ -162,7 +162,7 @@ def test_the_best_baseline_is_named_and_the_ceiling_is_told_apart() -> None:
     )
     assert sentences == [
         "The best baseline is frozen, with accuracy .800 [.750, .840] on 4,573 cells of 9 slides.",
-        "Better than frozen (6 pairs, 9 slides each): supervised (a ceiling, sees cell labels) +.100 "
+        "Better than frozen (6 pairs, 9 slides each): supervised (the ceiling, sees cell labels) +.100 "
         "[+.090, +.110]; combined +.030 [+.020, +.040].",
     ]
 
@@ -313,11 +313,14 @@ def test_the_page_says_what_its_comparison_cannot_show() -> None:
 
 
 def test_what_is_transductive_or_released_is_read_from_the_study() -> None:
-    tuned = {"dino": {}}
     made = parts(
-        [{"name": "a", "losses": {"prop": 1}, "encoder": tuned}, {"name": "b", "preset": "released"}]
+        [
+            {"name": "transductive", "losses": {"prop": 1}, "encoder": {"dino": {"crops": "all"}}},
+            {"name": "dino", "losses": {"prop": 1}, "encoder": {"dino": {}}},
+            {"name": "b", "preset": "released"},
+        ]
     )
-    assert (made.transductive, made.released) == (["a"], ["b"])
+    assert (made.transductive, made.released) == (["transductive"], ["b"])
 
 
 def correlations(before: float, after: float, half: float = 0.05) -> pd.DataFrame:

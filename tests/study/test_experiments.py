@@ -1,5 +1,6 @@
 """Experiments of a study: presets, what is refused, what is left out, and what the shipped studies ask."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,18 @@ def test_without_lightly_only_what_needs_it_is_left_out(
     assert "install it with `make install`" in left_out(load_study(study))["dino"]
 
 
+def test_who_sees_the_crops_of_held_out_animals_says_so_in_its_name(study: dict[str, Any]) -> None:
+    everyone = {"losses": {"prop": 1}, "encoder": {"dino": {"steps": 3, "crops": "all"}}}
+    assert re.search(
+        r"experiments\[dino\].encoder.dino.crops is all.*put transductive into the experiment's name",
+        refusal(study, {"name": "dino", **everyone}),
+    )
+    (named,) = {spec.encoder.id for spec in specs(study, name="dino_transductive", **everyone)}
+    own = specs(study, name="dino", losses={"prop": 1}, encoder={"dino": {"steps": 3}})
+    assert [spec.encoder.id for spec in own] == [spec.encoder.id for spec in own[::2] for _ in "ab"]
+    assert len({spec.encoder.id for spec in own} - {named}) == 3
+
+
 # --- the studies that come with the project -----------------------------------------------------------------
 
 
@@ -158,7 +171,8 @@ def test_the_study_asks_every_question(name: str, monkeypatch: pytest.MonkeyPatc
         "prop",
         "simprop",
         "combined",
-        "dino",
+        "dino_prop",
+        "dino_transductive",
         "llp_vat",
         "ot",
         "mixbag",
@@ -235,6 +249,23 @@ def test_a_choice_needs_proportions_animals_and_keys_of_its_own(study: dict[str,
     assert (
         "trial holds in 5 parts (training.choose.parts) of the 4 animals that a run learns from; lower parts"
     ) in refusal(study, many)
+
+
+def test_a_probe_is_shaped_by_the_encoder_and_by_no_seed_or_key_of_training(study: dict[str, Any]) -> None:
+    linear = {"name": "linear", "method": "probe"}
+    found = specs(study | {"seeds": [1, 2]}, **linear)
+    assert [(spec.fold, spec.seed) for spec in found] == [(fold, 0) for fold in range(len(found))]
+    assert specs(study | {"training": {"steps": 7}}, **linear) == found
+    other = specs(study, **linear, encoder={"weights": "none", "pos_embed": "timm"})
+    assert other[0].encoder.id != found[0].encoder.id and other[0].id != found[0].id
+    for key in (
+        {"losses": ALL},
+        {"training": {"steps": 7}},
+        {"preset": "released"},
+        {"vary": {"steps": [7]}},
+    ):
+        said = refusal(study, {**linear, **key})
+        assert f"experiments[linear] learns by no network (probe) and takes no {next(iter(key))}" in said
 
 
 def test_the_tables_the_prechecks_and_the_time_count_the_candidates(study: dict[str, Any]) -> None:

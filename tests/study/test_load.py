@@ -740,6 +740,8 @@ def test_a_supervised_ceiling_needs_labels(study: dict[str, Any], tmp_path: Path
     for number in range(3):
         edit(study, "slides", f"{tmp_path}/s{number}.geojson", "")
     assert "ceiling learns from labels and no row with a group has annotations" in refusal(study)
+    study["experiments"][-1]["method"] = "probe"
+    assert "ceiling learns from labels and no row with a group has annotations" in refusal(study)
 
 
 def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ EXPERIMENTS: list[dict[str, Any]] = [
     {"name": "scored", "losses": {"mse": 1}, "training": {"score": "area"}, "part": "regression"},
     {"name": "grid", "losses": BOTH, "vary": {"sigma": [0.1, 0.2], "bins": [6, 10]}},
     {"name": "ceiling", "method": "supervised"},
+    {"name": "linear", "method": "probe"},
     {"name": "majority", "method": "majority"},
     {"name": "group_majority", "method": "group_majority"},
     {"name": "pooling", "method": "slide", "vary": {"mil.model": ["mean", "max"]}, "part": "attention"},
@@ -101,10 +102,16 @@ def test_runs_of_several_experiments_share_jobs_and_models_of_slide_labels_do_no
 def test_runs_of_an_encoder_that_is_fine_tuned_keep_no_others_waiting(folder: Path) -> None:
     tuned = {"encoder": {"dino": {"steps": 1}}}
     plan = plan_of(folder, experiments=[EXPERIMENTS[3], {"name": "t", "losses": BOTH, **tuned}])
-    (encoder,) = plan.tuned
-    assert list(plan.run_batches) == ["runs1", f"runs-{encoder}-1"]
+    assert list(plan.run_batches) == ["runs1", *(f"runs-{encoder}-1" for encoder in plan.tuned)]
     assert plan.read_by(plan.run_batches["runs1"])["encoder"] == []
-    assert plan.read_by(plan.run_batches[f"runs-{encoder}-1"])["encoder"] == [plan.paths.tuned(encoder)]
+    for fold, encoder in enumerate(plan.tuned):
+        specs = plan.run_batches[f"runs-{encoder}-1"]
+        assert {spec.fold for spec in specs} == {fold} and len(
+            specs
+        ) == 2  # an encoder serves its fold's seeds
+        assert plan.read_by(specs)["encoder"] == [plan.paths.receipt("dino", encoder)]
+        assert [RunSpec(**spec.model_dump()) for spec in specs] == specs
+        assert [RunSpec.model_validate_json(spec.model_dump_json()) for spec in specs] == specs
 
 
 def test_an_experiment_that_is_added_last_changes_only_the_last_job(folder: Path) -> None:
@@ -143,6 +150,11 @@ def test_a_run_reads_and_learns_from_what_it_uses_and_nothing_else(folder: Path)
     assert reads("prop", "segment", "labels", "crop") == {False}
     assert reads("rebuilt", "tokens", "segment") == {True}
     assert reads("ceiling", "labels") == {True} and reads("ceiling", "precheck") == {False}
+    assert reads("linear", "labels", "tokens", "splits") == {True} and of("linear")["labelled"] == list(
+        SLIDES
+    )
+    assert "linear" not in plan.embedded and "linear" not in plan.structure["losses"]
+    assert plan.structure["label_learners"] == ["ceiling", "linear"]
     assert reads("majority", "crop", "splits") == {True} and reads("majority", "tokens") == {False}
     assert of("ceiling")["labelled"] == list(SLIDES) and of("prop")["labelled"] == []
     assert of("scored")["scores"] == {"d0": 0.0, "d3": 2.0, "d7": 0.5} and of("prop")["scores"] == {}
@@ -181,6 +193,9 @@ def test_receipts_stand_for_every_file_of_a_job_of_several(folder: Path) -> None
         for spec in specs:
             assert ("attention.parquet" in spec.files) == (spec.method == "slide")
             assert {found.pop(paths.run(spec.id, name)) for name in spec.files} == {receipt}
+    assert {found.pop(plan.paths.tuned(encoder)) for encoder in plan.tuned} == {
+        plan.paths.receipt("dino", encoder) for encoder in plan.tuned
+    }
     assert found == {}
     assert plan.behind({"a": ["x.tsv", ""], "b": {"c": "x.tsv"}}) == ["x.tsv"]
 

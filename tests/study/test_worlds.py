@@ -113,6 +113,11 @@ def test_every_run_has_a_seed_of_its_world() -> None:
         ({"slides": "slides.tsv"}, {}, "`world` draws cells, and slides means nothing to them"),
         ({"seeds": [0]}, {}, "seeds means nothing to them"),
         ({"experiments": []}, {}, "no experiments; add some"),
+        (
+            {"experiments": [{"name": "a", "method": "probe"}], "compare": {}},
+            {},
+            r"experiments\[a\]: method probe does not run in worlds",
+        ),
         ({"compare": {"reference": "prob"}}, {}, r"compare.reference is prob.*did you mean prop\?"),
         (
             {"experiments": [{"name": "a", "losses": {"prop": 1}, "training": {"steps": 3}}]},

@@ -97,7 +97,9 @@ def estimate(
     trained = {name: specs for name, specs in trained.items() if specs}
     specs = [spec for specs in trained.values() for spec in specs]
     trainings = [training for spec in specs for training in spec.trainings]
-    steps = [spec.training.steps * (2 if spec.head_afterwards else 1) for spec in trainings]
+    steps = [
+        spec.training.steps * (2 if spec.head_afterwards else 1) if spec.network else 0 for spec in trainings
+    ]
     cpu = [step_seconds(spec) for spec in trainings]
     gpu = [max(seconds / GPU_SPEED, GPU_STEP_SECONDS) for seconds in cpu]
     fixed = JOB_SECONDS * len(trained) + RUN_SECONDS * len(trainings)

@@ -118,7 +118,7 @@ def measure_seeds(metrics: Callable[[Floats, Floats], Floats]) -> Statistic:
 class Evaluated:
     """What is left of the runs of one experiment."""
 
-    learns: bool
+    learns: bool  # with noise of its own: what depends on no seed is paired with every seed
     folds: int
     runs: Mapping[str, Mapping[Key, float]]  # metric -> fold and seed -> value
     seeds: Sequence[int]  # those that lack no fold
@@ -162,7 +162,7 @@ def evaluate_all(
             runs += _list_metrics(begin_row(name, spec), of_run, names[name])
         seeds = collect_seeds(name, specs, held)
         whole = measures[name](list(seeds.values())) if seeds else None
-        learns = specs[0].trained
+        learns = specs[0].network
         by_run: dict[str, dict[Key, float]] = {metric: {} for metric in names[name]}
         for row in runs:
             by_run[row["metric"]][row["fold"], row["seed"]] = row["value"]
@@ -271,7 +271,7 @@ def list_families(
     compare: Compare,
     against: Mapping[str, str],
     baselines: Sequence[str] = (),
-    ceilings: Sequence[str] = (),
+    label_learners: Sequence[str] = (),
     reference_of: Mapping[str, str] | None = None,
 ) -> dict[str, list[tuple[str, str]]]:
     """Experiments and what each is compared with, by family.
@@ -282,7 +282,7 @@ def list_families(
     reference = compare.reference or next(iter(evaluated))
     known = {label: evaluated[label] for label in baselines if label in evaluated}
     best = _find_best(known, compare.metric)
-    contenders = [label for label in evaluated if label not in baselines and label not in ceilings]
+    contenders = [label for label in evaluated if label not in baselines and label not in label_learners]
     references = {label: (reference_of or {}).get(label, reference) for label in evaluated}
     pairs = {
         "reference": [pair for pair in references.items() if pair[0] != pair[1]],
@@ -316,7 +316,7 @@ class Families:
     baselines
         Labels that are tested against the reference together, apart from the others of their part.
     untested
-        Labels that no question is asked of: ceilings, majorities, random features, controls.
+        Labels that no question is asked of: label learners, majorities, random features, controls.
     """
 
     question: Collection[str] = ()

@@ -150,24 +150,29 @@ def _runs(metrics: pd.DataFrame, order: Sequence[str], runs: pd.DataFrame | None
 
 
 def mark_experiments(
-    rows: pd.DataFrame, ceilings: Iterable[str] = (), fitted_afterwards: Iterable[str] = ()
+    rows: pd.DataFrame, label_learners: Iterable[str] = (), fitted_afterwards: Iterable[str] = ()
 ) -> pd.DataFrame:
     """The rows with a mark beside the experiments that :func:`explain_marks` explains."""
-    marks = dict.fromkeys(ceilings, SEES_LABELS) | dict.fromkeys(fitted_afterwards, FITTED_AFTERWARDS)
+    marks = dict.fromkeys(label_learners, SEES_LABELS) | dict.fromkeys(fitted_afterwards, FITTED_AFTERWARDS)
     return rows.rename(index={name: f"{name} {mark}" for name, mark in marks.items()})
 
 
 def explain_marks(
     experiments: Iterable[str],
-    ceilings: Iterable[str] = (),
+    label_learners: Iterable[str] = (),
     fitted_afterwards: Iterable[str] = (),
     left_out: Mapping[str, str] | None = None,
+    ceiling: str = "",
 ) -> str:
-    """What the marks beside experiments mean, for those that stand in the table; empty where none does."""
+    """What the marks beside experiments mean, for those that stand in the table; empty where none does.
+
+    ``ceiling``: see :func:`myostage.evaluation.selection.find_ceiling`.
+    """
     shown = set(experiments)
     notes = []
-    if shown & set(ceilings):
-        notes.append(f"{SEES_LABELS} learns from cell labels: a ceiling, not a competitor.")
+    if shown & set(label_learners):
+        best = f" The ceiling, the best that labels give, is {ceiling}." if ceiling else ""
+        notes.append(f"{SEES_LABELS} learns from cell labels, no competitor.{best}")
     if shown & set(fitted_afterwards):
         notes.append(
             f"{FITTED_AFTERWARDS} L_SimProp alone trains no classifier: its head was fitted afterwards by "
@@ -211,7 +216,9 @@ def tabulate_costs(runs: pd.DataFrame, experiments: Sequence[str]) -> pd.DataFra
 
 
 def state_results(
-    metrics: pd.DataFrame, baselines: Sequence[str] = ("majority",), ceilings: Sequence[str] = ("supervised",)
+    metrics: pd.DataFrame,
+    baselines: Sequence[str] = ("majority",),
+    label_learners: Sequence[str] = ("supervised",),
 ) -> list[str]:
     """One plain sentence per experiment that learns from proportions, and where it stands.
 
@@ -221,8 +228,8 @@ def state_results(
     ----------
     metrics : DataFrame
         The METRICS table.
-    baselines, ceilings : sequence of str
-        Experiments to compare with; those the table lacks are left out.
+    baselines, label_learners : sequence of str
+        Experiments to compare with, the best of each; those the table lacks are left out.
     """
     rows = selection.take_pooled(metrics)
     if rows.empty:
@@ -234,9 +241,11 @@ def state_results(
     known = [name for name in baselines if name in at and np.isfinite(at[name].value)]
     choose = max if METRICS[metric].higher_is_better else min
     best = [choose(known, key=lambda name: at[name].value)] if known else []
-    others = [f"{name} {at[name]}" for name in (*best, *(name for name in ceilings if name in at))]
+    ceiling = selection.find_ceiling(metrics, metric, label_learners)
+    others = [f"{name} {at[name]}" for name in best]
+    others += [f"the ceiling ({ceiling}) {at[ceiling]}"] if ceiling else []
     for name, row in at.items():
-        if name in baselines or name in ceilings:
+        if name in baselines or name in label_learners:
             continue
         ending = f"; {', '.join(others)}" if others else ""
         sentences.append(
@@ -284,7 +293,7 @@ CAPTION = f"Value [{INTERVAL}] on held-out slides, all folds and seeds together.
 DIFFERENCES = (
     f"Differences: paired by animal, fold and seed, [{INTERVAL}]. p is of the same estimate, then after "
     "Holm's correction for so many tests: the study's question alone, baselines, each sweep and the rest of "
-    "each part. Ceilings, majorities and random features are not tested. Minimum detectable: at the "
+    "each part. Label learners, majorities and random features are not tested. Minimum detectable: at the "
     "corrected level. t over folds: plain t interval of the folds' means. Corrected t: p of the corrected "
     "resampled t-test, for comparison with papers. Effect size: difference over the standard deviation of "
     f"the animals' differences. {NOT_TRUSTED}: not to be trusted, of too few animals or folds."

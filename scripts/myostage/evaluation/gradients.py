@@ -106,7 +106,8 @@ def gradient_flow(
     torch.manual_seed(spec.seed)  # as training does: the head starts as it does there
     stores = (token_store(tokens[slide], spec.encoder) for slide in learnt["slide"])
     suffix = fresh_suffix(spec, stores, encoder_weights)
-    model = StageModel(suffix, spec.training.hidden, len(stages)).to(device, torch.float64).eval()
+    model = StageModel(suffix, spec.training.hidden, len(stages), spec.training.classifier)
+    model = model.to(device, torch.float64).eval()
     positions = positions_of(spec.training.order, stages)
     embedding = model.suffix(draw.inputs)
     start = _Start.of(model.head, embedding)

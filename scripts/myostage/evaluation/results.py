@@ -55,7 +55,7 @@ def evaluate_runs(
     compare: Compare,
     against: Mapping[str, str],
     baselines: Sequence[str],
-    ceilings: Sequence[str],
+    label_learners: Sequence[str],
     families: Families,
     metrics_out: Path,
     comparisons_out: Path,
@@ -97,7 +97,7 @@ def evaluate_runs(
         level and power of the tests.
     against
         Label of an experiment -> label of the one that it changes something of.
-    baselines, ceilings
+    baselines, label_learners
         Labels. The experiments that are neither are compared with the best baseline.
     families
         Which comparisons are tested, and which together, so that a wide grid does not drown the question.
@@ -147,7 +147,7 @@ def evaluate_runs(
         seeds = list(collect_seeds(name, listed, held).values())
         confusions += _list_confusions(name, seeds)
         reliabilities += _list_reliability(name, seeds)
-    pairs = list_families(evaluated, compare, against, baselines, ceilings)
+    pairs = list_families(evaluated, compare, against, baselines, label_learners)
     compared = list_comparisons(evaluated, pairs, families, lambda *_: names, compare)
     write_rows(METRICS, measured_rows, metrics_out, metadata)
     write_rows(COMPARISONS, compared, comparisons_out, metadata)

@@ -45,6 +45,13 @@ def find_measured(metrics: pd.DataFrame, metric: str) -> dict[str, Measured]:
     }
 
 
+def find_ceiling(metrics: pd.DataFrame, metric: str, label_learners: Iterable[str]) -> str:
+    """The ceiling: the best by a metric of what learns from cell labels; empty: none is measured."""
+    at = find_measured(metrics, metric)
+    known = [name for name in label_learners if name in at and np.isfinite(at[name].value)]
+    return max(known, key=lambda name: METRICS[metric].sign * at[name].value, default="")
+
+
 def choose_metric(metrics: pd.DataFrame, wanted: str = "accuracy") -> str:
     """The metric to speak of: ``wanted`` where it was measured, else the KL to the given proportions."""
     known = take_pooled(metrics)

@@ -92,7 +92,7 @@ _INTERVAL = (
         "method",
         STRING,
         "",
-        "whose spread the interval is of: animals and runs, folds (one seed), animals (nothing is learnt)",
+        "whose spread the interval is of: animals and runs, folds (one seed), animals (no seed)",
     ),
     Column("trusted", BOOL, "", "whether the interval of so many animals and folds covers in simulation"),
     Column("low_folds", FLOAT64, "", "lower end of the 95 % interval of the plain t over folds"),

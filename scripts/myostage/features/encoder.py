@@ -25,7 +25,7 @@ from myostage.cells.tables import CROP_PX, CROPS
 from myostage.errors import UserError
 from myostage.features import tokens
 from myostage.runtime import weights
-from myostage.study.sections.encoder import NOT_IN_TOKENS, Encoder
+from myostage.study.sections.encoder import NOT_IN_TOKENS, Encoder, Pool
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ RANDOM_WEIGHTS_SEED = 0
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MOST_POSITIONS = 10**5
+SMALLEST_VARIANCE = 1e-12
 _DINO_OFFSET = 0.1
 """Added to the new grid's side by DINO before it divides (vision_transformer.py of facebookresearch/dino)."""
 
@@ -104,20 +105,19 @@ class _Positions(nn.Module):
 class Suffix(nn.Module):
     """The last ``trained_blocks`` blocks, the norm and the pooling: tokens [B, T, D] to embeddings [B, E].
 
-    E is D for the class token and 2 D for the class token joined with the mean patch token. Where the
+    E is D for the class token, and D more for each of what ``pool`` joins with it: the mean of the patch
+    tokens and their standard deviation (of the patches as they are: divided by their number). Where the
     embedding is the class token alone, the very last block computes only what reaches it: the same numbers
     for a fraction of the work. Stored float16 tokens may be given as they are.
     """
 
-    def __init__(
-        self, model: VisionTransformer, pool: Literal["cls", "cls+mean"], trained_blocks: int = 1
-    ) -> None:
+    def __init__(self, model: VisionTransformer, pool: Pool, trained_blocks: int = 1) -> None:
         super().__init__()
         self.blocks = model.blocks[-trained_blocks:]
         self.norm = model.norm
         self.pool = pool
         self.prefix_tokens: int = model.num_prefix_tokens
-        self.embedding = int(model.embed_dim) * (2 if pool == "cls+mean" else 1)
+        self.embedding = int(model.embed_dim) * len(pool.split("+"))
         self._class_token_only = pool == "cls" and _is_plain(self.blocks[-1])
 
     def forward(self, stored: Tensor) -> Tensor:
@@ -127,7 +127,12 @@ class Suffix(nn.Module):
         out = self.norm(self.blocks(values))
         if self.pool == "cls":
             return out[:, 0]
-        return torch.cat([out[:, 0], out[:, self.prefix_tokens :].mean(dim=1)], dim=1)
+        patches = out[:, self.prefix_tokens :]
+        joined = [out[:, 0], patches.mean(dim=1)]
+        if self.pool == "cls+mean+sd":
+            # the slope of a root is infinite at 0, where patches are equal
+            joined.append(patches.var(dim=1, correction=0).clamp_min(SMALLEST_VARIANCE).sqrt())
+        return torch.cat(joined, dim=1)
 
     def trainable(self, unfreeze: Unfreeze) -> list[nn.Parameter]:
         """Freeze all but what ``unfreeze`` names, and return that.

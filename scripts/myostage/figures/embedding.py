@@ -22,7 +22,7 @@ def requests(scope: Scope) -> dict[str, Request]:
         scope.plan.experiments
         and scope.plan.labelled
         and scope.plan.shown
-        and scope.plan.experiments[scope.plan.shown][0].trained
+        and scope.plan.experiments[scope.plan.shown][0].network
     ):
         return {}
     files = {

@@ -23,7 +23,7 @@ def requests(scope: Scope) -> dict[str, Request]:
     if not scope.plan.experiments:
         return {}
     parts = scope.plan.structure
-    named = ("baselines", "ceilings", "fitted_afterwards", "left_out", "quoted", "study")
+    named = ("baselines", "label_learners", "fitted_afterwards", "left_out", "quoted", "study")
     parameters = {
         "experiments": scope.plan.structure["main"],
         "metric": scope.metric,
@@ -37,7 +37,7 @@ FIGURE = Record(
     category="Metrics",
     caption=(
         "Metrics of every experiment on held-out slides. 95 % intervals over animals and training runs. "
-        "Majorities learn nothing; the supervised ceiling alone sees cell labels. The table adds "
+        "Majorities learn nothing; diamonds learn from cell labels, the best is the ceiling. The table adds "
         "differences to the reference and, in a block of their own, published figures."
     ),
     requests=requests,
@@ -52,7 +52,7 @@ def make(
     metric: str = "accuracy",
     experiments: Sequence[str] = (),
     baselines: Sequence[str] = (),
-    ceilings: Sequence[str] = (),
+    label_learners: Sequence[str] = (),
     fitted_afterwards: Sequence[str] = (),
     left_out: Mapping[str, str] | None = None,
     quoted: Sequence[Mapping[str, Any]] = (),
@@ -65,12 +65,15 @@ def make(
     metric = selection.choose_metric(table, metric)
     shown = list(experiments) or None
     rows = formatting.tabulate_experiments(table, shown, compared, ended, metric, left_out)
-    figure = draw(table, shown, baselines, ceilings, compared, ended, metric)
-    sentences = formatting.state_results(table[table["experiment"].isin(rows.index)], baselines, ceilings)
-    notes = formatting.explain_marks(rows.index, ceilings, fitted_afterwards, left_out)
+    figure = draw(table, shown, baselines, label_learners, compared, ended, metric)
+    sentences = formatting.state_results(
+        table[table["experiment"].isin(rows.index)], baselines, label_learners
+    )
+    ceiling = selection.find_ceiling(table, metric, label_learners)
+    notes = formatting.explain_marks(rows.index, label_learners, fitted_afterwards, left_out, ceiling)
     blocks = [
         (
-            formatting.mark_experiments(rows, ceilings, fitted_afterwards),
+            formatting.mark_experiments(rows, label_learners, fitted_afterwards),
             f"{formatting.CAPTION} {notes}".strip(),
         ),
         *formatting.collect_blocks(compared, metric, rows.index, quoted, ended),
@@ -82,7 +85,7 @@ def draw(
     table: pd.DataFrame,
     experiments: Sequence[str] | None = None,
     baselines: Sequence[str] = ("majority",),
-    ceilings: Sequence[str] = ("supervised",),
+    label_learners: Sequence[str] = ("supervised",),
     comparisons: pd.DataFrame | None = None,
     runs: pd.DataFrame | None = None,
     metric: str = "accuracy",
@@ -97,8 +100,8 @@ def draw(
         Rows from top to bottom; by default as they come.
     baselines : sequence of str
         Drawn grey; the best of them is a dashed line through each panel.
-    ceilings : sequence of str
-        Experiments that see cell labels, drawn as diamonds.
+    label_learners : sequence of str
+        Experiments that learn from cell labels, drawn as diamonds; the best is the ceiling.
     comparisons, runs : DataFrame, optional
         The COMPARISONS table, for the title; the RUNS table, which names failed runs.
     metric : str
@@ -134,13 +137,13 @@ def draw(
                 continue
             row = at[name]
             colour = learnt
-            if name in baselines or name in ceilings:
+            if name in baselines or name in label_learners:
                 colour = palette.BASELINE if name in baselines else palette.CEILING
             values = single.loc[single["experiment"] == name, "value"]
             axes.plot(values, np.full(len(values), place + 0.25), ".", color=colour, alpha=0.6, ms=4, mew=0)
             if np.isfinite(row.low) and np.isfinite(row.high):
                 axes.hlines(place, row.low, row.high, color=colour, lw=1.8)
-            axes.plot(row.value, place, "D" if name in ceilings else "o", color=colour, ms=6)
+            axes.plot(row.value, place, "D" if name in label_learners else "o", color=colour, ms=6)
         floors = [at[name].value for name in baselines if name in at and np.isfinite(at[name].value)]
         if floors:
             axes.axvline(
@@ -160,12 +163,12 @@ def draw(
     note = f"Point and line: value and {verdicts.INTERVAL}; small dots: single runs."
     if set(baselines) & set(order):
         note += " Grey: baselines, dashed the best of them."
-    if set(ceilings) & set(order):
-        note += " Diamond: sees cell labels, a ceiling."
+    if set(label_learners) & set(order):
+        note += " Diamond: learns from cell labels, the best of them the ceiling."
     sizes_of = whole[whole["value"].notna()]
     note += f" n: up to {sizes_of['slides'].max():,} slides and {sizes_of['cells'].max():,} cells."
     spoken = metric if metric in known else panels[0]
-    finding = _standing(table, spoken, baselines, ceilings, comparisons)
+    finding = _standing(table, spoken, baselines, label_learners, comparisons)
     style.set_headline(figure, finding, note)
     return figure
 
@@ -179,10 +182,10 @@ def _standing(
     table: pd.DataFrame,
     metric: str,
     baselines: Sequence[str],
-    ceilings: Sequence[str],
+    label_learners: Sequence[str],
     comparisons: pd.DataFrame | None = None,
 ) -> str:
-    """The best experiment by a metric against the best baseline and ceiling, and against the reference."""
+    """The best experiment by a metric against the best baseline, the ceiling and the reference."""
     record = METRICS[metric]
     at = {name: row for name, row in selection.find_measured(table, metric).items() if np.isfinite(row.value)}
 
@@ -194,8 +197,10 @@ def _standing(
         )
         return known[:1]
 
-    plain = best(name for name in at if name not in baselines and name not in ceilings)
-    parts = [f"{name} {at[name]}" for name in (*plain, *best(baselines), *best(ceilings))]
+    plain = best(name for name in at if name not in baselines and name not in label_learners)
+    parts = [f"{name} {at[name]}" for name in (*plain, *best(baselines))]
+    ceiling = selection.find_ceiling(table, metric, label_learners)
+    parts += [f"the ceiling ({ceiling}) {at[ceiling]}"] if ceiling else []
     against = "" if comparisons is None else formatting.describe_to_reference(comparisons, metric, *plain)
     if against:
         parts[0] += f", {against}"

@@ -52,9 +52,9 @@ class Scope:
 
     @property
     def learning(self) -> list[str]:
-        """Experiments of the main table that train."""
+        """Experiments of the main table that train a network."""
         main = self.plan.structure["main"]
-        return [label for label in main if self.plan.experiments[label][0].trained]
+        return [label for label in main if self.plan.experiments[label][0].network]
 
     @property
     def attended(self) -> list[str]:

@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import cast
 
@@ -44,6 +44,7 @@ from myostage.learning.outputs import (
     write_outcome,
     write_predictions,
 )
+from myostage.learning.probe import Probe, predict_slides
 from myostage.learning.steps import BagPair, LabelledCells
 from myostage.learning.term import which
 from myostage.learning.train import (
@@ -363,13 +364,19 @@ def predict_run(
         batches = ((slide, repeat(cell_numbers(path), share)) for slide, path in tokens.items())
         write_predictions(predictions_out, batches, stages, spec, made_by)
         return
+    if spec.method == "probe":
+        probe = Probe(**{name: tensor.numpy() for name, tensor in tensors.items()})
+        opened = {slide: token_store(path, spec.encoder) for slide, path in tokens.items()}
+        batches = predict_slides(probe, opened)
+        write_predictions(predictions_out, batches, stages, spec, made_by, temperature=temperature)
+        return
     # What was trained lies in the model file; only the geometry is built anew.
     suffix = (
         Projection.empty(len(tensors["suffix.mean"]), projected(spec))
         if spec.encoder.projection
         else suffix_of(spec.encoder.model_copy(update={"weights": "none", "dino": None}))
     )
-    model = StageModel(suffix, spec.training.hidden, stages)
+    model = StageModel(suffix, spec.training.hidden, stages, spec.training.classifier)
     model.load_state_dict(tensors)
     stores = {slide: token_store(path, spec.encoder) for slide, path in tokens.items()}
     predicted = _predict(model.to(where), stores, cells or {}, spec, where)
@@ -553,6 +560,12 @@ class BagSource:
         """The score of every slide that is learnt from, in stages."""
         return np.array([self._score({slide: 1}, share) for slide, share in self.given.items()])
 
+    @cached_property
+    def prior(self) -> Floats:
+        """The proportions [K] that bags have on average: groups alike, and the slides of each."""
+        given, slides = self.given, self._slides.groupby("group")["slide"]
+        return np.mean([np.mean([given[slide] for slide in own], axis=0) for _, own in slides], axis=0)
+
     def _score(self, cells: Mapping[str, int], p: Floats) -> float:
         """Of a bag with so many ``cells`` of each slide and proportions ``p`` [K], in stages."""
         if self._scores is None:
@@ -633,7 +646,7 @@ def _labelled(
     spec: RunSpec, stores: Mapping[str, TokenStore], labels: Mapping[str, Path]
 ) -> dict[str, NDArray[np.int64]]:
     """Annotated stages of the training slides' rows, refused where they do not fill a bag."""
-    stages = {slide: _stages_of_rows(store, labels.get(slide)) for slide, store in stores.items()}
+    stages = {slide: stages_of_rows(store, labels.get(slide)) for slide, store in stores.items()}
     found = sum(int((rows >= 0).sum()) for rows in stages.values())
     if found < spec.training.bag_size:
         raise UserError(
@@ -643,7 +656,7 @@ def _labelled(
     return stages
 
 
-def _stages_of_rows(store: TokenStore, labels: Path | None) -> NDArray[np.int64]:
+def stages_of_rows(store: TokenStore, labels: Path | None) -> NDArray[np.int64]:
     """Annotated stage of every row of a store; -1: none."""
     stages = np.full(len(store), -1, np.int64)
     if labels is not None:

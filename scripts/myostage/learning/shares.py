@@ -2,8 +2,9 @@
 
 import math
 
+import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 
@@ -30,3 +31,12 @@ def divisor(divide: str, number: int) -> int:
     if divide not in ("none", "released"):
         raise ValueError(f"divide is none or released, not {divide!r}")
     return number if divide == "released" else 1
+
+
+def apportion(p: ArrayLike, cells: int) -> NDArray[np.int64]:
+    """Whole numbers [K] of ``cells`` cells by proportions ``p`` [K]: largest remainders, they sum to it."""
+    wanted = np.asarray(p, np.float64)
+    wanted = wanted / wanted.sum() * cells
+    counts = np.floor(wanted).astype(np.int64)
+    counts[np.argsort(counts - wanted, kind="stable")[: cells - counts.sum()]] += 1
+    return counts

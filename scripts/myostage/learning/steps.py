@@ -1,5 +1,6 @@
 """What the loss terms of one step see: two bags, labelled cells, or a slide."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -112,6 +113,14 @@ class BagStep:
     def detached(self) -> bool:
         """Whether the head passes no gradient on to the embedding."""
         return self.spec.training.head_gradient == "detached"
+
+    @property
+    def forward(self) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        """What makes logits, and of what: tokens, or embeddings where the head's terms go no further back."""
+        if self.frozen or self.detached:
+            return self.model.head, self.seen
+        # The model's own forward knows no autocast, whose rounding would drown a small perturbation.
+        return lambda tokens: self.model(tokens)[1], self.inputs
 
     @property
     def width(self) -> int:

@@ -21,6 +21,7 @@ from myostage.errors import UserError
 from myostage.features.encoder import Suffix
 from myostage.features.projection import Projection
 from myostage.learning import term
+from myostage.learning.heads import build_head
 from myostage.learning.loop import Diverged, autocast, fit, resume
 from myostage.learning.outputs import write_history
 from myostage.learning.regression import Queue
@@ -30,7 +31,7 @@ from myostage.schema import Section
 from myostage.spatial.graph import CellGraph
 from myostage.spatial.smoothing import sm
 from myostage.study.run import HEAD_TERM, RunSpec
-from myostage.study.sections.training import Training
+from myostage.study.sections.training import Classifier, Training
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,11 @@ class Source(Protocol):
         """The score of every slide that is learnt from, in stages."""
         ...
 
+    @property
+    def prior(self) -> NDArray[np.float64]:
+        """The proportions [K] that bags have on average."""
+        ...
+
     def draw(self, step: int) -> BagPair | LabelledCells:
         """The draw of one step, a function of the source's seed and ``step`` alone."""
         ...
@@ -53,21 +59,21 @@ class Source(Protocol):
 
 
 class StageModel(nn.Module):
-    """The trained suffix of the encoder and the 3-layer head on its embedding (OSLSP: E-128-64-K, ReLU).
+    """The trained suffix of the encoder and the head on its embedding.
 
     Where features are ready-made a learnt projection takes the suffix's place.
     """
 
-    def __init__(self, suffix: Suffix | Projection, hidden: tuple[int, int], stages: int) -> None:
+    def __init__(
+        self,
+        suffix: Suffix | Projection,
+        hidden: tuple[int, int],
+        stages: int,
+        classifier: Classifier = "softmax",
+    ) -> None:
         super().__init__()
         self.suffix = suffix
-        self.head = nn.Sequential(
-            nn.Linear(suffix.embedding, hidden[0]),
-            nn.ReLU(),
-            nn.Linear(hidden[0], hidden[1]),
-            nn.ReLU(),
-            nn.Linear(hidden[1], stages),
-        )
+        self.head = build_head(suffix.embedding, hidden, stages, classifier)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Embedding float32[N, E] and logits float32[N, K] of tokens [N, T, D]."""
@@ -152,7 +158,7 @@ def train(
     """
     plan = phases(spec)
     torch.manual_seed(spec.seed)
-    model = StageModel(suffix, spec.training.hidden, len(stages))
+    model = StageModel(suffix, spec.training.hidden, len(stages), spec.training.classifier)
     module = nn.ModuleDict({"stages": model, **_helpers(spec, model.suffix.embedding)}).to(device)
     resumed, history = resume(checkpoints, module, spec)
     begun = len(history)

@@ -176,10 +176,16 @@ class Facts:
         """The metric in words."""
         return METRICS[self.metric].title
 
+    @cached_property
+    def ceiling(self) -> str:
+        return selection.find_ceiling(self.metrics, self.metric, self.structure.label_learners)
+
     def name(self, label: str) -> str:
         """A label, with what must be known of it."""
-        if label in self.structure.ceilings:
-            return f"{label} (a ceiling, sees cell labels)"
+        if label == self.ceiling:
+            return f"{label} (the ceiling, sees cell labels)"
+        if label in self.structure.label_learners:
+            return f"{label} (sees cell labels)"
         if label in self.structure.fitted_afterwards:
             return f"{label} (head fitted afterwards)"
         return label

@@ -118,7 +118,7 @@ def rules(facts: Facts) -> str:
         "correction takes the study's question alone, then baselines, then each sweep and the rest of each "
         "part. Beside a difference that is not significant stands the minimum detectable effect: what this "
         f"test finds at its corrected level with power {format_setting(compare['power'])}. Not tested: "
-        "ceilings, majorities, random features, and differences without any spread. t over folds: the plain "
+        "label learners, majorities, random features, differences without spread. t over folds: the plain "
         "t interval of the folds' means, beside it for comparison. Effect size: difference over the standard "
         f"deviation of the animals' differences. {NOT_TRUSTED}: not to be trusted, of too few animals or "
         "folds. Two intervals that do not overlap count as apart."
@@ -160,8 +160,9 @@ def _methods(facts: Facts) -> list[Block]:
     rows = formatting.tabulate_experiments(
         facts.metrics, structure.main, runs=facts.runs, metric=facts.metric
     )
-    marks = structure.ceilings, structure.fitted_afterwards
-    caption = f"{formatting.CAPTION} {formatting.explain_marks(structure.main, *marks)}"
+    marks = structure.label_learners, structure.fitted_afterwards
+    notes = formatting.explain_marks(structure.main, *marks, ceiling=facts.ceiling)
+    caption = f"{formatting.CAPTION} {notes}"
     blocks = [Block(table=Grid.of(formatting.mark_experiments(rows, *marks), caption))]
     if structure.quoted:
         quoted = Grid.of(formatting.tabulate_quoted(structure.quoted), formatting.QUOTED)
@@ -180,7 +181,7 @@ def _differences(facts: Facts, rows: Sequence[Difference]) -> Grid | None:
     """A table of differences with their intervals drawn; none for no rows."""
     if not rows:
         return None
-    marks = dict.fromkeys(facts.structure.ceilings, formatting.SEES_LABELS)
+    marks = dict.fromkeys(facts.structure.label_learners, formatting.SEES_LABELS)
     marks |= dict.fromkeys(facts.structure.fitted_afterwards, formatting.FITTED_AFTERWARDS)
     reach = _reach(rows)
     head = ("experiment", "against", "difference", "", "verdict", "effect size", "p (Holm)")
@@ -202,7 +203,10 @@ def _differences(facts: Facts, rows: Sequence[Difference]) -> Grid | None:
         for verdict in [row.judge(facts.alpha)]
     ]
     notes = formatting.explain_marks(
-        [row.experiment for row in rows], facts.structure.ceilings, facts.structure.fitted_afterwards
+        [row.experiment for row in rows],
+        facts.structure.label_learners,
+        facts.structure.fitted_afterwards,
+        ceiling=facts.ceiling,
     )
     drawn = f" Drawn up to {METRICS[rows[0].metric].format(reach)} from 0; hollow: beyond." if reach else ""
     caption = f"Difference in {METRICS[rows[0].metric].label} [95 % interval].{drawn} {notes}".rstrip()

@@ -216,7 +216,7 @@ def tabulate_centre(facts: Facts) -> Grid:
     table = rows.assign(text=text, label=labels).pivot(index="experiment", columns="label", values="text")
     order = list(dict.fromkeys(rows["experiment"]))
     table = table.loc[order, list(dict.fromkeys(labels))]
-    marks = facts.structure.ceilings, facts.structure.fitted_afterwards
+    marks = facts.structure.label_learners, facts.structure.fitted_afterwards
     caption = f"At {point}: mean over worlds [95 % t interval over worlds]."
     caption += f" {formatting.explain_marks(order, *marks)}"
     return Grid.of(formatting.mark_experiments(table, *marks), caption)

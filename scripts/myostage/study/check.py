@@ -22,6 +22,7 @@ from myostage.study.inputs import (
     slide_classes,
     slide_scores,
 )
+from myostage.study.methods import LABEL_LEARNERS
 from myostage.study.model_names import (
     cellpose_absent,
     cellpose_fault,
@@ -99,12 +100,12 @@ def check_groups(
 ) -> None:
     table = study.table
     problems = []
-    supervised = [experiment.name for experiment in study.experiments if experiment.method == "supervised"]
-    if supervised and not any(row.group and row.labelled for row in rows):
+    from_labels = [experiment.name for experiment in study.experiments if experiment.method in LABEL_LEARNERS]
+    if from_labels and not any(row.group and row.labelled for row in rows):
         column = "annotations" if study.input == "slides" else "label"
         problems.append(
-            f"{', '.join(supervised)} learns from labels and no row with a group has {column}; "
-            f"fill the column, or remove {', '.join(supervised)}"
+            f"{', '.join(from_labels)} learns from labels and no row with a group has {column}; "
+            f"fill the column, or remove {', '.join(from_labels)}"
         )
     used: dict[str, list[str]] = {}
     for row in rows:

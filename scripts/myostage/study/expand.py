@@ -66,7 +66,8 @@ def expand(study: Study) -> dict[str, list[RunSpec]]:
     dict[str, list[RunSpec]]
         Label -> runs over folds x seeds. The label is the experiment's name, with the point of the grid where
         `vary` names one: ``combined[sigma=0.1,bins=6]``. Baselines learn nothing, so they run with seed 0 and
-        default `training` and `encoder`. Equal runs of two experiments have one id.
+        default `training` and `encoder`; a probe, which no seed shapes, has default `training`.
+        Equal runs of two experiments have one id.
 
     Raises
     ------
@@ -108,24 +109,28 @@ def _expand(study: Study) -> dict[str, list[RunSpec]]:
 def _points(study: Study, experiment: Experiment) -> dict[str, list[RunSpec]]:
     """Label -> runs of one experiment."""
     where = f"experiments[{experiment.name}]"
-    if experiment.method not in LEARNING:
+    probed = experiment.method == "probe"
+    if experiment.method not in LEARNING or probed:
+        taken = () if probed else ("encoder",)
         given = [
             name
-            for name in ("losses", "training", "encoder", "mil", "graph", "vary")
+            for name in ("losses", "training", *taken, "mil", "graph", "vary")
             if getattr(experiment, name)
         ]
         given += ["preset"] if experiment.preset != "none" else []
         if given:
+            how = "learns by no network" if probed else "learns nothing"
             raise Misfit(
-                [f"{where} learns nothing ({experiment.method}) and takes no {', '.join(given)}; remove them"]
+                [f"{where} {how} ({experiment.method}) and takes no {', '.join(given)}; remove them"]
             )
+        encoder = _encoder_of(study, experiment, where) if probed else Encoder()
         return {
             experiment.name: [
                 RunSpec(
                     method=experiment.method,
                     losses={},
                     training=Training(),
-                    encoder=Encoder(),
+                    encoder=encoder.of_fold(fold, study.folds),
                     folds=study.folds,
                     fold=fold,
                     seed=0,
@@ -135,13 +140,7 @@ def _points(study: Study, experiment: Experiment) -> dict[str, list[RunSpec]]:
         }
     check_vary(experiment, where)
     preset = PRESETS[experiment.preset]
-    overrides = {**preset["encoder"], **experiment.encoder}
-    base = study.encoder.model_dump()
-    # naming one geometry replaces the other
-    for one, other in (("model", "architecture"), ("architecture", "model")):
-        if overrides.get(one) is not None and overrides.get(other) is None:
-            base[other] = None
-    encoder = ready_made(study) or override(Encoder, base, overrides, f"{where}.encoder")
+    encoder = _encoder_of(study, experiment, where)
     labels = {}
     names = list(experiment.vary)
     for values in itertools.product(*experiment.vary.values()):
@@ -200,7 +199,7 @@ def _points(study: Study, experiment: Experiment) -> dict[str, list[RunSpec]]:
                     method=experiment.method,
                     losses=losses,
                     training=training,
-                    encoder=encoder,
+                    encoder=encoder.of_fold(fold, study.folds),
                     mil=mil,
                     label=study.slide_labels[str(mil.label)] if mil else None,
                     graph=wanted if spatial else None,
@@ -215,7 +214,28 @@ def _points(study: Study, experiment: Experiment) -> dict[str, list[RunSpec]]:
     return labels
 
 
+def _encoder_of(study: Study, experiment: Experiment, where: str) -> Encoder:
+    """The encoder of the study with what a preset and the experiment change of it."""
+    overrides = {**PRESETS[experiment.preset]["encoder"], **experiment.encoder}
+    base = study.encoder.model_dump()
+    # naming one geometry replaces the other
+    for one, other in (("model", "architecture"), ("architecture", "model")):
+        if overrides.get(one) is not None and overrides.get(other) is None:
+            base[other] = None
+    encoder = ready_made(study) or override(Encoder, base, overrides, f"{where}.encoder")
+    if encoder.dino and encoder.dino.crops == "all" and TRANSDUCTIVE not in experiment.name:
+        raise Misfit(
+            [
+                f"{where}.encoder.dino.crops is all, so that DINO sees the crops of held-out animals; put "
+                f"{TRANSDUCTIVE} into the experiment's name, so that every table and figure says so, or set "
+                "it to training"
+            ]
+        )
+    return encoder
+
+
 PERMUTED = "coordinates=permuted"
+TRANSDUCTIVE = "transductive"
 
 
 def _controls(graph: Graph, losses: Mapping[str, float], named: Collection[str]) -> dict[str, Graph]:

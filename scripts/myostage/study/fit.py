@@ -181,6 +181,11 @@ def check_losses(method: str, losses: Mapping[str, float], training: Training, w
         problems.append(f"{where}: {', '.join(losses)} teaches no stage; add prop: 1 or mse: 1")
     elif method == "slide" and "slide" not in losses:
         problems.append(f"{where} learns labels of slides and has no loss slide; add slide: 1")
+    if method == "slide" and training.classifier != "softmax":
+        problems.append(
+            f"{where} learns labels of slides, which no {training.classifier} classifies; set training: "
+            "{classifier: softmax} in this experiment"
+        )
     if method == "proportions":
         frozen = which(losses, encoder_only=True)
         if training.unfreeze == "none" and frozen:

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Literal
 from myostage.learning.baseline import BASELINES
 from myostage.learning.term import names
 
-LEARNING = ("proportions", "slide", "supervised")
+LEARNING = ("proportions", "slide", "supervised", "probe")
+# learn from cell labels
+LABEL_LEARNERS = ("supervised", "probe")
 
 if TYPE_CHECKING:
     Method = str

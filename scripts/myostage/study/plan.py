@@ -295,7 +295,7 @@ class Plan:
     def embedded(self) -> list[str]:
         """The experiments whose embeddings of stages are compared."""
         labels = dict.fromkeys([*self.structure["main"], *([self.ordered] if self.ordered else [])])
-        return [name for name in labels if self.experiments[name][0].trained]
+        return [name for name in labels if self.experiments[name][0].network]
 
     def before_and_after(self, name: str) -> dict[str, str]:
         """Experiments whose embeddings show what training ``name`` does, with captions.
@@ -469,17 +469,17 @@ class Plan:
         """What runs read, by the name of the rule's input: ready to wait for, so receipts and not tokens."""
         encoders = list(dict.fromkeys(spec.encoder.id for spec in specs if spec.trained))
         tokens = [self.paths.tokens(slide, encoder) for encoder in encoders for slide in self.slides]
-        supervised = any(spec.method == "supervised" for spec in specs)
+        labelled = any(spec.learns_labels for spec in specs)
         return {
             # a baseline only counts the crops
             "tokens": self.behind(tokens or self.each("crops.parquet", self.slides)),
-            "labels": self.behind(self.each("labels.parquet", self.labelled)) if supervised else [],
+            "labels": self.behind(self.each("labels.parquet", self.labelled)) if labelled else [],
             "cells": (
                 self.behind(self.each(self.places, self.slides))
                 if any(spec.spatial for spec in specs)
                 else []
             ),
-            "encoder": [self.tuned[encoder] for encoder in encoders if encoder in self.tuned],
+            "encoder": self.behind([self.tuned[encoder] for encoder in encoders if encoder in self.tuned]),
             "splits": [self.paths.study("splits.parquet")],
             "precheck": [self.paths.precheck(*bag) for bag in bags(specs)],
         }
@@ -492,7 +492,7 @@ class Plan:
         return [
             {
                 "run": spec.id,
-                "labelled": self.labelled if spec.method == "supervised" else [],
+                "labelled": self.labelled if spec.learns_labels else [],
                 "places": self.places if spec.spatial else "",
                 "inputs": [file for files in self.read_by([spec]).values() for file in files],
                 "slide_proportions": (
@@ -552,6 +552,9 @@ class Plan:
         }
         for slide, encoder in itertools.product(self.slides, self.encoders):
             found[paths.tokens(slide, encoder)] = paths.receipt("tokens", encoder)
+        for encoder, weights in self.tuned.items():
+            if weights == paths.tuned(encoder):
+                found[weights] = paths.receipt("dino", encoder)
         for batch, specs in self.run_batches.items():
             receipt = paths.receipt(*((BASELINE_JOB, "all") if batch == BASELINE_JOB else ("train", batch)))
             found |= {paths.run(spec.id, name): receipt for spec in specs for name in spec.files}

@@ -17,8 +17,8 @@ from pydantic import (
 from myostage.learning.baseline import BASELINES
 from myostage.learning.term import TERMS, option_keys, ordered
 from myostage.schema import Section, digest
-from myostage.study.methods import LEARNING, Method, TermName
-from myostage.study.sections.encoder import Encoder
+from myostage.study.methods import LABEL_LEARNERS, LEARNING, Method, TermName
+from myostage.study.sections.encoder import Encoder, FoldEncoder
 from myostage.study.sections.graph import Graph
 from myostage.study.sections.healthy import Healthy
 from myostage.study.sections.mil import Mil
@@ -33,6 +33,8 @@ NOT_IN_RUN_ID: dict[str, Any] = {
     "training": {"checkpoint_every", "cache_mb"},
     "encoder": {"batch_size": True, "dino": {"checkpoint_every"}},
 }
+# keys of the loop that are no part of a run at their default
+LATER = ("choose", "classifier")
 # of a setting that is the weight of a term
 WEIGHT = "losses."
 # fits the head where no term of the run's own teaches it
@@ -49,7 +51,7 @@ class RunSpec(Section):
     method: Method
     losses: dict[TermName, PositiveFloat]
     training: Training
-    encoder: Encoder
+    encoder: FoldEncoder | Encoder
     mil: Mil | None = None
     label: SlideLabel | None = None
     graph: Graph | None = None
@@ -75,6 +77,16 @@ class RunSpec(Section):
     def trained(self) -> bool:
         """Whether the run learns anything; baselines do not."""
         return self.method in LEARNING
+
+    @property
+    def network(self) -> bool:
+        """Whether what learns is a network: it has a seed, a history of steps and an embedding."""
+        return self.trained and self.method != "probe"
+
+    @property
+    def learns_labels(self) -> bool:
+        """Whether it learns from cell labels."""
+        return self.method in LABEL_LEARNERS
 
     @property
     def head_afterwards(self) -> bool:
@@ -148,5 +160,5 @@ def _terms(losses: dict[str, float], training: Training) -> list[str]:
 
 def _own_keys(losses: dict[str, float], training: Training) -> set[str]:
     """The keys of `training` that a run uses: those of the loop, and the options of its terms."""
-    unused = set() if training.choose else {"choose"}
+    unused = {name for name in LATER if getattr(training, name) == Loop.model_fields[name].default}
     return {*Loop.model_fields, *option_keys(_terms(losses, training))} - unused

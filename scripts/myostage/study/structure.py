@@ -50,10 +50,10 @@ class Structure:
         ``{"with": label, "without": label}``: two main experiments that differ by L_SimProp alone; or empty.
     losses : dict
         Label -> term -> weight, of every experiment that learns.
-    baselines, ceilings : list of str
-        Baselines, and experiments that see cell labels.
+    baselines, label_learners : list of str
+        Baselines, and experiments that learn from cell labels.
     untested : list of str
-        Experiments that no question is asked of: ceilings, majorities, random features and controls.
+        Experiments that no question is asked of: label learners, majorities, random features, controls.
     untrained : list of str
         Main experiments that leave the encoder as it was before training.
     fitted_afterwards : list of str
@@ -85,7 +85,7 @@ class Structure:
     ordinal: dict[str, str]
     losses: dict[str, dict[str, float]]
     baselines: list[str]
-    ceilings: list[str]
+    label_learners: list[str]
     untested: list[str]
     untrained: list[str]
     fitted_afterwards: list[str]
@@ -145,18 +145,22 @@ def structure(
             losses={
                 label: {str(term): weight for term, weight in spec.losses.items()}
                 for _, label, spec in members
-                if spec.trained
+                if spec.network
             },
             baselines=[
                 label for experiment, label, spec in members if experiment.baseline or not spec.trained
             ],
-            ceilings=[label for _, label, spec in members if spec.method == "supervised"],
+            label_learners=[label for _, label, spec in members if spec.learns_labels],
             untested=[label for _, label, spec in members if not _is_asked(label, spec)],
             untrained=[
-                label for label, spec in main.items() if spec.trained and spec.training.unfreeze == "none"
+                label for label, spec in main.items() if spec.network and spec.training.unfreeze == "none"
             ],
             fitted_afterwards=[label for _, label, spec in members if spec.head_afterwards],
-            transductive=[label for _, label, spec in members if spec.trained and spec.encoder.dino],
+            transductive=[
+                label
+                for _, label, spec in members
+                if spec.trained and spec.encoder.dino and spec.encoder.dino.crops == "all"
+            ],
             released=[label for experiment, label, _ in members if experiment.preset == "released"],
             compare=study.compare.model_dump(),
             left_out=dict(left_out),
@@ -175,9 +179,9 @@ def _members(
 
 
 def _is_asked(label: str, spec: RunSpec) -> bool:
-    """Whether a study asks how good it is: not of ceilings, majorities, random features and controls."""
+    """Whether a study asks how good it is: not of label learners, majorities, random features, controls."""
     random = spec.encoder.weights == "none" and spec.training.unfreeze == "none"
-    return spec.trained and spec.method != "supervised" and not random and not _is_control(label)
+    return spec.trained and not spec.learns_labels and not random and not _is_control(label)
 
 
 def _is_control(label: str) -> bool:

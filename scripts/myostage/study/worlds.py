@@ -11,6 +11,7 @@ from functools import cache, cached_property
 from typing import Any, TypeVar
 
 from myostage.errors import UserError, raise_all
+from myostage.learning.baseline import BASELINES
 from myostage.learning.options import EXPECTED_STAGE
 from myostage.learning.term import which
 from myostage.paths import Paths
@@ -42,6 +43,7 @@ OF_WORLDS = {
     "folds",
 }
 OF_WORLDS |= {"experiments", "compare", "jobs"}
+IN_WORLDS = ("proportions", "supervised", *BASELINES.names())
 CENTRE = "centre"
 T = TypeVar("T")
 code_digest = cache(provenance.code_digest)
@@ -324,8 +326,8 @@ class Worlds:
     def _check_experiments(self) -> Iterator[str]:
         for label, spec in self.experiments.items():
             where = f"experiments[{label}]"
-            if spec.method == "slide":
-                yield f"{where} learns labels of slides, which worlds have none of; remove it"
+            if spec.trained and spec.method not in IN_WORLDS:
+                yield f"{where}: method {spec.method} does not run in worlds, only {', '.join(IN_WORLDS)} do"
             if needs_positions(spec.losses, spec.training):
                 yield f"{where} needs to know where cells lie, which worlds do not say; remove it"
             if spec.training.proportions == "slide":

@@ -25,11 +25,8 @@ class Options(Section):
 
 
 def _compute(step: BagStep, options: Options) -> Tensor:
-    """Perturbs the tokens, or the embedding where the head's terms go no further back."""
-    if step.frozen or step.detached:
-        return vat(step.model.head, step.seen, step.logits, radius=options.vat_radius)
-    # The model's own forward knows no autocast, whose rounding would drown so small a difference.
-    return vat(lambda tokens: step.model(tokens)[1], step.inputs, step.logits, radius=options.vat_radius)
+    forward, inputs = step.forward
+    return vat(forward, inputs, step.logits, radius=options.vat_radius)
 
 
 TERM = Term(

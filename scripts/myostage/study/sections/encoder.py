@@ -22,6 +22,8 @@ from myostage.schema import (
     nearest,
 )
 
+Pool = Literal["cls", "cls+mean", "cls+mean+sd"]
+
 
 class Architecture(Section):
     """A ViT that timm has no name for."""
@@ -41,7 +43,13 @@ class Architecture(Section):
 
 
 class Dino(Section):
-    """The encoder tuned by DINO on all crops, held-out ones too (transductive); no labels, no proportions."""
+    """The encoder tuned by DINO on crops: one per fold, for all seeds; no label, no proportion is read."""
+
+    crops: Literal["training", "all"] = key(
+        "training",
+        "what it learns from: the crops of the fold's training animals, or `all`, held-out ones too "
+        "(transductive: the experiment's name has to say so)",
+    )
 
     steps: Count = key(2000, "optimiser steps")
     batch_size: int = key(64, "crops per step, each seen in several views", ge=2, le=65_536)
@@ -85,9 +93,10 @@ class Encoder(Section):
         "rule that resizes position embeddings to the crop: bicubic as in DINO, or antialiased as in timm",
         DINO,
     )
-    pool: Literal["cls", "cls+mean"] = key(
+    pool: Pool = key(
         "cls",
-        "embedding: CLS token (OSLSP), or CLS joined with the mean patch token (MyoRegenTrack)",
+        "embedding: CLS token (OSLSP), or CLS joined with the mean of the patch tokens (MyoRegenTrack), or "
+        "with their mean and standard deviation; the cached tokens are the same",
         OSLSP_CODE,
     )
     trained_blocks: PositiveInt = key(
@@ -125,10 +134,35 @@ class Encoder(Section):
     @cached_property
     def id(self) -> str:
         """Readable label and short hash of everything that shapes the tokens."""
-        label = re.sub(r"[^A-Za-z0-9._-]+", "-", self.model or "vit") + ("-dino" if self.dino else "")
-        return f"{label}-{digest(self.model_dump(exclude=NOT_IN_TOKENS))}"
+        return f"{self._label}-{digest(self.model_dump(exclude=NOT_IN_TOKENS))}"
+
+    @property
+    def _label(self) -> str:
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.model or "vit") + ("-dino" if self.dino else "")
+
+    def of_fold(self, fold: int, folds: int) -> "Encoder":
+        """The encoder that a run of this fold reads: its own where DINO tunes it on the training animals."""
+        if self.dino is None or self.dino.crops == "all":
+            return self
+        return FoldEncoder(**self.model_dump(), fold=fold, folds=folds)
 
     @property
     def weights_file(self) -> str | None:
         """The weights where they are a file."""
         return None if self.weights in ("pretrained", "none") else self.weights
+
+
+class FoldEncoder(Encoder):
+    """An encoder that DINO tunes on the crops of the animals that ``fold`` of ``folds`` learns from."""
+
+    fold: int
+    folds: int
+
+    @property
+    def _label(self) -> str:
+        return f"{super()._label}-f{self.fold}"
+
+
+def read_encoder(settings: dict[str, Any]) -> Encoder:
+    """An encoder from plain values."""
+    return (FoldEncoder if "fold" in settings else Encoder)(**settings)

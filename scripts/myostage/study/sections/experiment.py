@@ -39,7 +39,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 _METHODS = (
     "`proportions`: learn from proportions (OSLSP); `slide`: from a label of each slide, by a model of "
-    "`mil`; `supervised`: from cell labels, a ceiling; "
+    "`mil`; `supervised`: from cell labels, by the same network; "
+    "`probe`: from cell labels, by a logistic regression on the frozen tokens; "
 ) + "; ".join(f"`{name}`: {BASELINES[name].meaning}" for name in BASELINES.names())
 _LOSSES = "loss terms (below) and their weights; none: {}".format(
     ", ".join(

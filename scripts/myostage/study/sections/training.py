@@ -9,6 +9,8 @@ from myostage.papers import OSLSP, OSLSP_CODE, SM
 from myostage.schema import Count, Number, Positive, Section, Width, key
 from myostage.study.sections.choose import Choose
 
+Classifier = Literal["softmax", "cumulative_link", "corn"]
+
 
 class Loop(Section):
     """One training run."""
@@ -38,6 +40,12 @@ class Loop(Section):
         "trained", "the head learns, or keeps its random start (the released code)"
     )
     hidden: tuple[Width, Width] = key((128, 64), "hidden widths of the 3-layer head", OSLSP_CODE)
+    classifier: Classifier = key(
+        "softmax",
+        "what makes probabilities of stages of the head's last layer: softmax, or the order of `stages`, by "
+        "proportional odds (`cumulative_link`) or by conditional probabilities (`corn`, arXiv 2111.08851)",
+        OSLSP,
+    )
     smooth: Literal["none", "logits", "embedding"] = key(
         "none", "what of a cell Sm smooths over the graph: nothing, its stage logits, or its embedding"
     )
