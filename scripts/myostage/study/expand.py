@@ -16,6 +16,7 @@ from myostage.study.fit import (
     check_losses,
     check_order,
     check_spatial,
+    check_unfreeze,
     check_vary,
     needs_positions,
     override,
@@ -174,6 +175,7 @@ def _points(study: Study, experiment: Experiment) -> dict[str, list[RunSpec]]:
             Experiment, experiment.model_dump(), {"losses": {**weights, **of["losses"]}}, where
         ).losses
         check_losses(experiment.method, losses, training, where)
+        check_unfreeze(encoder, training, where)
         check_choose(experiment, losses, training, where)
         check_order(study, training, where)
         check_spatial(study, experiment, losses, training, mil, where)
@@ -222,7 +224,13 @@ def _encoder_of(study: Study, experiment: Experiment, where: str) -> Encoder:
     for one, other in (("model", "architecture"), ("architecture", "model")):
         if overrides.get(one) is not None and overrides.get(other) is None:
             base[other] = None
-    encoder = ready_made(study) or override(Encoder, base, overrides, f"{where}.encoder")
+    encoder = override(Encoder, base, overrides, f"{where}.encoder")
+    if study.features is not None or study.world is not None:
+        return _ready_made(study, experiment, encoder, where)
+    if encoder.projection and study.world is None:
+        raise Misfit(
+            [f"{where}: encoder.projection is of ready-made features, and there are none; remove it"]
+        )
     if encoder.dino and encoder.dino.crops == "all" and TRANSDUCTIVE not in experiment.name:
         raise Misfit(
             [
@@ -264,13 +272,15 @@ def _label(study: Study, mil: Mil, where: str) -> str:
     return str(name)
 
 
-def ready_made(study: Study) -> Encoder | None:
-    """What stands for the encoder where features are ready-made, so that their tables say whose they are."""
-    if study.world is not None:
-        return Encoder(model="world", weights="none", projection=study.encoder.projection or PROJECTION)
-    if study.features is None:
-        return None
-    return Encoder(model=f"{study.features.dataset}/{study.features.features}", weights="none")
+def _ready_made(study: Study, experiment: Experiment, encoder: Encoder, where: str) -> Encoder:
+    """What stands for the encoder of features, ready-made or drawn, so that their tables say whose they are."""
+    name = study.features.name if study.features else "world"
+    unused = sorted({*study.encoder.model_fields_set, *experiment.encoder} - {"projection"})
+    if unused:
+        raise Misfit([f"{where}: encoder.{', '.join(unused)} changes no ready-made features; remove it"])
+    trained = experiment.method in ("proportions", "supervised")
+    projection = encoder.projection or PROJECTION if trained else None
+    return Encoder(model=name, weights="none", projection=projection)
 
 
 def show_value(value: Any) -> str:
