@@ -273,7 +273,7 @@ def _label(study: Study, mil: Mil, where: str) -> str:
 
 
 def _ready_made(study: Study, experiment: Experiment, encoder: Encoder, where: str) -> Encoder:
-    """What stands for the encoder of features, ready-made or drawn, so that their tables say whose they are."""
+    """What stands for the encoder of features, ready-made or drawn, so that tables say whose they are."""
     name = study.features.name if study.features else "world"
     unused = sorted({*study.encoder.model_fields_set, *experiment.encoder} - {"projection"})
     if unused:
