@@ -25,8 +25,8 @@ def work(smk: Any) -> None:
         Path(smk.input.splits),
         {group: np.array(share) for group, share in smk.params.proportions.items()},
         len(smk.params.stages),
-        {slide: Path(path) for slide, path in zip(smk.params.labelled, smk.input.labels, strict=True)},
-        # a crop study has no areas: every cell weighs the same
+        {slide: Path(paths.slide(slide, "labels.parquet")) for slide in smk.params.labelled},
+        # without slides there are no areas: every cell weighs the same
         {slide: Path(paths.slide(slide, "cells.parquet")) for slide in smk.params.imaged} or None,
         compare=Compare(**smk.params.compare),
         against=smk.params.against,

@@ -46,8 +46,10 @@ class Study(Section):
     input: Literal["slides", "crops", "features"] = key(
         "slides", "what the study starts from: slides, ready-made crops, or ready-made features"
     )
-    features: Features | None = key(None, "a public benchmark; with `input: features`")
-    slides: FileName | None = key(None, "TSV of slides; columns below; not with `input: crops`")
+    features: Features | None = key(None, "a table of cells, or a public benchmark; with `input: features`")
+    slides: FileName | None = key(
+        None, "TSV of slides; columns below; not with `input: crops` or a table of features"
+    )
     crops: FileName | None = key(None, "TSV of crops; columns below; with `input: crops`")
     phantom: Phantom | None = key(None, "draw the slides of the table first")
     world: World | None = key(None, "draw features of cells instead: no slides, no `input`")
@@ -81,6 +83,8 @@ class Study(Section):
     @property
     def table(self) -> str:
         """The table that names the slides."""
+        if self.features and self.features.table:
+            return self.features.table
         return str(self.crops if self.input == "crops" else self.slides)
 
     @property
