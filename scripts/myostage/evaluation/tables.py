@@ -156,6 +156,13 @@ COMPARISONS = Table(
             "",
             "smallest difference this test finds with the stated power at its corrected level, alpha / tests",
         ),
+        Column(
+            "animals_needed",
+            FLOAT64,
+            "animals",
+            "how many a study of this design would need to find a difference of .05 (kappa: .1) so, by the "
+            "spread that is seen",
+        ),
         Column("p_folds", FLOAT64, "", "plain t-test over folds"),
         Column(
             "p_corrected",
