@@ -39,6 +39,18 @@ def test_the_estimate_grows_with_runs_and_cells_and_says_so() -> None:
     assert found.cpu_seconds == 2 * estimate.JOB_SECONDS + 3 * estimate.RUN_SECONDS
 
 
+def test_losses_that_cost_more_are_estimated_to_cost_more() -> None:
+    def seconds(losses: dict[str, float]) -> float:
+        runs = tiny.runs(tiny.of_cells({"name": "one", "losses": losses}))
+        return estimate.step_seconds(runs["one"][0])
+
+    plain = seconds({"prop": 1})
+    assert seconds({"emd": 1}) == plain
+    assert seconds({"prop": 1, "llp_dc": 0.5}) == pytest.approx(2 * plain)
+    assert seconds({"prop": 1, "vat": 1}) == pytest.approx(3 * plain)
+    assert seconds({"count": 1}) == pytest.approx(plain + 12 * estimate.COUNT_SECONDS)
+
+
 @pytest.mark.parametrize(
     ("model", "tokens", "width"),
     [

@@ -16,6 +16,8 @@ CPU_TOKENS, CPU_WIDTH = 5.1e-9, 1.1e-9
 CPU_BLOCK = 72 / 20e9
 # CPU seconds per pair of cells and bin.
 CPU_PAIR = 8e-9
+# CPU seconds of the count loss per cell of a bag.
+COUNT_SECONDS = 1.4e-4
 # CPU seconds of a step on one slide of about 400 cells, by the model of its label.
 SLIDE_SECONDS = {"smap": 4e-3, "smtap": 15e-3, "transformer_abmil": 10e-3, "transmil": 10e-3, "srmil": 40e-3}
 # CPU seconds that a job starts with (imports of torch, timm and pandas from bytecode) and a run ends with
@@ -130,12 +132,13 @@ def step_seconds(spec: RunSpec) -> float:
     cell += (spec.encoder.trained_blocks - 1) * CPU_BLOCK * tokens * width**2
     if training.unfreeze == "none":
         cell = CPU_WIDTH * width**2  # the head alone, on embeddings
-    if "vat" in spec.losses:
-        cell *= 3  # two more passes, one of them backward
+    # forward and backward again: twice, or once
+    cell *= 1 + 2 * ("vat" in spec.losses) + ("llp_dc" in spec.losses)
     pairs = 0.0
     if "simprop" in spec.losses:
         pairs = training.bag_size ** (2 if training.pairs == "all" else 1) * training.bins * CPU_PAIR
-    return 2 * training.bag_size * cell + pairs
+    counts = COUNT_SECONDS * training.bag_size if "count" in spec.losses else 0.0
+    return 2 * training.bag_size * cell + pairs + counts
 
 
 def geometry(encoder: Encoder) -> tuple[int, int]:
