@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from myostage.study.run import RunSpec
 from myostage.study.sections.encoder import Encoder
 from myostage.study.sections.study import Study
+from myostage.study.worlds import Worlds
 
 # CPU seconds of forward and backward pass per cell and (token x width), per cell and width squared: one core
 # took 42 us a cell at width 96 and 0.9 ms at width 768 (65 tokens, last block for the class token alone).
@@ -22,6 +23,8 @@ STEP_SECONDS = 5e-3
 VIEW_SECONDS, LARGE_PASS, SMALL_PASS = 1.5e-3, 4 / 3, 1 / 4
 # CPU seconds per pair of cells and bin.
 CPU_PAIR = 8e-9
+# CPU seconds of a step in a drawn world, whatever its losses, and of what a run does beside them.
+WORLD_STEP_SECONDS, WORLD_RUN_SECONDS = 8e-3, 0.3
 # CPU seconds of a step on one slide of about 400 cells, by the model of its label.
 SLIDE_SECONDS = {"smap": 4e-3, "smtap": 15e-3, "transformer_abmil": 10e-3, "transmil": 10e-3, "srmil": 40e-3}
 # CPU seconds that a job starts with (imports of torch, timm and pandas from bytecode) and a run ends with
@@ -130,6 +133,20 @@ def estimate(
         cores=cores,
         cell_bytes=(0 if study.features else CELL_BYTES) + sum(tokens.values()) + held_out,
         model_bytes=models,
+    )
+
+
+def estimate_worlds(study: str, worlds: Worlds, cores: int | None) -> str:
+    """What a study of drawn worlds will cost, as one line for the terminal."""
+    trained = worlds.trained
+    steps = sum(spec.training.steps * (2 if spec.head_afterwards else 1) for spec in trained)
+    jobs = len(worlds.batches) + len(worlds.choice_batches)
+    seconds = JOB_SECONDS * jobs + WORLD_RUN_SECONDS * len(trained) + WORLD_STEP_SECONDS * steps
+    shared = f"{duration(seconds / cores)} on {cores} cores" if cores else f"{duration(seconds)} on one core"
+    return (
+        f"{study}: {len(worlds.points)} points, {worlds.world.repeats} worlds each, "
+        f"{len(worlds.experiments)} experiments, {len(worlds.runs):,} runs in {jobs} jobs. All of them would "
+        f"train for about {shared}."
     )
 
 
