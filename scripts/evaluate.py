@@ -10,6 +10,7 @@ from myostage.evaluation.experiments import Families
 from myostage.runtime import jobs
 from myostage.study.run import CHOICES, RunSpec
 from myostage.study.sections.compare import Compare
+from myostage.study.sections.prediction import Prediction
 
 
 def work(smk: Any) -> None:
@@ -33,6 +34,7 @@ def work(smk: Any) -> None:
         baselines=smk.params.baselines,
         label_learners=smk.params.label_learners,
         families=Families(smk.params.question, smk.params.parts, smk.params.baselines, smk.params.untested),
+        prediction=Prediction(**smk.params.prediction),
         metrics_out=Path(smk.output.metrics),
         comparisons_out=Path(smk.output.comparisons),
         scores_out=Path(smk.output.scores),
@@ -42,6 +44,7 @@ def work(smk: Any) -> None:
         runs_out=Path(smk.output.runs),
         choices={run: Path(paths.run(run, CHOICES)) for run in smk.params.choosing},
         choices_out=Path(smk.output.choices) if smk.params.choosing else None,
+        wrong_tables_out=Path(smk.output.wrong_tables) if smk.params.wrong_tables else None,
         slide_level=smk.params.slide_level,
     )
 

@@ -339,13 +339,19 @@ class Plan:
     def cell_tables(self) -> list[str]:
         """Metrics of cells, and what belongs to them."""
         chosen = ["choices"] if self.choosing else []
-        return self._tables([*CELL_TABLES, *chosen]) if self.experiments else []
+        wrong = ["wrong_tables"] if self.wrong_tables else []
+        return self._tables([*CELL_TABLES, *chosen, *wrong]) if self.experiments else []
 
     @cached_property
     def choosing(self) -> list[str]:
         """Ids of the runs that choose their settings."""
         specs = itertools.chain.from_iterable(self.experiments.values())
         return list(dict.fromkeys(spec.id for spec in specs if spec.training.choose))
+
+    @property
+    def wrong_tables(self) -> bool:
+        """Whether priors are measured with wrong proportions too."""
+        return bool(self.study.prediction.priors and self.labelled and self.experiments)
 
     @cached_property
     def slide_tables(self) -> list[str]:

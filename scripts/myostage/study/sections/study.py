@@ -15,6 +15,7 @@ from myostage.study.sections.jobs import Jobs
 from myostage.study.sections.look import Look
 from myostage.study.sections.mil import Mil
 from myostage.study.sections.phantom import Phantom
+from myostage.study.sections.prediction import Prediction
 from myostage.study.sections.segmentation import Segmentation
 from myostage.study.sections.slide_label import SlideLabel
 from myostage.study.sections.staging import Staging
@@ -77,6 +78,7 @@ class Study(Section):
     apply: Apply | None = key(None, "stage the slides with the models of another study")
     compare: Compare = key(Compare(), "how experiments are compared")
     jobs: Jobs = key(Jobs(), "how work is cut into jobs")
+    prediction: Prediction = key(Prediction(), "the proportions of a slide's group where cells are staged")
     staging: Staging = key(Staging(), "a stage for every cell, and how sure it is")
     look: Look = key(Look(), "what the figures show")
 
