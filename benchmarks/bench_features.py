@@ -4,8 +4,8 @@
 
 Writes benchmarks/results/features.json. A run of 1,500 steps on two bags of 100 cells of 64 features,
 L_SimProp + L_prop, from an opened source to the trained model; without the imports, which runs of one job
-share. Before, each step seeded by torch.manual_seed, which also prepares for GPUs that are not there. Both are
-timed in turn, the best of each is compared, and the models must be equal bit for bit.
+share. Before, each step seeded by torch.manual_seed, which also prepares for GPUs that are not there. Both
+are timed in turn, the best of each is compared, and the models must be equal bit for bit.
 """
 
 import argparse
