@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib import ticker as mticker
 
     from myostage import tables
-    from myostage.evaluation import checks, formatting, intervals, selection, summaries
+    from myostage.evaluation import checks, convergence, formatting, intervals, selection, summaries
     from myostage.evaluation import comparisons as verdicts
     from myostage.evaluation import cost as costs
     from myostage.evaluation import tables as schemas
@@ -46,11 +46,12 @@ else:
             "matplotlib.ticker",
         ),
     )
-    tables, checks, verdicts, intervals, costs, formatting, selection, summaries, schemas, style, views = map(
+    tables, style, views = map(Lazy, ("myostage.tables", "myostage.figures.style", "myostage.figures.views"))
+    checks, convergence, verdicts, intervals, costs, formatting, selection, summaries, schemas = map(
         Lazy,
         (
-            "myostage.tables",
             "myostage.evaluation.checks",
+            "myostage.evaluation.convergence",
             "myostage.evaluation.comparisons",
             "myostage.evaluation.intervals",
             "myostage.evaluation.cost",
@@ -58,7 +59,5 @@ else:
             "myostage.evaluation.selection",
             "myostage.evaluation.summaries",
             "myostage.evaluation.tables",
-            "myostage.figures.style",
-            "myostage.figures.views",
         ),
     )
