@@ -188,6 +188,29 @@ def test_a_prefix_without_blocks_is_refused() -> None:
     assert len(enc.split(tiny(trained_blocks=2))[0].blocks) == 1
 
 
+@torch.no_grad()
+def test_all_blocks_are_trained_on_the_tokens_that_enter_the_first() -> None:
+    model = enc.build(tiny(trained_blocks="all"))
+    prefix, suffix = enc.split(tiny(trained_blocks="all"))
+    images = crops(2)
+    assert (len(prefix.blocks), len(suffix.blocks)) == (0, 3)
+    expected = whole(model, prefix.normalise(images))[:, 0]
+    torch.testing.assert_close(suffix(prefix(images)), expected, rtol=0, atol=2e-6)
+    assert len(suffix.trainable("attention")) == 3 * 4
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_paths_are_dropped_at_the_rates_of_their_blocks_in_training_alone(count: int) -> None:
+    suffix = enc.Suffix(vit({"patch_size": 16}), "cls", count)
+    suffix.drop_paths(0.2)
+    rates = [(block.drop_path1.drop_prob, block.drop_path2.drop_prob) for block in suffix.blocks]
+    assert rates == [(pytest.approx(rate),) * 2 for rate in (0.0, 0.1, 0.2)[-count:]]
+    stored = torch.randn(64, 17, 32)
+    plain = enc.Suffix(vit({"patch_size": 16}), "cls", count)(stored)
+    assert torch.equal(suffix.eval()(stored), plain)
+    assert not torch.equal(suffix.train()(stored), plain)
+
+
 def test_a_fine_tuned_encoder_is_built_from_its_own_file(tmp_path: Path) -> None:
     tuned = tmp_path / "tuned.safetensors"
     state = {name: value + 1 for name, value in enc.build(tiny()).state_dict().items()}

@@ -68,7 +68,12 @@ def test_the_released_preset_is_the_released_code_by_configuration(study: dict[s
     assert (training.pairs, training.target, training.divide) == ("aligned", "truncated", "released")
     assert (training.unfreeze, training.head, training.head_gradient) == ("attention", "frozen", "detached")
     assert training.stop_gradient and training.schedule == "constant" and training.warmup == 0
-    assert spec.encoder.weights == "none"
+    assert (spec.encoder.weights, spec.encoder.trained_blocks) == ("none", "all")
+    assert (training.learning_rate, training.encoder_learning_rate) == (1e-3, 1e-3)
+    assert (training.weight_decay, training.decay, training.drop_path) == (0.01, "matrices", 0.1)
+    assert (training.clip, training.clip_by, training.bag_size, training.prop_bags) == (
+        3.0, "parameter", 100, "first",
+    )  # fmt: skip
 
 
 def test_keys_of_an_experiment_come_on_top_of_its_preset(study: dict[str, Any]) -> None:
@@ -191,7 +196,7 @@ def test_the_study_asks_every_question(name: str, monkeypatch: pytest.MonkeyPatc
     assert {t.unfreeze for t in trained} == {"none", "attention", "block"}
     assert any(t.order for t in trained)
     assert len({t.proportion_noise for t in trained}) >= 5
-    assert max(specs[0].encoder.trained_blocks for specs in experiments.values()) == 2
+    assert {specs[0].encoder.trained_blocks for specs in experiments.values()} == {1, 2, "all"}
 
 
 # --- settings that a run chooses ----------------------------------------------------------------------------

@@ -23,8 +23,9 @@ SLIDE_SECONDS = {"smap": 4e-3, "smtap": 15e-3, "transformer_abmil": 10e-3, "tran
 JOB_SECONDS, RUN_SECONDS = 6.0, 1.5
 # A GPU is assumed, not measured, to be so many times one core, but no step to take less than this.
 GPU_SPEED, GPU_STEP_SECONDS = 100.0, 5e-3
-# Widths of the ViTs by the size in timm's name.
+# Widths and depths of the ViTs by the size in timm's name.
 WIDTHS = {"tiny": 192, "small": 384, "base": 768, "large": 1024, "huge": 1280, "giant": 1408}
+DEPTHS = {"large": 24, "huge": 32, "giant": 40}
 CROP_PX = 64
 # Bytes of a cell beside its tokens: crop, outline and measurements.
 CELL_BYTES = 64 * 64 * 3 + 1500
@@ -105,7 +106,7 @@ def estimate(
     # each run keeps embedding (2 bytes) and probabilities (4 bytes) of the cells that it holds out
     held_out = sum((2 * width + 4 * len(study.stages)) / study.folds for _, width, _ in shapes)
     # a block has 12 width^2 numbers of 4 bytes
-    models = sum(48 * width**2 * encoder.trained_blocks for _, width, encoder in shapes)
+    models = sum(48 * width**2 * trained_blocks(encoder) for _, width, encoder in shapes)
     return Estimate(
         study=study.study,
         slides=slides,
@@ -127,7 +128,7 @@ def step_seconds(spec: RunSpec) -> float:
         return SLIDE_SECONDS.get(spec.mil.model, SLIDE_SECONDS["smap"])
     tokens, width = geometry(spec.encoder)
     cell = CPU_TOKENS * tokens * width + CPU_WIDTH * width**2
-    cell += (spec.encoder.trained_blocks - 1) * CPU_BLOCK * tokens * width**2
+    cell += (trained_blocks(spec.encoder) - 1) * CPU_BLOCK * tokens * width**2
     if training.unfreeze == "none":
         cell = CPU_WIDTH * width**2  # the head alone, on embeddings
     if "vat" in spec.losses:
@@ -136,6 +137,15 @@ def step_seconds(spec: RunSpec) -> float:
     if "simprop" in spec.losses:
         pairs = training.bag_size ** (2 if training.pairs == "all" else 1) * training.bins * CPU_PAIR
     return 2 * training.bag_size * cell + pairs
+
+
+def trained_blocks(encoder: Encoder) -> int:
+    """Blocks of a ViT that are kept trainable."""
+    if encoder.trained_blocks != "all":
+        return encoder.trained_blocks
+    if encoder.architecture is not None:
+        return encoder.architecture.depth
+    return next((depth for size, depth in DEPTHS.items() if size in str(encoder.model)), 12)
 
 
 def geometry(encoder: Encoder) -> tuple[int, int]:

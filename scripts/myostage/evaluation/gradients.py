@@ -18,7 +18,7 @@ from myostage.learning.folds import STAGED_ONLY
 from myostage.learning.runs import compute_on, fresh_suffix, token_store
 from myostage.learning.steps import BagPair
 from myostage.learning.tables import SPLITS
-from myostage.learning.terms.prop import prop
+from myostage.learning.terms.prop import drawn, prop
 from myostage.learning.terms.simprop import positions_of, simprop
 from myostage.learning.train import StageModel
 from myostage.study.run import RunSpec
@@ -212,7 +212,8 @@ def _values(
     )
     logits = start.classify(model.head, seen) if start else model.head(seen)
     of_bags = [
-        prop(bag, p, divide=training.divide) for bag, p in ((logits[:n], draw.p_a), (logits[n:], draw.p_b))
+        prop(bag, p, divide=training.divide)
+        for bag, p in drawn(((logits[:n], draw.p_a), (logits[n:], draw.p_b)), training.prop_bags)
     ]
     return torch.stack([of_pairs, torch.stack(of_bags).mean()])
 

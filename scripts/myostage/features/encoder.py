@@ -16,7 +16,7 @@ import pyarrow as pa
 import timm
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention, resample_abs_pos_embed
+from timm.layers import Attention, DropPath, resample_abs_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -116,6 +116,7 @@ class Suffix(nn.Module):
         self.blocks = model.blocks[-trained_blocks:]
         self.norm = model.norm
         self.pool = pool
+        self.depth = len(model.blocks)
         self.prefix_tokens: int = model.num_prefix_tokens
         self.embedding = int(model.embed_dim) * len(pool.split("+"))
         self._class_token_only = pool == "cls" and _is_plain(self.blocks[-1])
@@ -133,6 +134,17 @@ class Suffix(nn.Module):
             # the slope of a root is infinite at 0, where patches are equal
             joined.append(patches.var(dim=1, correction=0).clamp_min(SMALLEST_VARIANCE).sqrt())
         return torch.cat(joined, dim=1)
+
+    def drop_paths(self, rate: float) -> None:
+        """Skip both branches of a block with a probability while training (stochastic depth, as DINO).
+
+        It rises by equal steps from 0 in the encoder's first block to ``rate`` in its last.
+        """
+        rates = torch.linspace(0, rate, self.depth).tolist()[-len(self.blocks) :]
+        for block, own in zip(self.blocks, rates, strict=True):
+            for name in ("drop_path1", "drop_path2", "drop_path"):
+                if hasattr(block, name):
+                    setattr(block, name, DropPath(own))
 
     def trainable(self, unfreeze: Unfreeze) -> list[nn.Parameter]:
         """Freeze all but what ``unfreeze`` names, and return that.
@@ -197,7 +209,7 @@ def _class_token(block: Any, x: Tensor) -> Tensor:
 def split(encoder: Encoder, tuned: Path | None = None) -> tuple[Prefix, Suffix]:
     """Frozen prefix and trainable suffix of a newly built encoder (see :func:`build`)."""
     model = build(encoder, tuned)
-    count = encoder.trained_blocks
+    count = len(model.blocks) if encoder.trained_blocks == "all" else encoder.trained_blocks
     return Prefix(model, count), Suffix(model, encoder.pool, count)
 
 
@@ -230,10 +242,11 @@ def build(encoder: Encoder, tuned: Path | None = None, *, any_size: bool = False
     if model.cls_token is None:
         raise UserError(f"encoder.model: {encoder.model} has no class token; choose a ViT that has one")
     depth = len(model.blocks)
-    if encoder.trained_blocks >= depth:
+    if encoder.trained_blocks != "all" and encoder.trained_blocks >= depth:
         raise UserError(
             f"encoder.trained_blocks: {encoder.trained_blocks} leaves nothing frozen of "
-            f"{encoder.model or 'the architecture'}, whose depth is {depth}; lower it below {depth}"
+            f"{encoder.model or 'the architecture'}, whose depth is {depth}; lower it below {depth}, or "
+            "write all"
         )
     if encoder.dino is not None and tuned is not None:
         _load(model, read_state(tuned), encoder, str(tuned))

@@ -157,8 +157,11 @@ def fit(
     groups = [(part, peak) for part, peak in objective.groups if part]
     parameters = [parameter for part, _ in groups for parameter in part]
     optimiser = torch.optim.AdamW(
-        [{"params": part, "lr": peak, "peak": peak} for part, peak in groups],
-        weight_decay=training.weight_decay,
+        [
+            {"params": decaying, "lr": peak, "peak": peak, "weight_decay": decay}
+            for part, peak in groups
+            for decaying, decay in _decays(part, training)
+        ]
     )
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and training.precision == "fp16")
     first = 0
@@ -202,7 +205,7 @@ def fit(
         if pair is not None:
             one, other = pair
             agreement = conflict(terms[one], terms[other], parameters)
-        norm = _update(loss, optimiser, scaler, parameters, training.clip)
+        norm = _update(loss, optimiser, scaler, parameters, training)
         values = [loss, agreement, norm, *(terms.get(name, missing) for name in spec.terms)]
         pending.append((step, recorded * factor, torch.stack([value.detach().float() for value in values])))
         done = step + 1
@@ -222,12 +225,21 @@ def fit(
             )
 
 
+def _decays(part: list[nn.Parameter], training: Training) -> list[tuple[list[nn.Parameter], float]]:
+    """Parameters with their weight decay; with ``decay: matrices`` biases and gains have none."""
+    if training.decay == "all":
+        return [(part, training.weight_decay)]
+    matrices = [parameter for parameter in part if parameter.ndim > 1]
+    others = [parameter for parameter in part if parameter.ndim <= 1]
+    return [(kept, decay) for kept, decay in ((matrices, training.weight_decay), (others, 0.0)) if kept]
+
+
 def _update(
     loss: Tensor,
     optimiser: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     parameters: list[nn.Parameter],
-    clip: float,
+    training: Training,
 ) -> Tensor:
     """One step down the gradient; its norm before clipping, 0 where the loss reaches no parameter."""
     if not loss.requires_grad:
@@ -236,7 +248,12 @@ def _update(
     scaler.scale(loss).backward()
     scaler.unscale_(optimiser)
     # Where only L_SimProp is minimised, the head has no gradient and is left as it is.
-    norm = nn.utils.clip_grad_norm_(parameters, clip)
+    if training.clip_by == "parameter":
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        for parameter in parameters:
+            nn.utils.clip_grad_norm_([parameter], training.clip)
+    else:
+        norm = nn.utils.clip_grad_norm_(parameters, training.clip)
     scaler.step(optimiser)
     scaler.update()
     return norm

@@ -157,6 +157,13 @@ def train(
         The specification leaves nothing to learn.
     """
     plan = phases(spec)
+    if spec.training.drop_path:
+        if not isinstance(suffix, Suffix):
+            raise UserError(
+                f"run {spec.id}: training.drop_path skips blocks of an encoder, and ready-made features have "
+                "none; set it to 0"
+            )
+        suffix.drop_paths(spec.training.drop_path)
     torch.manual_seed(spec.seed)
     model = StageModel(suffix, spec.training.hidden, len(stages), spec.training.classifier)
     module = nn.ModuleDict({"stages": model, **_helpers(spec, model.suffix.embedding)}).to(device)

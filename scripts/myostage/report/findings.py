@@ -334,8 +334,8 @@ def state_limits(facts: Facts) -> list[str]:
         )
     if structure.released:
         sentences.append(
-            f"{join_words(structure.released)} (preset released): the losses of the released code, but not "
-            "its optimiser."
+            f"{join_words(structure.released)} (preset released): losses and training of OSLSP's released "
+            "code, but for what the experiment says; its head, where it is frozen, learns no stage."
         )
     return sentences
 

@@ -33,8 +33,8 @@ NOT_IN_RUN_ID: dict[str, Any] = {
     "training": {"checkpoint_every", "cache_mb"},
     "encoder": {"batch_size": True, "dino": {"checkpoint_every"}},
 }
-# keys of the loop that are no part of a run at their default
-LATER = ("choose", "classifier")
+# keys of `training` that are no part of a run at their default
+LATER = ("choose", "classifier", "decay", "clip_by", "drop_path", "prop_bags")
 # of a setting that is the weight of a term
 WEIGHT = "losses."
 # fits the head where no term of the run's own teaches it
@@ -160,5 +160,6 @@ def _terms(losses: dict[str, float], training: Training) -> list[str]:
 
 def _own_keys(losses: dict[str, float], training: Training) -> set[str]:
     """The keys of `training` that a run uses: those of the loop, and the options of its terms."""
-    unused = {name for name in LATER if getattr(training, name) == Loop.model_fields[name].default}
+    fields = Training.model_fields
+    unused = {name for name in LATER if getattr(training, name) == fields[name].default}
     return {*Loop.model_fields, *option_keys(_terms(losses, training))} - unused

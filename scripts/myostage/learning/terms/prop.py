@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import ArrayLike
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from myostage.learning.steps import BagStep
+    from myostage.learning.steps import Bag, BagStep
 
 
 Divide = Literal["none", "released"]
@@ -27,13 +28,18 @@ class Options(Divided):
     mix: Literal["none", "mixbag"] = key(
         "none", "`mixbag`: L_prop of a random mixture of the two bags takes the place of theirs", MIXBAG
     )
+    prop_bags: Literal["both", "first"] = key(
+        "both", "L_prop as the mean of both bags', or bag A's alone (the released code)", OSLSP
+    )
 
 
 def _compute(step: BagStep, options: Options) -> Tensor:
     import torch
 
     if options.mix == "none":
-        return torch.stack([prop(logits, p, divide=options.divide) for logits, p in step.bags]).mean()
+        return torch.stack(
+            [prop(logits, p, divide=options.divide) for logits, p in drawn(step.bags, options.prop_bags)]
+        ).mean()
     # the first cells of a mixture are any, though those of a bag lie in their slide's order
     (a, p_a), (b, p_b) = (
         (logits[torch.randperm(len(logits)).to(logits.device)], p) for logits, p in step.bags
@@ -56,6 +62,11 @@ TERM = Term(
     place=20,
     faults=_faults,
 )
+
+
+def drawn(bags: Sequence[Bag], which: Literal["both", "first"]) -> Sequence[Bag]:
+    """The bags of a step that L_prop is of."""
+    return bags[:1] if which == "first" else bags
 
 
 def prop(logits: Tensor, p: ArrayLike | Tensor, *, divide: Divide = "none") -> Tensor:

@@ -2,9 +2,9 @@
 
 import re
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from myostage.papers import DINO, OSLSP, OSLSP_CODE
 from myostage.schema import (
@@ -99,8 +99,10 @@ class Encoder(Section):
         "with their mean and standard deviation; the cached tokens are the same",
         OSLSP_CODE,
     )
-    trained_blocks: PositiveInt = key(
-        1, "last blocks that are kept trainable: the cache holds the tokens that enter them", OSLSP, le=128
+    trained_blocks: Annotated[int, Field(gt=0, le=128)] | Literal["all"] = key(
+        1,
+        "last blocks that are kept trainable, or `all`: the cache holds the tokens that enter them",
+        OSLSP,
     )
     projection: Width | None = key(
         None,

@@ -13,8 +13,8 @@ from myostage.study.methods import Method, TermName
 Part = Literal["main", "grid", "design", "proportions", "regression", "attention", "spatial"]
 
 
-# What an experiment starts from; its own keys come on top. `released` is OSLSP's released code without its
-# optimiser: no weights are loaded, schedules are not applied, the head neither learns nor passes a gradient.
+# What an experiment starts from; its own keys come on top. `released` is OSLSP's released code: no weights
+# are loaded, schedules are not applied, the head neither learns nor passes a gradient.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "none": {"losses": {}, "training": {}, "encoder": {}},
     "released": {
@@ -22,6 +22,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "training": {
             "sigma": OSLSP_SIGMA,
             "bins": OSLSP_BINS,
+            "bag_size": 100,
             "pairs": "aligned",
             "target": "truncated",
             "divide": "released",
@@ -31,8 +32,16 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "head": "frozen",
             "schedule": "constant",
             "warmup": 0.0,
+            "prop_bags": "first",
+            "learning_rate": 1e-3,
+            "encoder_learning_rate": 1e-3,
+            "weight_decay": 0.01,
+            "decay": "matrices",
+            "clip": 3.0,
+            "clip_by": "parameter",
+            "drop_path": 0.1,
         },
-        "encoder": {"weights": "none"},
+        "encoder": {"weights": "none", "pool": "cls", "trained_blocks": "all"},
     },
 }
 
@@ -60,8 +69,8 @@ class Experiment(Section):
     )
     preset: Literal["none", "released"] = key(
         "none",
-        "losses, training and encoder to start from; `released`: the losses, the frozen head and the random "
-        "encoder of OSLSP's released code, not its optimiser",
+        "losses, training and encoder to start from; `released`: those of OSLSP's released code, which "
+        "starts from random weights, trains the attention of every block and leaves the head frozen",
     )
     losses: dict[TermName, Positive] = key({}, _LOSSES, max_length=1000)
     training: dict[str, Any] = key({}, "keys of `training` that differ here", max_length=1000)

@@ -57,11 +57,24 @@ class Loop(Section):
     learning_rate: Positive = key(1e-3, "peak learning rate of the head (AdamW)")
     encoder_learning_rate: Positive = key(1e-4, "peak learning rate of the last block (AdamW)")
     weight_decay: Number = key(0.05, "AdamW's weight decay", ge=0)
+    decay: Literal["all", "matrices"] = key(
+        "all", "what decays: all that learns, or no biases and gains (the released code)"
+    )
     schedule: Literal["cosine", "constant"] = key(
         "cosine", "learning rate after the warm-up: down to 0 by a cosine, or constant (the released code)"
     )
     warmup: float = key(0.1, "share of the steps of linear warm-up, 0 to 1", ge=0, lt=1)
     clip: Positive = key(1.0, "largest norm of the gradient")
+    clip_by: Literal["all", "parameter"] = key(
+        "all", "whose norm: that of all parameters together, or of each by itself (the released code)"
+    )
+    drop_path: float = key(
+        0.0,
+        "probability of skipping a branch of the encoder's last block in training, falling to 0 in its first "
+        "(the released code: .1)",
+        ge=0,
+        lt=1,
+    )
     precision: Literal["fp32", "bf16", "fp16"] = key("bf16", "autocast on a GPU; a CPU always trains in fp32")
     checkpoint_every: Count = key(500, "steps between two checkpoints; changes no result")
     cache_mb: Number = key(
