@@ -104,6 +104,8 @@ def make(root: Path, cells: int = 64) -> Made:
                 if slide != "d0_a1"
                 else np.nan,
                 "proportions": share,
+                "prior": "none",
+                "table_weight": np.nan,
             }
         )
     tables.write(made.study("scores"), pd.DataFrame(scores), SCORES)

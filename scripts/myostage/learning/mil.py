@@ -1,8 +1,9 @@
 """Models of slide labels: multiple instance learning on the frozen embeddings of a slide's cells.
 
 All see the same inputs: each cell's features are first brought to mean 0 and variance 1 over their
-dimensions (LayerNorm without weights), so that no model depends on the scale of an encoder. Whatever autocast
-is on, they are computed in float32 (in float64 where the features are).
+dimensions (LayerNorm without weights), so that no model depends on the scale of an encoder; `srmil` in its
+released form alone takes them as they are. Whatever autocast is on, they are computed in float32 (in float64
+where the features are).
 """
 
 import math
@@ -11,7 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from myostage.learning import term
+from myostage.learning.shares import full_precision
 from myostage.spatial.graph import CellGraph
 from myostage.spatial.smoothing import Smoother
 from myostage.study.sections.mil import ONE_LOGIT, Mil
@@ -115,7 +117,7 @@ class SlideModel(nn.Module, ABC):
             No cells, or a graph of other cells.
         """
         with torch.autocast(features.device.type, enabled=False):
-            return self._score(_standardised(features, graph), graph)
+            return self._score(self.inputs(features, graph), graph)
 
     def terms(
         self, features: Tensor, graph: CellGraph, target: int, wanted: Collection[str]
@@ -126,18 +128,22 @@ class SlideModel(nn.Module, ABC):
         Other arguments and errors as in :meth:`forward`.
         """
         with torch.autocast(features.device.type, enabled=False):
-            step = SlideStep(self, _standardised(features, graph), graph, target)
+            step = SlideStep(self, self.inputs(features, graph), graph, target)
             return term.values("slide", wanted, step, {})
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Probabilities of the classes, [C]."""
         return self.head.probabilities(logits)
 
+    def inputs(self, features: Tensor, graph: CellGraph) -> Tensor:
+        """What the model sees of cells, [n, E]; ValueError where there are none or the graph has others."""
+        return _standardised(features, graph)
+
     @abstractmethod
     def _score(self, x: Tensor, graph: CellGraph) -> tuple[Tensor, Tensor]:
-        """:meth:`forward` on standardised features."""
+        """:meth:`forward` on :meth:`inputs`."""
 
-    def hide(self, x: Tensor, graph: CellGraph) -> "Hidden | None":
+    def hide(self, x: Tensor, graph: CellGraph) -> "HiddenSlide | None":
         """The slide with part of its cells hidden; None of a model that hides none."""
         return None
 
@@ -146,9 +152,21 @@ class SlideModel(nn.Module, ABC):
         return self.head.loss(self._score(x, graph)[0], target)
 
 
+class HiddenSlide(Protocol):
+    """A slide with part of its cells hidden."""
+
+    def slide_loss(self, target: int) -> Tensor:
+        """Loss of the label."""
+        ...
+
+    def reconstruction(self) -> Tensor:
+        """Error of the hidden cells' features."""
+        ...
+
+
 @dataclass(frozen=True)
 class SlideStep:
-    """A slide of class ``target`` as the loss terms see it, with standardised ``features`` [n, E]."""
+    """A slide of class ``target`` as the loss terms see it; ``features`` [n, E] as its model sees them."""
 
     model: SlideModel
     features: Tensor
@@ -156,7 +174,7 @@ class SlideStep:
     target: int
 
     @cached_property
-    def masked(self) -> "Hidden | None":
+    def masked(self) -> HiddenSlide | None:
         """The slide with part of its cells hidden, the same for all terms of the step."""
         return self.model.hide(self.features, self.graph)
 
@@ -182,6 +200,10 @@ def build(mil: Mil, features: int, kind: LabelKind, classes: int, *, mask_ratio:
     """
     if mil.model in ONE_LOGIT:
         return _Torchmil(mil, features, kind, classes)
+    if mil.model == "srmil" and mil.srmil_form == "released":
+        from myostage.learning.srmil import ReleasedSrmil  # here, since it is made of what is defined here
+
+        return ReleasedSrmil(mil, features, kind, classes, mask_ratio)
     if mil.model == "srmil":
         return _SpatiallyRegularised(mil, features, kind, classes, mask_ratio)
     if mil.model in ("smap", "smtap"):
@@ -241,11 +263,13 @@ class GraphAttention(nn.Module):
     """A layer of graph attention (GAT, Velickovic et al. 2018, arXiv 1710.10903), O(edges).
 
     Of each head: a_ij = softmax over the edges j -> i of LeakyReLU(s . W h_j + t . W h_i), and the new h_i is
-    the sum over j of a_ij W h_j. Heads are joined end to end, a bias is added.
+    the sum over j of a_ij W h_j. Heads are joined end to end, a bias is added. Training
+    leaves out a share ``dropout`` of the a_ij.
     """
 
-    def __init__(self, inputs: int, width: int, heads: int) -> None:
+    def __init__(self, inputs: int, width: int, heads: int, *, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = dropout
         self.project = nn.Linear(inputs, heads * width, bias=False)
         self.source = nn.Parameter(torch.empty(heads, width))
         self.target = nn.Parameter(torch.empty(heads, width))
@@ -277,6 +301,8 @@ class GraphAttention(nn.Module):
         largest = torch.full_like(given, -torch.inf).scatter_reduce(0, ends, logits.detach(), "amax")
         weights = (logits - largest[target]).exp()
         weights = weights / torch.zeros_like(given).index_add(0, target, weights)[target]
+        if self.dropout:
+            weights = F.dropout(weights, self.dropout, self.training)
         new = torch.zeros_like(values).index_add(0, target, weights[:, :, None] * values[source])
         return new.flatten(1) + self.bias, logits
 
@@ -358,11 +384,16 @@ def _with_super_node(edges: Tensor, cells: int) -> Tensor:
 
 
 def _standardised(features: Tensor, graph: CellGraph) -> Tensor:
-    """What every model sees of cells, [n, E]; ValueError where there are none or the graph has others."""
+    """Features [n, E] of mean 0 and variance 1 over their dimensions; errors as of :func:`checked`."""
+    features = checked(features, graph)
+    return F.layer_norm(features, features.shape[1:])
+
+
+def checked(features: Tensor, graph: CellGraph) -> Tensor:
+    """Features [n, E] in full precision; ValueError where there are no cells or the graph has others."""
     if not len(features) or len(features) != graph.nodes:
         raise ValueError(f"features of {len(features)} cells and a graph of {graph.nodes} make no slide")
-    features = features if features.dtype == torch.float64 else features.float()
-    return F.layer_norm(features, features.shape[1:])
+    return full_precision(features)
 
 
 class _Pooled(SlideModel):

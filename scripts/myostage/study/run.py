@@ -73,6 +73,13 @@ class RunSpec(Section):
         own = _own_keys(self.losses, training)
         return {key: value for key, value in handler(training).items() if key in own}
 
+    @field_serializer("mil", mode="wrap")
+    def _without_default_form(self, mil: Mil | None, handler: SerializerFunctionWrapHandler) -> Any:
+        written = handler(mil)
+        if mil is not None and mil.srmil_form == "plain":
+            del written["srmil_form"]  # as before there was another form
+        return written
+
     @property
     def trained(self) -> bool:
         """Whether the run learns anything; baselines do not."""

@@ -55,6 +55,11 @@ class Mil(Section):
     layers: PositiveInt = key(
         2, "layers of `smtap`, of the transformers, and of both ends of `srmil`", SRMIL, le=128
     )
+    srmil_form: Literal["plain", "released"] = key(
+        "plain",
+        "`srmil` of linear layers and graph attention alone, on standardised features; or as its authors "
+        "released it: with residuals, norms and dropout, on features as they are, which it also reconstructs",
+    )
 
     @model_validator(mode="after")
     def _layers(self) -> Self:
