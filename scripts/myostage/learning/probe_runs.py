@@ -24,7 +24,7 @@ from myostage.runtime.cost import measure
 from myostage.study.run import RunSpec
 
 # Parts that the training animals are dealt into, at most, and labelled cells that are learnt from.
-PARTS, MOST_CELLS = 5, 20_000
+PARTS, MOST_CELLS = 3, 10_000
 
 
 def train_probe(
