@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from myostage.evaluation import comparisons as verdicts
     from myostage.evaluation import cost as costs
     from myostage.evaluation import tables as schemas
+    from myostage.evaluation import wrong_tables as wrong
     from myostage.figures import style, views
 else:
 
@@ -47,7 +48,7 @@ else:
         ),
     )
     tables, style, views = map(Lazy, ("myostage.tables", "myostage.figures.style", "myostage.figures.views"))
-    checks, convergence, verdicts, intervals, costs, formatting, selection, summaries, schemas = map(
+    checks, convergence, verdicts, intervals, costs, formatting, selection, summaries, schemas, wrong = map(
         Lazy,
         (
             "myostage.evaluation.checks",
@@ -59,5 +60,6 @@ else:
             "myostage.evaluation.selection",
             "myostage.evaluation.summaries",
             "myostage.evaluation.tables",
+            "myostage.evaluation.wrong_tables",
         ),
     )
