@@ -1,9 +1,8 @@
 """Pre-train the demo's tiny ViT, without labels, on pictures that the demo never shows.
 
     python scripts/make_demo_encoder.py --out config/demo/encoder.safetensors
-    cd config/demo
-    python ../../scripts/make_demo_encoder.py --pictures round_cells --out encoder_round_cells.safetensors
-    python ../../scripts/make_demo_encoder.py --pictures textures --out encoder_textures.safetensors
+    python scripts/make_demo_encoder.py --pictures round_cells --out FILE
+    python scripts/make_demo_encoder.py --pictures textures --out FILE
 
 The pictures set how far the encoder's world lies from muscle: `muscle` of other animals, `round_cells` (the
 other tissue that is drawn), or `textures` (no tissue at all: leaves of noise lying on each other, which have
