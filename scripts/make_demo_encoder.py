@@ -153,9 +153,8 @@ def draw_cells(job: Job) -> Cells:
         phantom = Phantom(seed=recipe.phantom_seed)
         if tissue == "round_cells":
             width, height = SMEAR_UM
-            mpp = SMEAR_MPP
-            drawn = {"tissue": tissue, "width_um": width, "height_um": height, "mpp": mpp}
-            phantom = Phantom(seed=recipe.phantom_seed, **drawn)
+            mpp, seed = SMEAR_MPP, recipe.phantom_seed
+            phantom = Phantom(tissue="round_cells", seed=seed, width_um=width, height_um=height, mpp=mpp)
         proportions = np.array(shares)
         draw_slide(
             tiff,

@@ -84,10 +84,15 @@ experiments:
     baseline: true
   - name: supervised # learns from cell labels
     method: supervised
+  - name: probe # learns from cell labels: a logistic regression on the frozen tokens
+    method: probe
   - name: majority
     method: majority
   - name: group_majority # what the group alone tells
     method: group_majority
+
+# every method is measured with its group's proportions at prediction too: rows name[prior=transport]
+prediction: {{ compare: [group, transport] }}
 
 compare: {{ reference: prop }}
 jobs: {{ slides_per_job: 8, runs_per_job: 3, threads: 1 }}
