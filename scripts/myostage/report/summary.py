@@ -17,6 +17,7 @@ from myostage.report import findings
 from myostage.report.choices import describe_choices, tabulate_choices
 from myostage.report.findings import Difference, Facts
 from myostage.report.findings_priors import describe_priors, list_prior_rows, tabulate_priors
+from myostage.report.findings_rivals import list_rivals
 from myostage.report.pages import BETTER, WORSE, Block, Cell, Grid, Picture, Section, Strip, write_page
 from myostage.report.sections import RULES, describe_slide_runs, list_sections
 
@@ -175,11 +176,14 @@ def _where(facts: Facts) -> list[Block]:
 
 def _methods(facts: Facts) -> list[Block]:
     structure = facts.structure
-    rows = formatting.tabulate_experiments(
-        facts.metrics, structure.main, runs=facts.runs, metric=facts.metric
-    )
-    caption = f"{formatting.CAPTION} {_explain(facts, structure.main)}"
-    blocks = [Block(table=Grid.of(formatting.mark_experiments(rows, _marks(facts)), caption))]
+    shown = {"": structure.main} | ({"Rivals": rivals} if (rivals := list_rivals(facts)) else {})
+    blocks = []
+    for heading, labels in shown.items():
+        rows = formatting.tabulate_experiments(facts.metrics, labels, runs=facts.runs, metric=facts.metric)
+        caption = f"{formatting.CAPTION} {_explain(facts, labels)}"
+        blocks.append(
+            Block(heading, table=Grid.of(formatting.mark_experiments(rows, _marks(facts)), caption))
+        )
     if structure.quoted:
         quoted = Grid.of(formatting.tabulate_quoted(structure.quoted), formatting.QUOTED)
         blocks.append(Block("Published figures", table=quoted))
