@@ -3,7 +3,7 @@
 in:   held-out predictions and outcome of every run; cell labels where a study has them
 out:  metrics.parquet, comparisons.parquet, confusion.parquet, reliability.parquet (confidence and accuracy),
       scores.parquet (composition and recovery score of every slide), runs.parquet (how every run ended and what it
-      cost), choices.parquet (settings that runs chose)
+      cost), choices.parquet (settings that runs chose), wrong_tables.parquet (priors with wrong proportions)
 """
 
 if PLAN.experiments:
@@ -16,6 +16,7 @@ if PLAN.experiments:
             cells=PLAN.behind(PLAN.each("cells.parquet", PLAN.imaged)),
         output:
             **({"choices": PATHS.study("choices.parquet")} if PLAN.choosing else {}),
+            **({"wrong_tables": PATHS.study("wrong_tables.parquet")} if PLAN.wrong_tables else {}),
             metrics=PATHS.study("metrics.parquet"),
             comparisons=PATHS.study("comparisons.parquet"),
             confusion=PATHS.study("confusion.parquet"),
@@ -36,6 +37,7 @@ if PLAN.experiments:
             # as a function of the output: the ids say it
             specs=lambda wildcards, output: PLAN.specs(PLAN.experiments),
             compare=STUDY.compare.model_dump(),
+            prediction=STUDY.prediction.model_dump(),
             against=PLAN.structure["against"],
             parts=PLAN.structure["parts"],
             baselines=PLAN.baselines,
@@ -48,6 +50,7 @@ if PLAN.experiments:
             proportions=PLAN.proportions,
             stages=STUDY.stages,
             choosing=PLAN.choosing,
+            wrong_tables=PLAN.wrong_tables,
             slide_level=bool(PLAN.structure["regression"]),
             code=code("evaluate.py"),
         message:

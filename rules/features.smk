@@ -1,8 +1,8 @@
-"""Ready-made features of a public benchmark.
+"""Ready-made features of cells, or of a public benchmark.
 
-in:   the files of the data set, as torchmil has them
-out:  tokens/{encoder}.parquet (one token per instance: its feature), positions.parquet, labels.parquet of every
-      bag; one receipt for all tokens, which training waits for
+in:   a table with a row per cell, cut into slides by one job; or the files of the data set, as torchmil has them
+out:  tokens/{encoder}.parquet (one token per cell or instance: its features), positions.parquet, labels.parquet of
+      every slide; one receipt for all tokens, which training waits for
 """
 
 if STUDY.input == "features":
@@ -23,7 +23,7 @@ if STUDY.input == "features":
             **needs("features"),
         params:
             slides=lambda wildcards: PLAN.slide_batches[wildcards.batch],
-            features=STUDY.features.model_dump(),
+            features=STUDY.features.given | ({"stages": STUDY.stages} if STUDY.features.table else {}),
             encoder=next(iter(PLAN.encoders), ""),
             encoder_json=next(map(PLAN.encoder_json, PLAN.encoders), ""),
             content=lambda wildcards: PLAN.content(PLAN.images(PLAN.slide_batches[wildcards.batch])),

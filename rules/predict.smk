@@ -58,6 +58,9 @@ if PLAN.staging:
             specs=lambda wildcards, output: [spec.model_dump() for spec in PLAN.staging],
             predictions=PLAN.staged_by,
             stages=STUDY.stages,
+            prediction=STUDY.prediction.model_dump(),
+            # what is not put in does not stage anew
+            proportions=PLAN.proportions if STUDY.prediction.prior != "none" else {},
             uncertain_below=STUDY.staging.uncertain_below,
             code=code("stage.py"),
         message:

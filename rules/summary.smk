@@ -19,6 +19,7 @@ if PLAN.summary:
             borders=PLAN.attention_tables[1:],
             algebra=PLAN.algebra_tables,
             choices=[PATHS.study("choices.parquet")] if PLAN.choosing else [],
+            wrong_tables=[PATHS.study("wrong_tables.parquet")] if PLAN.wrong_tables else [],
             histories=PLAN.behind(PLAN.of_runs("history.parquet", PLAN.conflicting)),
             figures=figures(),
             slides=[PATHS.study("slides.parquet")] if PLAN.imaged else [],

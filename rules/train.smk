@@ -59,6 +59,7 @@ if "baselines" in PLAN.run_batches:
             runs=PLAN.members("baselines"),
             specs=lambda wildcards, output: [spec.model_dump() for spec in PLAN.run_batches["baselines"]],
             all_slides=list(PLAN.slides),
+            counted=PLAN.counted,
             stages=STUDY.stages,
             proportions=PLAN.proportions,
             code=code("baselines.py"),

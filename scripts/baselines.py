@@ -20,7 +20,7 @@ def work(smk: Any) -> None:
             stages=smk.params.stages,
             proportions={group: np.array(share) for group, share in smk.params.proportions.items()},
             splits=Path(paths.study("splits.parquet")),
-            crops={slide: Path(paths.slide(slide, "crops.parquet")) for slide in smk.params.all_slides},
+            crops={slide: Path(paths.slide(slide, smk.params.counted)) for slide in smk.params.all_slides},
             model_out=Path(paths.run(run, "model.safetensors")),
             history_out=Path(paths.run(run, "history.parquet")),
             predictions_out=Path(paths.run(run, "predictions.parquet")),

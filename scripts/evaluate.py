@@ -10,6 +10,7 @@ from myostage.evaluation.experiments import Families
 from myostage.runtime import jobs
 from myostage.study.run import CHOICES, RunSpec
 from myostage.study.sections.compare import Compare
+from myostage.study.sections.prediction import Prediction
 
 
 def work(smk: Any) -> None:
@@ -25,14 +26,15 @@ def work(smk: Any) -> None:
         Path(smk.input.splits),
         {group: np.array(share) for group, share in smk.params.proportions.items()},
         len(smk.params.stages),
-        {slide: Path(path) for slide, path in zip(smk.params.labelled, smk.input.labels, strict=True)},
-        # a crop study has no areas: every cell weighs the same
+        {slide: Path(paths.slide(slide, "labels.parquet")) for slide in smk.params.labelled},
+        # without slides there are no areas: every cell weighs the same
         {slide: Path(paths.slide(slide, "cells.parquet")) for slide in smk.params.imaged} or None,
         compare=Compare(**smk.params.compare),
         against=smk.params.against,
         baselines=smk.params.baselines,
         label_learners=smk.params.label_learners,
         families=Families(smk.params.question, smk.params.parts, smk.params.baselines, smk.params.untested),
+        prediction=Prediction(**smk.params.prediction),
         metrics_out=Path(smk.output.metrics),
         comparisons_out=Path(smk.output.comparisons),
         scores_out=Path(smk.output.scores),
@@ -42,6 +44,7 @@ def work(smk: Any) -> None:
         runs_out=Path(smk.output.runs),
         choices={run: Path(paths.run(run, CHOICES)) for run in smk.params.choosing},
         choices_out=Path(smk.output.choices) if smk.params.choosing else None,
+        wrong_tables_out=Path(smk.output.wrong_tables) if smk.params.wrong_tables else None,
         slide_level=smk.params.slide_level,
     )
 

@@ -16,7 +16,7 @@ def work(smk: Any) -> None:
             experiment: [(specs[run], Path(paths.run(run, "predictions.parquet"))) for run in runs]
             for experiment, runs in smk.params.experiments.items()
         },
-        {slide: Path(path) for slide, path in zip(smk.params.labelled, smk.input.labels, strict=True)},
+        {slide: Path(paths.slide(slide, "labels.parquet")) for slide in smk.params.labelled},
         Path(smk.input.splits),
         len(smk.params.stages),
         Path(smk.output.similarities),

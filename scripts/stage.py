@@ -6,6 +6,7 @@ from typing import Any
 from myostage.export import cell_stages
 from myostage.runtime import jobs
 from myostage.study.run import RunSpec
+from myostage.study.sections.prediction import Prediction
 
 
 def work(smk: Any) -> None:
@@ -16,6 +17,8 @@ def work(smk: Any) -> None:
         {slide: Path(path) for slide, path in zip(smk.params.slides, smk.output.stages, strict=True)},
         len(smk.params.stages),
         smk.params.uncertain_below,
+        Prediction(**smk.params.prediction),
+        smk.params.proportions,
     )
 
 

@@ -13,6 +13,7 @@ from myostage.evaluation.tables import (
     METRICS,
     RUNS,
     SPECTRUM,
+    WRONG_TABLES,
 )
 from myostage.figures import views
 from myostage.learning.tables import SPLITS
@@ -31,6 +32,7 @@ OPTIONAL = {
     "borders": BORDERS,
     "algebra": ALGEBRA,
     "choices": CHOICES,
+    "wrong_tables": WRONG_TABLES,
 }
 
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -12,7 +13,7 @@ import features_table
 from myostage import tables
 from myostage.evaluation.tables import METRICS
 from myostage.features import ready_made
-from support import feature_sets, tiny
+from support import cell_features, feature_sets, tiny
 
 pytestmark = pytest.mark.workflow
 
@@ -74,3 +75,32 @@ def test_every_bad_slide_is_named_where_the_check_fails(tmp_path: Path) -> None:
     result = tiny.run(tmp_path, "results/tiny/slides.parquet")
     said = result.stdout + result.stderr
     assert result.returncode != 0 and all(f"{name}.tif" in said for name in names)
+
+
+def test_a_table_of_ready_made_features_becomes_a_study(tmp_path: Path) -> None:
+    table = cell_features.cells()
+    tiny.write(tmp_path / "study.yaml", cell_features.lay_out(tmp_path, table))
+    result = tiny.run(tmp_path, "tables", "stages")
+    assert result.returncode == 0, result.stderr[-6000:]
+    results = tmp_path / "results/cells"
+    metrics = tables.read(results / "metrics.parquet", METRICS)
+    accuracy = metrics[(metrics["run"] == "") & (metrics["metric"] == "accuracy")].set_index("experiment")
+    assert set(accuracy["cells"]) == {int(table["stage"].notna().sum())}
+    value = accuracy["value"]
+    # the stages of groups overlap, so that knowing the group alone is far from enough
+    assert (
+        value[["combined", "prop", "supervised"]].min() > 0.85 > value[["majority", "group_majority"]].max()
+    )
+    staged = pd.read_parquet(results / "slides/d5_m1/stages.parquet")
+    own = table[table["animal"] == "d5_m1"].reset_index(drop=True)
+    assert staged["cell"].tolist() == own.index.tolist()
+    known = own["stage"].notna()
+    found = [cell_features.STAGES[stage] for stage in staged.loc[known, "stage"]]
+    assert np.mean(np.array(found) == own.loc[known, "stage"]) > 0.8
+    (tmp_path / "cells.parquet").touch()
+    again = tiny.run(tmp_path, "tables", "stages", "--dry-run")
+    assert "Nothing to be done" in again.stdout + again.stderr
+    table.iloc[1:].to_parquet(tmp_path / "cells.parquet", index=False)
+    changed = tiny.run(tmp_path, "tables", "--dry-run")
+    planned = ("Reading ready-made features", "Training runs", "Evaluating")
+    assert all(message in changed.stdout for message in planned)

@@ -123,6 +123,7 @@ def _arguments(made: study_tables.Made) -> dict[str, dict[str, Any]]:
             "curves": {"prop": {"0.0": study_tables.REFERENCE, "0.3": "combined"}},
             "metric": "accuracy",
         },
+        "wrong_tables": {"wrong_tables": made.study("wrong_tables"), "metric": "accuracy"},
         "sizes": staged | {"cells": of["cells"], "predictions": of["stages"], "groups": made.groups},
         "stage_map": staged
         | of_slide

@@ -47,6 +47,17 @@ WILDCARDS = frozenset("{}<>")
 """Characters that Snakemake takes for the start or end of a wildcard, in every file that its rules name."""
 
 
+def checked_name(text: str) -> str:
+    """A name as it may stand in a table; ValueError that says what is wrong with it."""
+    if QUOTED.fullmatch(text):
+        raise ValueError(f"is {text}, with its quotes; write it without quotes (R: quote = FALSE)")
+    if not re.fullmatch(NAME_PATTERN, text):
+        raise ValueError(f"is {text!r}; use letters, digits, . _ - and begin with a letter or digit")
+    if len(text) > LONGEST_NAME:
+        raise ValueError(f"is {text[:20]}..., of {len(text)} characters; at most {LONGEST_NAME}")
+    return text
+
+
 def _no_wildcards(text: str) -> str:
     if WILDCARDS & set(text):
         raise ValueError(f"{text} holds {{, }}, < or >, which Snakemake takes for a wildcard; rename it")
@@ -62,6 +73,8 @@ FileName = Annotated[str, Field(max_length=4000), AfterValidator(expand_path), A
 Text = Annotated[str, Field(max_length=1000)]
 Count = Annotated[int, Field(gt=0, le=1_000_000)]
 Width = Annotated[int, Field(gt=0, le=8192)]
+QUOTED = re.compile(r"([\"']).*\1")
+"""Text with the quotes that a program put around it."""
 Whole = Annotated[int, Field(le=1_000_000)]
 Positive = Annotated[float, Field(gt=0, le=LARGEST)]
 Number = Annotated[float, Field(le=LARGEST)]

@@ -16,21 +16,32 @@ from scipy import stats
 from myostage import tables
 from myostage.cells.tables import CELLS, LABELS
 from myostage.errors import UserError
-from myostage.evaluation import comparisons, results, tallies
+from myostage.evaluation import comparisons, results, tallies, wrong_tables
 from myostage.evaluation.experiments import Families
 from myostage.evaluation.intervals import estimate_effect
 from myostage.evaluation.metrics import calibration, composition, expected_stage
 from myostage.evaluation.metrics import cells as of_cells
 from myostage.evaluation.metrics.expected_stage import find_tail
 from myostage.evaluation.metrics.registry import METRICS as METRIC
-from myostage.evaluation.tables import CHOICES, COMPARISONS, CONFUSION, METRICS, RELIABILITY, RUNS, SCORES
+from myostage.evaluation.tables import (
+    CHOICES,
+    COMPARISONS,
+    CONFUSION,
+    METRICS,
+    RELIABILITY,
+    RUNS,
+    SCORES,
+    WRONG_TABLES,
+)
 from myostage.evaluation.weighted import spearman, wasserstein
 from myostage.export import cell_stages
 from myostage.learning import tables as learning_tables
+from myostage.learning.priors import FEARED, Learnt, put_table
 from myostage.learning.tables import OUTCOME, SPLITS, predictions_table, stages_table
 from myostage.study.run import RunSpec
 from myostage.study.sections.compare import Compare
 from myostage.study.sections.encoder import Encoder
+from myostage.study.sections.prediction import Prediction
 from myostage.study.sections.training import Training
 
 K = 4
@@ -89,6 +100,7 @@ class StudyFiles:
             "baselines": [],
             "label_learners": [],
             "families": Families(),
+            "prediction": Prediction(),
             "carried": {},
         }
         results.evaluate_runs(**(arguments | changes))
@@ -99,10 +111,16 @@ class StudyFiles:
 
 
 def write_predictions(
-    path: Path, slides: dict[str, NDArray[np.float64]], row_group: int = 16, temperature: float | None = None
+    path: Path,
+    slides: dict[str, NDArray[np.float64]],
+    row_group: int = 16,
+    temperature: float | None = None,
+    learnt: Learnt | None = None,
 ) -> None:
     table = predictions_table(K)
-    with tables.writer(path, table, {"temperature": repr(temperature)} if temperature else {}) as out:
+    metadata = {"temperature": repr(temperature)} if temperature else {}
+    metadata |= {"learnt": learnt.as_json()} if learnt else {}
+    with tables.writer(path, table, metadata) as out:
         for slide, p in slides.items():
             frame = pd.DataFrame({"slide": slide, "cell": numbers(slide)[: len(p)], "stage": p.argmax(1)})
             frame["probabilities"] = list(p.astype(np.float32))
@@ -405,7 +423,7 @@ def test_cells_without_area_are_refused(study: StudyFiles) -> None:
 
 def test_staged_slides_average_seeds_of_their_fold_or_all_runs(study: StudyFiles) -> None:
     out = {slide: study.folder / "staged" / f"{slide}.parquet" for slide in ("s2", "bare")}
-    cell_stages.stage_slides(study.runs, study.splits, out, K, 0.5, {"made_by": "test"})
+    cell_stages.stage_slides(study.runs, study.splits, out, K, 0.5, Prediction(), GIVEN, {"made_by": "test"})
     for slide, path in out.items():
         found = tables.read(path, stages_table(K))
         mean = np.mean([p for (_, _, s), p in study.probabilities.items() if s == slide], axis=0)
@@ -424,7 +442,7 @@ def test_runs_are_calibrated_each_by_its_temperature_and_then_averaged(study: St
     for (_, path), p, temperature in zip(of_fold, seeds, (0.5, 3.0), strict=True):
         write_predictions(path, {"s3": p}, temperature=temperature)
     out = study.folder / "staged" / "s3.parquet"
-    cell_stages.stage_slides(of_fold, study.splits, {"s3": out}, K, 0.45)
+    cell_stages.stage_slides(of_fold, study.splits, {"s3": out}, K, 0.45, Prediction(), GIVEN)
     found = tables.read(out, stages_table(K))
     powers = [p.astype(np.float32) ** (1 / t) for p, t in zip(seeds, (0.5, 3.0), strict=True)]
     wanted = np.mean([power / power.sum(1, keepdims=True) for power in powers], axis=0)
@@ -443,7 +461,7 @@ def test_slide_without_cells_is_staged_as_an_empty_table(study: StudyFiles) -> N
     empty = pd.DataFrame([("glass", "d0", "a9", 0, 1)], columns=table.columns)
     tables.write(study.splits, pd.concat([table, empty]), SPLITS)
     out = study.folder / "glass.parquet"
-    cell_stages.stage_slides(study.runs, study.splits, {"glass": out}, K, 0.5)
+    cell_stages.stage_slides(study.runs, study.splits, {"glass": out}, K, 0.5, Prediction(), GIVEN)
     assert tables.read(out, stages_table(K)).empty
     assert "glass" not in set(study.evaluate()["scores"]["slide"])
 
@@ -451,13 +469,15 @@ def test_slide_without_cells_is_staged_as_an_empty_table(study: StudyFiles) -> N
 def test_staging_refuses_what_it_cannot_stage(study: StudyFiles) -> None:
     out = study.folder / "x.parquet"
     with pytest.raises(UserError, match="no row for slide s9"):
-        cell_stages.stage_slides(study.runs, study.splits, {"s9": out}, K, 0.5)
+        cell_stages.stage_slides(study.runs, study.splits, {"s9": out}, K, 0.5, Prediction(), GIVEN)
     with pytest.raises(UserError, match="s3 has 50 cells, but the experiment's runs predict 0"):
-        cell_stages.stage_slides(study.runs[:2], study.splits, {"s3": out}, K, 0.5)
+        cell_stages.stage_slides(study.runs[:2], study.splits, {"s3": out}, K, 0.5, Prediction(), GIVEN)
     other = study.folder / "other.parquet"
     write_predictions(other, {"s3": np.full((49, K), 1 / K)})
     with pytest.raises(UserError, match="not those of the experiment's other runs"):
-        cell_stages.stage_slides([*study.runs, (spec(1, 2), other)], study.splits, {"s3": out}, K, 0.5)
+        cell_stages.stage_slides(
+            [*study.runs, (spec(1, 2), other)], study.splits, {"s3": out}, K, 0.5, Prediction(), GIVEN
+        )
     assert not out.exists()
 
 
@@ -787,7 +807,7 @@ def fail(path: Path, reason: str) -> None:
 def test_staging_leaves_out_runs_that_failed(study: StudyFiles) -> None:
     fail(study.runs[2][1], "the loss at step 3 is nan")  # fold 1, seed 0
     out = {slide: study.folder / "staged" / f"{slide}.parquet" for slide in ("s3", "bare")}
-    cell_stages.stage_slides(study.runs, study.splits, out, K, 0.5)
+    cell_stages.stage_slides(study.runs, study.splits, out, K, 0.5, Prediction(), GIVEN)
     for slide, path in out.items():
         left = [p for key, p in study.probabilities.items() if key[2] == slide and key[:2] != (1, 0)]
         found = tables.read(path, stages_table(K))["probabilities"].tolist()
@@ -797,10 +817,139 @@ def test_staging_leaves_out_runs_that_failed(study: StudyFiles) -> None:
     with pytest.raises(
         UserError, match=rf"slide s3 .* run {spec(1, 0).id} failed \(the loss at step 3 is nan\)"
     ):
-        cell_stages.stage_slides(study.runs, study.splits, out, K, 0.5)
+        cell_stages.stage_slides(study.runs, study.splits, out, K, 0.5, Prediction(), GIVEN)
 
 
 def test_scores_carry_what_the_slide_table_has_besides(study: StudyFiles) -> None:
     found = study.evaluate(carried={"s1": {"treatment": "drug"}})["scores"]
     assert set(found[found.slide == "s1"].treatment) == {"drug"}
     assert set(found[found.slide != "s1"].treatment) == {""}
+
+
+# --- priors
+
+LEARNT = Learnt(np.array([0.4, 0.3, 0.2, 0.1]), np.linspace(1, 0.5, len(FEARED)))
+PUT = Prediction(prior="transport", compare=("group",), table_error=0.2)
+WEIGHT = float(np.interp(0.2, FEARED, LEARNT.weights))
+
+
+@pytest.fixture
+def learnt(study: StudyFiles) -> StudyFiles:
+    """The study with runs that say what they were trained under, and half-knowing cells."""
+    rng = np.random.default_rng(3)
+    for run, path in study.runs:
+        held = {}
+        for slide, fold in FOLD.items():
+            if fold in (run.fold, -1):
+                stage = study.truth.get(slide, rng.integers(0, K, CELLS_OF[slide]))
+                odds = rng.normal(0, 1, (CELLS_OF[slide], K)) + 1.2 * np.eye(K)[stage]
+                held[slide] = np.exp(odds) / np.exp(odds).sum(1, keepdims=True)
+                study.probabilities[run.fold, run.seed, slide] = held[slide].astype(np.float32).astype(float)
+        write_predictions(path, held, temperature=1.5, learnt=LEARNT)
+    return study
+
+
+def test_an_experiment_has_rows_with_each_prior_as_computed_by_hand(learnt: StudyFiles) -> None:
+    found = learnt.evaluate(prediction=PUT)
+    plain = learnt.evaluate(experiments={"both": learnt.runs})
+    for kind in ("group", "transport"):
+        right = cells = 0
+        for slide in ("s1", "s2", "s3", "s4"):
+            for seed in SEEDS:
+                put = put_table(
+                    kind, learnt.held_out(seed, slide), GIVEN[group(slide)], LEARNT.composition, WEIGHT
+                )
+                known = learnt.truth[slide] >= 0
+                right += int((put.argmax(1)[known] == learnt.truth[slide][known]).sum())
+                cells += int(known.sum())
+        rows = found["metrics"].query(f"experiment == 'both[prior={kind}]' and metric == 'accuracy'")
+        assert rows.query("run == ''")["value"].item() == pytest.approx(right / cells)
+        assert len(rows) == 1 + len(learnt.runs)
+    own = found["metrics"].query("experiment == 'both'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(own, plain["metrics"])
+    assert set(found["confusion"]["experiment"]) == {"both", "both[prior=transport]", "both[prior=group]"}
+    assert set(found["reliability"]["experiment"]) == set(found["confusion"]["experiment"])
+    # the distance to what was put in is no result
+    assert not found["metrics"].query("experiment != 'both' and metric == 'kl'").size
+
+
+def test_priors_are_compared_with_none_in_a_family_of_their_own(learnt: StudyFiles) -> None:
+    rows = learnt.evaluate(prediction=PUT)["comparisons"].query("metric == 'accuracy'")
+    assert set(zip(rows["experiment"], rows["reference"], rows["family"], strict=True)) == {
+        ("both[prior=group]", "both", "prior"),
+        ("both[prior=transport]", "both", "prior"),
+    }
+    assert set(rows["tests"]) == {2}
+    assert (rows["p_holm"] >= rows["p"]).all()
+
+
+def test_scores_use_the_prior_of_the_study_and_state_it(learnt: StudyFiles) -> None:
+    scores = learnt.evaluate(prediction=PUT)["scores"].set_index("slide")
+    np.testing.assert_allclose(
+        scores.loc["s1", "proportions"],
+        np.mean(
+            [
+                put_table(
+                    "transport", learnt.held_out(seed, "s1"), GIVEN["d0"], LEARNT.composition, WEIGHT
+                ).mean(0)
+                for seed in SEEDS
+            ],
+            axis=0,
+        ),
+        atol=1e-6,
+    )
+    assert scores.loc["s1", "prior"] == "transport"
+    assert scores.loc["s1", "table_weight"] == pytest.approx(WEIGHT)
+    assert scores.loc["bare", "prior"] == "none" and np.isnan(scores.loc["bare", "table_weight"])
+    off = learnt.evaluate(prediction=Prediction(compare=("transport",)))["scores"]
+    assert set(off["prior"]) == {"none"}
+
+
+def test_staging_puts_the_prior_in_and_says_so_or_why_not(learnt: StudyFiles) -> None:
+    out = {slide: learnt.folder / f"{slide}.stages.parquet" for slide in ("s3", "bare")}
+    cell_stages.stage_slides(learnt.runs, learnt.splits, out, K, 0.5, PUT, GIVEN)
+    staged = tables.read(out["s3"], stages_table(K))
+    wanted = np.mean(
+        [
+            put_table("transport", learnt.held_out(seed, "s3"), GIVEN["d3"], LEARNT.composition, WEIGHT)
+            for seed in SEEDS
+        ],
+        axis=0,
+    )
+    np.testing.assert_allclose(np.stack(staged["probabilities"]), wanted, atol=1e-6)
+    assert staged["stage"].tolist() == wanted.argmax(1).tolist()
+    said = pa.parquet.read_schema(out["s3"]).metadata
+    assert said[b"prior"] == b"transport" and float(said[b"table_weight"]) == pytest.approx(WEIGHT, abs=1e-4)
+    said = pa.parquet.read_schema(out["bare"]).metadata
+    assert said[b"prior"] == b"none" and b"no group" in said[b"prior_not_put_in"]
+    plain = np.mean([learnt.probabilities[f, s, "bare"] for f in range(3) for s in SEEDS], axis=0)
+    bare = tables.read(out["bare"], stages_table(K))
+    np.testing.assert_allclose(np.stack(bare["probabilities"]), plain, atol=1e-6)
+
+
+def test_wrong_tables_are_measured_by_how_wrong_they_are(learnt: StudyFiles) -> None:
+    out = learnt.folder / "wrong.parquet"
+    metrics = learnt.evaluate(prediction=PUT, wrong_tables_out=out)["metrics"]
+    rows = tables.read(out, WRONG_TABLES)
+    right = metrics.query("run == '' and metric == 'accuracy'").set_index("experiment")["value"]
+    for kind in ("group", "transport"):
+        part = rows.query(f"prior == '{kind}' and metric == 'accuracy'").sort_values("t")
+        assert part["t"].tolist() == list(wrong_tables.STRENGTHS)
+        assert part["without"].to_numpy() == pytest.approx(right["both"])
+        if kind == "group":  # transport scales the labelled cells of a slide alone
+            assert part["value"].iloc[0] == pytest.approx(right[f"both[prior={kind}]"], abs=0.02)
+        np.testing.assert_allclose(part["difference"], part["value"] - part["without"], atol=1e-12)
+        assert (part["low"] <= part["difference"]).all() and (part["difference"] <= part["high"]).all()
+        assert part["draws"].tolist() == [1] + [wrong_tables.DRAWS] * (len(part) - 1)
+
+
+def test_the_limit_is_where_the_gain_is_lost() -> None:
+    rows = pd.DataFrame({"t": [0.0, 0.2, 0.4], "difference": [0.1, 0.05, -0.05]})
+    rows = rows.assign(experiment="prop", prior="group", metric="accuracy", low=-0.1, high=0.2, draws=4)
+    rows = rows.assign(animals=6, cells=99)
+    found = wrong_tables.find_limits(rows, "accuracy").iloc[0]
+    assert found["limit"] == pytest.approx(0.3) and found["gain"] == 0.1
+    assert wrong_tables.find_limits(rows[:2], "accuracy")["limit"].item() == np.inf
+    assert wrong_tables.find_limits(rows.assign(difference=-0.1), "accuracy")["limit"].item() == 0
+    less = wrong_tables.find_limits(rows.assign(metric="mae", difference=-rows["difference"]), "mae")
+    assert less["limit"].item() == pytest.approx(0.3) and less["gain"].item() == 0.1

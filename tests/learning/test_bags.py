@@ -16,8 +16,9 @@ from myostage.cells.tables import CROPS
 from myostage.errors import UserError
 from myostage.features import tokens
 from myostage.features.tokens import TokenStore
-from myostage.learning.bags import BagSampler, perturbed
+from myostage.learning.bags import BagSampler
 from myostage.learning.folds import assign_folds, split_slides
+from myostage.learning.proportions import perturbed
 from myostage.learning.tables import SPLITS
 
 PROPORTIONS = {"d0": np.array([0.0, 1.0]), "d3": np.array([0.75, 0.25])}

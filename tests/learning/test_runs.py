@@ -18,9 +18,11 @@ from myostage import tables
 from myostage.cells.tables import CROP_PX, CROPS, LABELS, POSITIONS
 from myostage.errors import UserError
 from myostage.features import encoder
-from myostage.learning import bags, loop, runs, train
+from myostage.learning import loop, runs, train
 from myostage.learning.calibration import fit_temperature
-from myostage.learning.predictions import read_run
+from myostage.learning.predictions import read_learnt, read_run
+from myostage.learning.priors import Learnt
+from myostage.learning.proportions import perturbed
 from myostage.learning.tables import HISTORY, SPLITS, predictions_table
 from myostage.learning.terms import dist, prop
 from myostage.runtime import checkpoints as resuming
@@ -386,9 +388,7 @@ def test_order_permutes_the_similarity_target_alone(bench: Bench) -> None:
 
 def test_noise_changes_the_proportions_learnt_from_and_nothing_else(bench: Bench) -> None:
     noisy = bench.run(spec_of(COMBINED, proportion_noise=0.4, steps=8), "noisy")
-    by_hand = bench.run(
-        spec_of(COMBINED, steps=8), "by-hand", proportions=bags.perturbed(PROPORTIONS, 0.4, 3)
-    )
+    by_hand = bench.run(spec_of(COMBINED, steps=8), "by-hand", proportions=perturbed(PROPORTIONS, 0.4, 3))
     assert same_model(noisy, by_hand)
     assert not same_model(noisy, bench.run(spec_of(COMBINED, steps=8), "clean"))
 
@@ -625,9 +625,19 @@ def test_a_run_keeps_the_temperature_of_its_training_bags(bench: Bench, tmp_path
     assert found == fit_temperature(bags, [PROPORTIONS[slide.removesuffix("_a1")] for slide in training])
     assert read_run(out / "predictions.parquet", K) == (found, None)
     assert read_run(tmp_path / "training.parquet", K) == (found, None)
+    learnt = read_learnt(out / "predictions.parquet", K)
+    given = [PROPORTIONS[slide.removesuffix("_a1")] for slide in training]
+    wanted = Learnt.fitted(bags, given, np.mean(given, axis=0))
+    assert learnt is not None
+    np.testing.assert_allclose(learnt.composition, wanted.composition)
+    assert learnt.weights.tolist() == wanted.weights.tolist()
+    again = read_learnt(tmp_path / "training.parquet", K)
+    assert again is not None and again.as_json() == learnt.as_json()
     # Neither labels nor held-out cells take part.
     other = bench.run(spec, "temperature-unlabelled", labels={})
     assert outcome(other)["temperature"] == found
+    unlabelled = read_learnt(other / "predictions.parquet", K)
+    assert unlabelled is not None and unlabelled.as_json() == learnt.as_json()
 
 
 def test_where_bags_say_nothing_there_is_no_temperature(
@@ -638,6 +648,7 @@ def test_where_bags_say_nothing_there_is_no_temperature(
     assert np.isnan(outcome(out)["temperature"]) and np.isnan(read_run(out / "predictions.parquet", K)[0])
     assert "the training bags determine no temperature" in caplog.text
     idle = bench.predict_baseline("majority", "no-temperature-idle", bench.tokens)
+    assert read_learnt(idle / "predictions.parquet", K) is None
     assert np.isnan(outcome(idle)["temperature"])
 
 

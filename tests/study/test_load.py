@@ -585,7 +585,6 @@ def test_ready_made_crops_have_no_neighbours(neighbours: dict[str, Any], experim
 
 def test_ready_made_features_train_no_encoder(neighbours: dict[str, Any]) -> None:
     neighbours |= {"input": "features", "features": {"dataset": "rsna", "root": "."}}
-    assert "combined would train an encoder, of which ready-made features have none" in refusal(neighbours)
     neighbours["experiments"] = [SMAP]
     neighbours["phantom"] = {}
     assert "phantom draws slides and input is features" in refusal(neighbours)

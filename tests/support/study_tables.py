@@ -20,6 +20,7 @@ from myostage.evaluation.tables import (
     RUNS,
     SCORES,
     SPECTRUM,
+    WRONG_TABLES,
 )
 from myostage.learning.calibration import calibrate, entropy
 from myostage.learning.tables import ATTENTION, HISTORY, stages_table
@@ -104,6 +105,8 @@ def make(root: Path, cells: int = 64) -> Made:
                 if slide != "d0_a1"
                 else np.nan,
                 "proportions": share,
+                "prior": "none",
+                "table_weight": np.nan,
             }
         )
     tables.write(made.study("scores"), pd.DataFrame(scores), SCORES)
@@ -113,6 +116,7 @@ def make(root: Path, cells: int = 64) -> Made:
     _runs(made)
     _confusion(made)
     _reliability(made)
+    tables.write(made.study("wrong_tables"), wrong_tables(), WRONG_TABLES)
     _histories(rng, made)
     return made
 
@@ -385,3 +389,24 @@ def _algebra(rng: np.random.Generator, made: Made) -> None:
                         key | {"own": own, "others": others, "rank": rank, "rank_p": 4, "candidates": 4}
                     )
     tables.write(made.study("algebra"), pd.DataFrame(rows), ALGEBRA)
+
+
+def wrong_tables() -> pd.DataFrame:
+    """Two methods with two priors, whose gain falls with the error of the table."""
+    rows = [
+        {
+            "experiment": name,
+            "prior": prior,
+            "t": t,
+            "metric": "accuracy",
+            "value": 0.6 + gain,
+            "without": 0.6,
+        }
+        | {"difference": gain, "low": gain - 0.03, "high": gain + 0.03, "table_weight": 0.8}
+        | {"draws": 4, "animals": 8, "cells": 900}
+        for name, start in (("combined", 0.1), (REFERENCE, 0.2))
+        for prior in ("group", "transport")
+        for t in (0.0, 0.5, 1.0)
+        for gain in (start - 0.2 * t,)
+    ]
+    return pd.DataFrame(rows)

@@ -116,7 +116,7 @@ def estimate(
         cpu_seconds=fixed + sum(n * seconds for n, seconds in zip(steps, cpu, strict=True)),
         gpu_seconds=fixed + sum(n * seconds for n, seconds in zip(steps, gpu, strict=True)),
         cores=cores,
-        cell_bytes=CELL_BYTES + sum(tokens.values()) + held_out,
+        cell_bytes=(0 if study.features else CELL_BYTES) + sum(tokens.values()) + held_out,
         model_bytes=models,
     )
 
@@ -149,7 +149,9 @@ def trained_blocks(encoder: Encoder) -> int:
 
 
 def geometry(encoder: Encoder) -> tuple[int, int]:
-    """Tokens and width of a ViT, by its architecture or by what timm's name says."""
+    """Tokens and width of a ViT, by its architecture or by what timm's name says; or of a projection."""
+    if encoder.projection is not None:
+        return 1, encoder.projection
     if encoder.architecture is not None:
         patch, width = encoder.architecture.patch_px, encoder.architecture.width
     else:

@@ -4,6 +4,7 @@ A run that failed has no predictions: its rows are missing values, and its exper
 make of it.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -43,6 +44,9 @@ Statistic = Callable[[Floats, Floats], Floats]
 """How often each slide counts [..., slides], and values [slides, seeds, n], to metrics [..., seeds, m]."""
 Found = TypeVar("Found")
 """What is left of a slide under one run."""
+
+PRIOR, GROUP = "prior", "group"
+"""Families: an experiment with a prior against itself without, and each against knowing the group alone."""
 
 ALL = -1  # fold and seed of the rows about a whole experiment
 NO_INTERVAL = {"low": np.nan, "high": np.nan, "method": "", "trusted": False} | dict.fromkeys(
@@ -100,6 +104,16 @@ class Measure:
     def pseudo_values(self) -> Floats:
         """By metric, animal and seed, see :func:`myostage.evaluation.intervals.find_pseudo_values`."""
         return find_pseudo_values(lambda weights: self.statistic(weights, self.values), self.design.animals)
+
+
+def label_with(experiment: str, prior: str) -> str:
+    """The label of an experiment whose stages have a prior put into them."""
+    return f"{experiment}[prior={prior}]"
+
+
+def base(label: str) -> str:
+    """The experiment that a label is of, with a prior or without."""
+    return re.sub(r"\[prior=(group|transport)\]$", "", label)
 
 
 def add_up(metrics: Callable[[Floats], Floats]) -> Statistic:
@@ -327,10 +341,13 @@ class Families:
     def find_group(self, family: str, experiment: str, reference: str) -> tuple[str, ...] | None:
         """What Holm corrects within; None: not tested.
 
-        The question alone, baselines, each sweep (experiment that varies a key) and the rest of each part.
+        The question alone, baselines, each sweep (experiment that varies a key) and the rest of each part; in
+        the families of priors each part.
         """
-        if experiment in self.untested:
+        if base(experiment) in self.untested:
             return None
+        if family in (PRIOR, GROUP):
+            return family, self.parts.get(base(experiment), "main")
         if self.question and {experiment, reference} == set(self.question):
             return ("question",)
         name, _, point = experiment.partition("[")

@@ -10,14 +10,18 @@ from numpy.typing import NDArray
 from myostage import tables
 from myostage.cells.tables import CELLS, LABELS
 from myostage.evaluation.experiments import (
+    GROUP,
+    PRIOR,
     Design,
     Families,
     Floats,
     Measure,
     add_up,
+    base,
     begin_row,
     collect_seeds,
     evaluate_all,
+    label_with,
     list_comparisons,
     list_families,
     list_runs,
@@ -27,18 +31,33 @@ from myostage.evaluation.experiments import (
 )
 from myostage.evaluation.metrics import calibration, composition, expected_stage
 from myostage.evaluation.metrics import cells as of_cells
-from myostage.evaluation.tables import CHOICES, COMPARISONS, CONFUSION, METRICS, RELIABILITY, RUNS, SCORES
-from myostage.evaluation.tallies import PerCell, Split, Tally, held_out, read_splits, tally_run
+from myostage.evaluation.tables import (
+    CHOICES,
+    COMPARISONS,
+    CONFUSION,
+    METRICS,
+    RELIABILITY,
+    RUNS,
+    SCORES,
+    WRONG_TABLES,
+)
+from myostage.evaluation.tallies import PerCell, Split, Tally, held_out, list_priors, read_splits, tally_run
 from myostage.evaluation.weighted import mean_of
+from myostage.evaluation.wrong_tables import measure_wrong_tables
 from myostage.learning import tables as learning_tables
 from myostage.learning.folds import STAGED_ONLY
+from myostage.learning.predictions import read_learnt
+from myostage.learning.priors import Learnt, Prior
 from myostage.study.run import RunSpec
 from myostage.study.sections.compare import Compare
+from myostage.study.sections.prediction import Prediction
 
 Runs = Sequence[tuple[RunSpec, Path]]
 Seeds = Sequence[Mapping[str, Tally]]
 """The held-out slides of every seed, all folds together."""
 
+# The method that says of every cell what is given of its group.
+GROUP_ALONE = "group_majority"
 # Slides of the same mean stage differ in its last digits, by how many cells they have; ranks must not.
 STAGE_DECIMALS = 9
 
@@ -57,6 +76,7 @@ def evaluate_runs(
     baselines: Sequence[str],
     label_learners: Sequence[str],
     families: Families,
+    prediction: Prediction,
     metrics_out: Path,
     comparisons_out: Path,
     scores_out: Path,
@@ -66,6 +86,7 @@ def evaluate_runs(
     runs_out: Path,
     choices: Mapping[str, Path] | None = None,
     choices_out: Path | None = None,
+    wrong_tables_out: Path | None = None,
     slide_level: bool = False,
     metadata: dict[str, str] | None = None,
 ) -> None:
@@ -101,10 +122,15 @@ def evaluate_runs(
         Labels. The experiments that are neither are compared with the best baseline.
     families
         Which comparisons are tested, and which together, so that a wide grid does not drown the question.
+    prediction
+        Which priors every experiment that learns is measured with, in rows of labels of their own, and which
+        its scores are made with.
     metrics_out, comparisons_out, scores_out, confusion_out, reliability_out, runs_out
         Tables to write.
     choices, choices_out
         Choices of every run that chose its settings, by its id, and the table to write of them.
+    wrong_tables_out
+        Table of what priors make of wrong proportions, to be written where a study has any.
     slide_level
         Whether the expected stage of slides with labelled cells is measured too, see
         :func:`measure_expected_stage`.
@@ -137,18 +163,69 @@ def evaluate_runs(
     def measures(seeds: Seeds) -> list[Measure]:
         return _measure(seeds, split_of, proportions, rare)
 
+    # With a prior the distance to the given proportions measures what was put in.
+    of_cell = [name for name in names if name not in composition.NAMES]
+
+    def measure_cells(seeds: Seeds) -> list[Measure]:
+        return [measure for measure in measures(seeds) if measure.names != composition.NAMES]
+
     specs = {name: [spec for spec, _ in runs] for name, runs in experiments.items()}
     evaluated, measured_rows = evaluate_all(
         specs, held, dict.fromkeys(specs, names), dict.fromkeys(specs, measures)
     )
-    scores, confusions, reliabilities = [], [], []
+    learnt = {run: read_learnt(paths[run][1], stages) for run in tallies}
+    learning = {
+        name: listed
+        for name, listed in specs.items()
+        if any(learnt.get(spec.id) is not None for spec in listed)
+    }
+    of_kind = list_priors(prediction, split_of, proportions)
+    priors = list(of_kind.values())
+    confusions, reliabilities = [], []
+    counted = {"none": (specs, tallies, held)}
+    for prior in priors:
+        labelled = {label_with(name, prior.kind): listed for name, listed in learning.items()}
+        put = {
+            run: tally_run(*paths[run], split_of, stages, truth, area, prior)
+            for run in dict.fromkeys(spec.id for listed in learning.values() for spec in listed)
+            if run in tallies
+        }
+        put_held = {run: _held_out(found, paths[run][0].fold, split_of) for run, found in put.items()}
+        further, further_rows = evaluate_all(
+            labelled, put_held, dict.fromkeys(labelled, of_cell), dict.fromkeys(labelled, measure_cells)
+        )
+        evaluated, measured_rows = evaluated | further, measured_rows + further_rows
+        counted[prior.kind] = labelled, put, put_held
+    for of_label, _, of_runs in counted.values():
+        for name, listed in of_label.items():
+            seeds = list(collect_seeds(name, listed, of_runs).values())
+            confusions += _list_confusions(name, seeds)
+            reliabilities += _list_reliability(name, seeds)
+    shown = of_kind.get(prediction.prior)
+    scores = []
     for name, listed in specs.items():
-        scores += _list_scores(name, [tallies[spec.id] for spec in listed if spec.id in tallies], split_of)
-        seeds = list(collect_seeds(name, listed, held).values())
-        confusions += _list_confusions(name, seeds)
-        reliabilities += _list_reliability(name, seeds)
-    pairs = list_families(evaluated, compare, against, baselines, label_learners)
-    compared = list_comparisons(evaluated, pairs, families, lambda *_: names, compare)
+        prior_of = shown if name in learning else None
+        predicted = counted[prior_of.kind][1] if prior_of else tallies
+        of_run = {spec.id: predicted[spec.id] for spec in listed if spec.id in predicted}
+        scores += _list_scores(name, of_run, split_of, prior_of, learnt)
+    plain = {name: evaluated[name] for name in specs}
+    pairs = list_families(plain, compare, against, baselines, label_learners)
+    if priors:
+        pairs |= _list_prior_families(specs, learning, priors)
+    compared = list_comparisons(
+        evaluated, pairs, families, lambda one, other: names if one == base(one) else of_cell, compare
+    )
+    if wrong_tables_out is not None:
+        given = {group: np.asarray(share, np.float64) for group, share in proportions.items()}
+        wrong = [
+            row
+            for name, listed in learning.items()
+            if families.parts.get(name, "main") == "main"
+            for row in measure_wrong_tables(
+                name, _finished(name, listed, paths, held), priors, given, split_of, stages, truth
+            )
+        ]
+        write_rows(WRONG_TABLES, wrong, wrong_tables_out, metadata)
     write_rows(METRICS, measured_rows, metrics_out, metadata)
     write_rows(COMPARISONS, compared, comparisons_out, metadata)
     write_rows(SCORES, scores, scores_out, metadata, carried)
@@ -258,28 +335,62 @@ def _find_rare(held: Iterable[Mapping[str, Tally]]) -> frozenset[str]:
     return frozenset(np.array(slides)[expected_stage.find_tail([true[slide] for slide in slides])].tolist())
 
 
-def _list_scores(
-    experiment: str, runs: Sequence[Mapping[str, Tally]], splits: Mapping[str, Split]
-) -> list[dict[str, Any]]:
-    """Scores of every slide, mean over the runs that predict it."""
-    found: dict[str, list[Tally]] = {}
-    for run in runs:
-        for slide, tally in run.items():
-            found.setdefault(slide, []).append(tally)
+def _finished(
+    name: str, specs: Sequence[RunSpec], paths: Mapping[str, tuple[RunSpec, Path]], held: Mapping[str, Any]
+) -> list[Runs]:
+    """The runs of each seed of which no run failed."""
     return [
-        {
-            "experiment": experiment,
-            "slide": row.slide,
-            "group": row.group,
-            "animal": row.animal,
-            "cells": found[row.slide][0].cells,
-            "recovery_score": float(np.mean([tally.recovery_score for tally in found[row.slide]])),
-            "true_recovery_score": found[row.slide][0].true_recovery_score,
-            "proportions": np.mean([tally.composition for tally in found[row.slide]], axis=0),
-        }
-        for row in splits.values()
-        if row.slide in found
+        [paths[spec.id] for spec in specs if spec.seed == seed] for seed in collect_seeds(name, specs, held)
     ]
+
+
+def _list_prior_families(
+    specs: Mapping[str, Sequence[RunSpec]],
+    learning: Mapping[str, Sequence[RunSpec]],
+    priors: Sequence[Prior],
+) -> dict[str, list[tuple[str, str]]]:
+    """Each prior against none; with and without against the first experiment that knows the group alone."""
+    put = {name: [label_with(name, prior.kind) for prior in priors] for name in learning}
+    alone = next((name for name, listed in specs.items() if listed[0].method == GROUP_ALONE), None)
+    to_group = [(label, alone) for name, labels in put.items() for label in (name, *labels)] if alone else []
+    return {PRIOR: [(label, name) for name, labels in put.items() for label in labels], GROUP: to_group}
+
+
+def _list_scores(
+    experiment: str,
+    runs: Mapping[str, Mapping[str, Tally]],
+    splits: Mapping[str, Split],
+    prior: Prior | None,
+    learnt: Mapping[str, Learnt | None],
+) -> list[dict[str, Any]]:
+    """Scores of every slide, mean over the runs that predict it, and the prior that they are made with."""
+    found: dict[str, list[Tally]] = {}
+    weights: dict[str, list[float]] = {}
+    for run, tallies in runs.items():
+        for slide, tally in tallies.items():
+            found.setdefault(slide, []).append(tally)
+            weight = prior.weigh(slide, learnt[run]) if prior else np.nan
+            weights.setdefault(slide, []).append(weight)
+    rows = []
+    for row in splits.values():
+        if row.slide not in found:
+            continue
+        weight = float(np.mean(weights[row.slide]))
+        rows.append(
+            {
+                "experiment": experiment,
+                "slide": row.slide,
+                "group": row.group,
+                "animal": row.animal,
+                "cells": found[row.slide][0].cells,
+                "recovery_score": float(np.mean([tally.recovery_score for tally in found[row.slide]])),
+                "true_recovery_score": found[row.slide][0].true_recovery_score,
+                "proportions": np.mean([tally.composition for tally in found[row.slide]], axis=0),
+                "prior": prior.kind if prior and np.isfinite(weight) else "none",
+                "table_weight": weight,
+            }
+        )
+    return rows
 
 
 def _list_confusions(experiment: str, seeds: Seeds) -> list[dict[str, Any]]:

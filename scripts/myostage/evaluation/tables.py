@@ -123,7 +123,11 @@ COMPARISONS = Table(
         Column("experiment", STRING, "", "experiment"),
         Column("reference", STRING, "", "experiment it is compared with"),
         Column(
-            "family", STRING, "", "reference, baseline (the best one) or against; Holm corrects within one"
+            "family",
+            STRING,
+            "",
+            "reference, baseline (the best one), against, prior (without it) or group (knowing it alone); "
+            "Holm corrects within one",
         ),
         Column("metric", STRING, "", "name of the metric"),
         Column("difference", FLOAT64, "", "experiment minus reference, all folds and seeds together"),
@@ -248,6 +252,43 @@ SCORES = Table(
             "true_recovery_score", FLOAT64, "", "the same of the annotated stages; missing without labels"
         ),
         Column("proportions", pa.list_(FLOAT64), "", "predicted share of each stage, mean over cells"),
+        Column(
+            "prior",
+            STRING,
+            "",
+            "how its group's proportions were put into the stages: none, group or transport",
+        ),
+        Column(
+            "table_weight",
+            FLOAT64,
+            "",
+            "their weight against the cells, 0 to 1, mean over runs; missing for none",
+        ),
     ),
     further=STRING,
+)
+
+WRONG_TABLES = Table(
+    "wrong_tables",
+    "stages with a prior where the table of proportions is wrong at prediction; nothing is trained for it",
+    (
+        Column("experiment", STRING, "", "experiment that learns, of the main part"),
+        Column("prior", STRING, "", "group or transport"),
+        Column("t", FLOAT64, "", "share of each vector of proportions that is drawn at random, 0 to 1"),
+        Column("metric", STRING, "", "name of the metric"),
+        Column("value", FLOAT64, "", "value with the prior, mean over draws of wrong tables"),
+        Column("without", FLOAT64, "", "value without any prior"),
+        Column("difference", FLOAT64, "", "with minus without"),
+        Column(
+            "low",
+            FLOAT64,
+            "",
+            "lower end of its 95 % interval over animals and runs; missing for a single run",
+        ),
+        Column("high", FLOAT64, "", "upper end"),
+        Column("table_weight", FLOAT64, "", "weight of the table against the cells, mean over runs"),
+        Column("draws", INT32, "draws", "wrong tables drawn; the interval is of these"),
+        Column("animals", INT32, "animals", "held-out animals"),
+        Column("cells", INT32, "cells", "labelled cells"),
+    ),
 )

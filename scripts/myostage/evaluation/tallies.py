@@ -3,6 +3,7 @@
 Predictions are streamed, so that memory does not grow with the number of cells; embeddings are never read.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from myostage import tables
 from myostage.errors import UserError
@@ -18,10 +19,12 @@ from myostage.evaluation.metrics.calibration import AS_PREDICTED, BINS, CALIBRAT
 from myostage.evaluation.metrics.cells import confusion, rps
 from myostage.learning.calibration import calibrate
 from myostage.learning.folds import STAGED_ONLY
-from myostage.learning.predictions import read_run
+from myostage.learning.predictions import read_learnt, read_run
+from myostage.learning.priors import Prior
 from myostage.learning.stages import stage_levels
 from myostage.learning.tables import SPLITS, predictions_table
 from myostage.study.run import RunSpec
+from myostage.study.sections.prediction import Prediction
 
 Floats = NDArray[np.float64]
 
@@ -114,6 +117,19 @@ def read_splits(path: Path) -> dict[str, Split]:
     return {row["slide"]: Split(**row) for row in sorted(rows, key=lambda row: row["slide"])}
 
 
+def list_priors(
+    prediction: Prediction, splits: Mapping[str, Split], proportions: Mapping[str, ArrayLike]
+) -> dict[str, Prior]:
+    """The priors of a study by kind; ``proportions`` [K] of every group."""
+    given = {
+        slide: np.asarray(proportions[row.group], np.float64)
+        for slide, row in splits.items()
+        if row.group in proportions
+    }
+    settings = given, prediction.strength, prediction.table_error
+    return {kind: Prior(kind, *settings) for kind in prediction.priors}
+
+
 def held_out(splits: Mapping[str, Split], fold: int) -> list[str]:
     """Slides that a run of ``fold`` holds out, and none of those that are staged only."""
     return [slide for slide, row in splits.items() if row.fold == fold != STAGED_ONLY]
@@ -126,6 +142,7 @@ def tally_run(
     stages: int,
     truth: PerCell,
     area: PerCell | None,
+    prior: Prior | None = None,
 ) -> dict[str, Tally]:
     """Counts of every slide that a run predicts, complete for the slides it holds out.
 
@@ -141,6 +158,8 @@ def tally_run(
         Annotated stage of every cell, -1 where it has none.
     area
         Weight of every cell in the recovery score, nan where it is unknown; None: every cell weighs the same.
+    prior
+        What is put into the probabilities, slide by slide, before they are counted.
 
     Raises
     ------
@@ -152,12 +171,14 @@ def tally_run(
     levels = stage_levels(stages)
     temperature, _ = read_run(path, stages)
     wanted = {slide: row.cells for slide, row in splits.items() if row.fold in (spec.fold, STAGED_ONLY)}
-    for slide, cells, probabilities in _stream(path, stages):
+    learnt = read_learnt(path, stages) if prior else None
+    for slide, cells, raw in _stream(path, stages) if prior is None else _by_slide(path, stages):
         if slide not in wanted:
             raise UserError(
                 f"{path}: slide {slide} is not held out in fold {spec.fold}; "
                 "delete the file and run the workflow again"
             )
+        probabilities = raw if prior is None else prior.put(slide, raw, learnt)
         tally = found.setdefault(slide, Tally.empty(stages))
         tally.cells += cells.size
         tally.probabilities += probabilities.sum(0)
@@ -179,7 +200,8 @@ def tally_run(
                 )
             tally.confusion += confusion(stage[known], probabilities[known].argmax(1), stages)
             tally.rps += float(rps(stage[known], probabilities[known]).sum())
-            calibrated = calibrate(probabilities[known], temperature)
+            calibrated = calibrate(raw if prior else raw[known], temperature)
+            calibrated = prior.put(slide, calibrated, learnt)[known] if prior else calibrated
             for kind, scores in ((AS_PREDICTED, probabilities[known]), (CALIBRATED, calibrated)):
                 tally.confidences[kind] += sum_confidences(stage[known], scores)
             tally.true_level += float(weights[known] @ levels[stage[known]])
@@ -222,6 +244,13 @@ def _stream(path: Path, stages: int) -> Iterator[tuple[str, NDArray[np.int64], F
             for number, slide in enumerate(slides.dictionary.to_pylist()):
                 rows = code == number
                 yield slide, cell[rows], probabilities[rows]
+
+
+def _by_slide(path: Path, stages: int) -> Iterator[tuple[str, NDArray[np.int64], Floats]]:
+    """Slide, cells [n] and probabilities [n, K], all of a slide together."""
+    for slide, parts in itertools.groupby(_stream(path, stages), key=lambda part: part[0]):
+        _, cells, probabilities = zip(*parts, strict=True)
+        yield slide, np.concatenate(cells), np.concatenate(probabilities)
 
 
 def _probabilities(column: pa.Array, stages: int, path: Path) -> Floats:

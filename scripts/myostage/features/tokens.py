@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +30,9 @@ BIG_ROW_GROUP_CELLS = 64
 """Cells of a row group where 256 would exceed ``ROW_GROUP_BYTES`` (ViT-B/8: 6.4 MB instead of 25.6 MB)."""
 ROW_GROUP_BYTES = 8 * 2**20
 
-DTYPE = "float16"
+Dtype = Literal["float16", "float32"]
+DTYPES: dict[str, torch.dtype] = {"float16": torch.float16, "float32": torch.float32}
+"""Of an encoder's tokens, and of ready-made features, which may be of any scale."""
 LAYOUT = "row-major T x D, one data page per row group"
 _PAGE_OVERHEAD_BYTES = 64
 """At most this lies before a page's values: its header and its definition levels."""
@@ -38,7 +41,7 @@ MAPPED_FILES = 128
 """Most token files mapped at a time, over all stores of a process."""
 
 
-def tokens_table(tokens: int, width: int) -> tables.Table:
+def tokens_table(tokens: int, width: int, dtype: str = "float16") -> tables.Table:
     """The table of ``tokens`` (T) tokens of ``width`` (D) numbers per cell."""
     return tables.Table(
         "tokens",
@@ -47,9 +50,9 @@ def tokens_table(tokens: int, width: int) -> tables.Table:
             tables.Column("cell", pa.int32(), "", "cell number within the slide"),
             tables.Column(
                 "tokens",
-                pa.binary(tokens * width * 2),
+                pa.binary(tokens * width * DTYPES[dtype].itemsize),
                 "",
-                f"{tokens} x {width} float16, row-major, prefix tokens first",
+                f"{tokens} x {width} {dtype}, row-major, prefix tokens first",
             ),
             tables.Column("checksum", pa.uint64(), "", "XXH3 of the cell's tokens, 64 bits"),
         ),
@@ -64,19 +67,22 @@ def row_group_cells(tokens: int, width: int) -> int:
 class TokenWriter:
     """Collects cells into row groups of equal size; made by :func:`writer`."""
 
-    def __init__(self, out: pq.ParquetWriter, table: tables.Table, shape: tuple[int, int]) -> None:
+    def __init__(
+        self, out: pq.ParquetWriter, table: tables.Table, shape: tuple[int, int], dtype: str
+    ) -> None:
         self._out = out
         self._table = table
         self._shape = shape
+        self._dtype = DTYPES[dtype]
         self._size = row_group_cells(*shape)
         self._cells = np.empty(self._size, np.int32)
-        self._tokens = np.empty((self._size, *shape), np.float16)
+        self._tokens = np.empty((self._size, *shape), dtype)
         self._filled = 0
         self.written = 0
 
     def write(self, cells: np.ndarray, tokens: Tensor) -> None:
-        """Append cells: numbers int32[n] and tokens float16[n, T, D] on the CPU."""
-        if tokens.dtype != torch.float16 or tuple(tokens.shape) != (len(cells), *self._shape):
+        """Append cells: numbers int32[n] and tokens [n, T, D] of the file's dtype, on the CPU."""
+        if tokens.dtype != self._dtype or tuple(tokens.shape) != (len(cells), *self._shape):
             raise ValueError(
                 f"tokens {tokens.dtype}{list(tokens.shape)} for {len(cells)} cells of {self._shape}"
             )
@@ -95,7 +101,7 @@ class TokenWriter:
         """Write what is collected as one row group."""
         if not self._filled:
             return
-        width = int(np.prod(self._shape)) * 2
+        width = self._tokens[0].nbytes
         column = pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(width), self._filled, [None, pa.py_buffer(self._tokens[: self._filled])]
         )
@@ -111,11 +117,16 @@ class TokenWriter:
 
 @contextmanager
 def writer(
-    path: str | Path, *, tokens: int, width: int, metadata: dict[str, str] | None = None
+    path: str | Path,
+    *,
+    tokens: int,
+    width: int,
+    metadata: dict[str, str] | None = None,
+    dtype: Dtype = "float16",
 ) -> Iterator[TokenWriter]:
     """A writer of one token file of T = ``tokens`` by D = ``width``; it appears when the block ends well."""
-    table = tokens_table(tokens, width)
-    described = {"dtype": DTYPE, "shape": json.dumps([tokens, width]), "layout": LAYOUT} | (metadata or {})
+    table = tokens_table(tokens, width, dtype)
+    described = {"dtype": dtype, "shape": json.dumps([tokens, width]), "layout": LAYOUT} | (metadata or {})
     with tables.writer(
         path,
         table,
@@ -125,7 +136,7 @@ def writer(
         write_statistics=False,
         data_page_size=_MAXIMUM_PAGE_BYTES,
     ) as out:
-        collected = TokenWriter(out, table, (tokens, width))
+        collected = TokenWriter(out, table, (tokens, width), dtype)
         yield collected
         collected.flush()
 
@@ -163,8 +174,10 @@ class TokenStore:
                 if not key.startswith(b"ARROW:")
             }
             self.shape = self._read_shape()
-            tables.check(file.schema_arrow, tokens_table(*self.shape), self.path)
-            self._bytes = self.shape[0] * self.shape[1] * 2
+            dtype = self.metadata["dtype"]
+            tables.check(file.schema_arrow, tokens_table(*self.shape, dtype), self.path)
+            self._dtype = DTYPES[dtype]
+            self._bytes = self.shape[0] * self.shape[1] * self._dtype.itemsize
             own = file.read(columns=["cell", "checksum"])
             self.cells: np.ndarray = own.column("cell").to_numpy().astype(np.int32, copy=False)
             self._checksums = own.column("checksum").to_numpy()
@@ -195,7 +208,8 @@ class TokenStore:
 
         Returns
         -------
-        float16 Tensor [n, T, D]
+        Tensor [n, T, D]
+            float16; of ready-made features float32.
 
         Raises
         ------
@@ -205,7 +219,7 @@ class TokenStore:
         wanted = np.asarray(rows, dtype=np.int64)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
             raise IndexError(f"{self.path}: rows {wanted.min()} to {wanted.max()} asked of {len(self)}")
-        out = torch.empty((len(wanted), *self.shape), dtype=torch.float16)
+        out = torch.empty((len(wanted), *self.shape), dtype=self._dtype)
         target = out.numpy().view(np.uint8).reshape(len(wanted), self._bytes)
         owner = np.searchsorted(self._groups, wanted, side="right") - 1
         for group in np.unique(owner):
@@ -218,7 +232,7 @@ class TokenStore:
         """Row group after row group (all by default): cell numbers int32[n], tokens float16[n, T, D]."""
         for group in range(self.row_groups) if row_groups is None else row_groups:
             first, last = self._groups[group], self._groups[group + 1]
-            out = torch.empty((int(last - first), *self.shape), dtype=torch.float16)
+            out = torch.empty((int(last - first), *self.shape), dtype=self._dtype)
             target = out.numpy().view(np.uint8).reshape(-1, self._bytes)
             target[...] = self._rows_of(group)
             self._compare(np.arange(first, last), target)
@@ -227,7 +241,7 @@ class TokenStore:
     def read(self) -> Tensor:
         """All tokens, float16[n, T, D]."""
         parts = [tokens for _, tokens in self.stream()]
-        return torch.cat(parts) if parts else torch.empty((0, *self.shape), dtype=torch.float16)
+        return torch.cat(parts) if parts else torch.empty((0, *self.shape), dtype=self._dtype)
 
     def _rows_of(self, group: int) -> np.ndarray:
         """The mapped bytes of one row group, uint8[n, T * D * 2]; nothing is read yet."""
@@ -248,11 +262,11 @@ class TokenStore:
     def _read_shape(self) -> tuple[int, int]:
         try:
             tokens, width = json.loads(self.metadata["shape"])
-            if self.metadata["dtype"] != DTYPE or tokens < 1 or width < 1:
+            if self.metadata["dtype"] not in DTYPES or tokens < 1 or width < 1:
                 raise ValueError
         except (KeyError, ValueError, TypeError):
             raise Damaged(
-                f"{self.path}: the file says nothing of {DTYPE} tokens and their shape, so it is no token "
+                f"{self.path}: the file says nothing of float16 tokens and their shape, so it is no token "
                 "store"
             ) from None
         return int(tokens), int(width)

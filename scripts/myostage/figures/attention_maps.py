@@ -40,7 +40,7 @@ MAP_HEIGHT = 4.5  # of a map at most, in
 def requests(scope: Scope) -> dict[str, Request]:
     if not scope.attended:
         return {}
-    slides = scope.plan.drawn_slides()
+    slides, features = scope.plan.drawn_slides(), scope.plan.study.features
     places = "cells.parquet" if scope.plan.imaged else "positions.parquet"
     files = {
         "cells": scope.of_slides(places, slides),
@@ -51,7 +51,7 @@ def requests(scope: Scope) -> dict[str, Request]:
         "healthy": scope.plan.healthy,
         "outlined": bool(scope.plan.imaged),
         "mpp": scope.plan.study.tiling.mpp,
-        "unit": "µm" if scope.plan.imaged else "sides of a tile",
+        "unit": "sides of a tile" if features and features.dataset else "µm",
     }
     return {"attention_maps": Request(files, parameters)}
 

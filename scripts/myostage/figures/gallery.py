@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def requests(scope: Scope) -> dict[str, Request]:
-    if not scope.plan.staging:
+    if not scope.plan.staging or scope.plan.study.input == "features":
         return {}
     files = {
         "predictions": scope.of_slides("stages.parquet", scope.plan.slides),

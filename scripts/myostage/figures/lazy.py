@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from myostage.evaluation import comparisons as verdicts
     from myostage.evaluation import cost as costs
     from myostage.evaluation import tables as schemas
+    from myostage.evaluation import wrong_tables as wrong
     from myostage.figures import style, views
 else:
 
@@ -46,7 +47,20 @@ else:
             "matplotlib.ticker",
         ),
     )
-    tables, checks, verdicts, intervals, costs, formatting, selection, summaries, schemas, style, views = map(
+    (
+        tables,
+        checks,
+        verdicts,
+        intervals,
+        costs,
+        formatting,
+        selection,
+        summaries,
+        schemas,
+        wrong,
+        style,
+        views,
+    ) = map(
         Lazy,
         (
             "myostage.tables",
@@ -58,6 +72,7 @@ else:
             "myostage.evaluation.selection",
             "myostage.evaluation.summaries",
             "myostage.evaluation.tables",
+            "myostage.evaluation.wrong_tables",
             "myostage.figures.style",
             "myostage.figures.views",
         ),

@@ -49,7 +49,7 @@ def fit_temperature(probabilities: Sequence[ArrayLike], proportions: Sequence[Ar
     given = np.array([np.asarray(share, np.float64) for share in proportions])  # [bags, K]
     there = given.mean(0) > 0
     ratios = given[:, there] / given.mean(0)[there]
-    logs = [_logarithms(p)[:, there] for p in probabilities]
+    logs = [logarithms(p)[:, there] for p in probabilities]
 
     def loss(log_temperature: float) -> float:
         scale = np.exp(-log_temperature)
@@ -72,7 +72,7 @@ def calibrate(probabilities: ArrayLike, temperature: float) -> Floats:
     """softmax(log p / T), float64[n, K]; as they are where there is no temperature (nan)."""
     if not np.isfinite(temperature):
         return np.asarray(probabilities, np.float64)
-    scaled = _logarithms(probabilities) / temperature
+    scaled = logarithms(probabilities) / temperature
     powers = np.exp(scaled - scaled.max(1, keepdims=True))
     found: Floats = powers / powers.sum(1, keepdims=True)
     return found
@@ -84,5 +84,6 @@ def entropy(probabilities: ArrayLike) -> Floats:
     return -(values * np.log(np.where(values > 0, values, 1.0))).sum(1)
 
 
-def _logarithms(probabilities: ArrayLike) -> Floats:
+def logarithms(probabilities: ArrayLike) -> Floats:
+    """Finite logarithms of probabilities, also of those that are 0 in single precision."""
     return np.log(np.maximum(np.asarray(probabilities, np.float64), SMALLEST))

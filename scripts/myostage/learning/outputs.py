@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from myostage import tables
 from myostage.errors import Damaged, UserError
 from myostage.learning.folds import STAGED_ONLY
+from myostage.learning.priors import Learnt
 from myostage.learning.tables import HISTORY, OUTCOME, SPLITS, predictions_table
 from myostage.runtime.cost import Cost
 from myostage.study.run import RunSpec
@@ -69,15 +70,17 @@ def save_model(
     made_by: str,
     failed: str = "",
     temperature: float = math.nan,
+    learnt: Learnt | None = None,
 ) -> None:
     """Write a model as safetensors, atomically, with the specification that made it.
 
     ``failed`` says why there is no model; such a file holds no arrays. ``temperature`` calibrates what it
-    predicts; nan: it has none.
+    predicts; nan: it has none. ``learnt`` lets the proportions of a slide be put into what it predicts.
     """
     metadata = {"spec": spec.model_dump_json(), "stages": str(stages), "made_by": made_by}
     metadata |= {"failed": failed} if failed else {}
     metadata |= {} if math.isnan(temperature) else {"temperature": repr(temperature)}
+    metadata |= {} if learnt is None else {"learnt": learnt.as_json()}
     with tables.atomic(path) as temporary:
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary, metadata)
 
@@ -97,14 +100,17 @@ def write_predictions(
     made_by: str,
     failed: str = "",
     temperature: float = math.nan,
+    learnt: Learnt | None = None,
 ) -> None:
     """Stream predictions into ``predictions_table(stages)``; no row group holds two slides.
 
-    ``failed`` says why there are none; ``temperature`` calibrates them (nan: nothing does).
+    ``failed`` says why there are none; ``temperature`` calibrates them (nan: nothing does), ``learnt``
+    lets the proportions of a slide be put into them.
     """
     table = predictions_table(stages)
     metadata = {"spec": spec.model_dump_json(), "made_by": made_by} | ({"failed": failed} if failed else {})
     metadata |= {} if math.isnan(temperature) else {"temperature": repr(temperature)}
+    metadata |= {} if learnt is None else {"learnt": learnt.as_json()}
     with tables.writer(path, table, metadata) as out:
         for slide, batches in slides:
             for cells, probabilities, embedding in batches:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from myostage import tables
 from myostage.errors import UserError
+from myostage.learning.priors import Learnt
 from myostage.learning.tables import predictions_table, stages_table
 
 
@@ -16,6 +17,13 @@ def read_run(predictions: str | Path, stages: int) -> tuple[float, str | None]:
         metadata = file.schema_arrow.metadata or {}
     failed = metadata.get(b"failed")
     return float(metadata.get(b"temperature", np.nan)), None if failed is None else failed.decode()
+
+
+def read_learnt(predictions: str | Path, stages: int) -> Learnt | None:
+    """What the run of these predictions says for a table to be put into them; None: it learnt nothing."""
+    with tables.open_table(predictions, predictions_table(stages)) as file:
+        said = (file.schema_arrow.metadata or {}).get(b"learnt")
+    return None if said is None else Learnt.from_json(said.decode())
 
 
 def read_stages(path: str | Path, stages: int) -> pd.DataFrame:

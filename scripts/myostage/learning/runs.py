@@ -31,7 +31,7 @@ from myostage.features.encoder import Suffix, split
 from myostage.features.held import Held
 from myostage.features.projection import Projection, moments_of
 from myostage.features.tokens import TokenStore
-from myostage.learning.bags import Bag, BagSampler, Floats, perturbed
+from myostage.learning.bags import Bag, BagSampler, Floats
 from myostage.learning.baseline_runs import PROBABILITIES, repeat
 from myostage.learning.calibration import fit_temperature
 from myostage.learning.choice import Scores, best_of, hold_in, mean_divergence, write_choices
@@ -44,7 +44,9 @@ from myostage.learning.outputs import (
     write_outcome,
     write_predictions,
 )
+from myostage.learning.priors import Learnt
 from myostage.learning.probe import Probe, predict_slides
+from myostage.learning.proportions import perturbed
 from myostage.learning.steps import BagPair, LabelledCells
 from myostage.learning.term import which
 from myostage.learning.train import (
@@ -169,10 +171,13 @@ def train_run(
             checkpoints = given.checkpoints(spec, source, Path(checkpoint_dir))
             model, further = given.train(spec, source, checkpoints, Path(history_out))
             steps += further
-            temperature = _temperature(model, source, cells or {}, spec, where)
-            save_model(model_out, as_arrays(model), spec, len(stages), made_by, temperature=temperature)
+            seen = _predict_sample(model, source, cells or {}, spec, where)
+            given_shares = [source.given[slide] for slide in seen]
+            temperature = _temperature(list(seen.values()), given_shares, spec)
+            found = Learnt.fitted(list(seen.values()), given_shares, source.composition)
+            save_model(model_out, as_arrays(model), spec, len(stages), made_by, "", temperature, found)
             batches = _predict(model, _stores(spec, predicted, tokens), cells or {}, spec, where)
-            write_predictions(predictions_out, batches, len(stages), spec, made_by, temperature=temperature)
+            write_predictions(predictions_out, batches, len(stages), spec, made_by, "", temperature, found)
         except Diverged as error:
             log.error("%s", error)
             reason, steps = str(error), steps + error.steps
@@ -358,7 +363,7 @@ def predict_run(
         The model is missing, failed or is no model of a run, or the tokens are another encoder's.
     """
     where = compute_on(device, threads)
-    spec, stages, tensors, temperature = read_model(model_path)
+    spec, stages, tensors, temperature, learnt = read_model(model_path)
     if not spec.trained:
         share = tensors[PROBABILITIES].numpy()
         batches = ((slide, repeat(cell_numbers(path), share)) for slide, path in tokens.items())
@@ -380,11 +385,12 @@ def predict_run(
     model.load_state_dict(tensors)
     stores = {slide: token_store(path, spec.encoder) for slide, path in tokens.items()}
     predicted = _predict(model.to(where), stores, cells or {}, spec, where)
-    write_predictions(predictions_out, predicted, stages, spec, made_by, temperature=temperature)
+    write_predictions(predictions_out, predicted, stages, spec, made_by, "", temperature, learnt)
 
 
-def read_model(path: Path) -> tuple[RunSpec, int, dict[str, Tensor], float]:
-    """Specification, number of stages K, tensors and temperature (nan: none) of a run's model file.
+def read_model(path: Path) -> tuple[RunSpec, int, dict[str, Tensor], float, Learnt | None]:
+    """Specification, number of stages K, tensors, temperature (nan: none) and what a run's model file says of
+    what it learnt (None: nothing of cells).
 
     Raises
     ------
@@ -397,6 +403,7 @@ def read_model(path: Path) -> tuple[RunSpec, int, dict[str, Tensor], float]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         spec, stages = RunSpec.model_validate_json(metadata["spec"]), int(metadata["stages"])
         temperature = float(metadata.get("temperature", math.nan))
+        learnt = Learnt.from_json(metadata["learnt"]) if "learnt" in metadata else None
     except FileNotFoundError:
         raise UserError(f"{path}: the run's model is missing; run the workflow to make it") from None
     except (SafetensorError, KeyError, ValidationError) as error:
@@ -407,7 +414,7 @@ def read_model(path: Path) -> tuple[RunSpec, int, dict[str, Tensor], float]:
         ) from None
     if "failed" in metadata:
         raise UserError(f"{path}: there is no model, for the run failed ({metadata['failed']})")
-    return spec, stages, tensors, temperature
+    return spec, stages, tensors, temperature, learnt
 
 
 def compute_on(device: str | None, threads: int | None) -> torch.device:
@@ -556,6 +563,16 @@ class BagSource:
         return _shares_of(self._slides, self._spec, self._proportions)
 
     @property
+    def composition(self) -> Floats:
+        """The mean composition [K] of what is drawn: groups alike, or all labelled cells alike."""
+        shares = pd.DataFrame(self.given).T  # [slides, K]
+        if self._stages is not None:
+            cells = [int((self._stages[slide] >= 0).sum()) for slide in shares.index]
+            return np.average(shares.to_numpy(), axis=0, weights=cells)
+        groups = self._slides.set_index("slide")["group"]
+        return shares.groupby(groups).mean().to_numpy().mean(0)
+
+    @property
     def scores(self) -> Floats:
         """The score of every slide that is learnt from, in stages."""
         return np.array([self._score({slide: 1}, share) for slide, share in self.given.items()])
@@ -700,17 +717,22 @@ def _sampled(stores: Mapping[str, TokenStore], most: int, spec: RunSpec) -> dict
     return {slide: cast(TokenStore, Sampled.of(store, most)) for slide, store in stores.items()}
 
 
-def _temperature(
+def _predict_sample(
     model: StageModel, source: BagSource, cells_of: Mapping[str, Path], spec: RunSpec, device: torch.device
-) -> float:
-    """Temperature of a trained run, by cells of its training slides and the proportions given for these."""
-    given = source.given
+) -> dict[str, NDArray[np.float32]]:
+    """Probabilities [n, K] of cells of each training slide."""
     stores = _sampled(source.stores, SCALED_BY, spec)
-    found = {
+    return {
         slide: np.concatenate([probabilities for _, probabilities, _ in batches])
         for slide, batches in _predict(model, stores, cells_of, spec, device)
     }
-    temperature = fit_temperature(list(found.values()), [given[slide] for slide in found])
+
+
+def _temperature(
+    probabilities: Sequence[NDArray[np.float32]], given: Sequence[Floats], spec: RunSpec
+) -> float:
+    """Temperature of a trained run, by cells of its training slides and the proportions given for these."""
+    temperature = fit_temperature(probabilities, given)
     if math.isnan(temperature):
         log.warning(
             "%s: the training bags determine no temperature; its probabilities are not calibrated", spec.id

@@ -16,6 +16,7 @@ import pandas as pd
 from myostage.evaluation import cost as costs
 from myostage.evaluation import selection
 from myostage.evaluation.comparisons import Verdict, judge
+from myostage.evaluation.experiments import GROUP, PRIOR
 from myostage.evaluation.intervals import find_lack
 from myostage.evaluation.measured import Measured
 from myostage.evaluation.metrics.registry import METRICS
@@ -143,6 +144,8 @@ class Facts:
         The tables of these names.
     choices : DataFrame, optional
         CHOICES; none where no run chose its settings.
+    wrong_tables : DataFrame, optional
+        WRONG_TABLES; none where no experiment is measured with a prior.
     histories : DataFrame, optional
         Rows of :func:`views.histories` of the experiments that learn with both supcr and cell.
     """
@@ -164,6 +167,7 @@ class Facts:
     borders: pd.DataFrame | None = None
     algebra: pd.DataFrame | None = None
     choices: pd.DataFrame | None = None
+    wrong_tables: pd.DataFrame | None = None
     histories: pd.DataFrame | None = None
 
     @cached_property
@@ -203,7 +207,9 @@ class Facts:
     def _found(self) -> dict[str, dict[str, Difference]]:
         names = list(Difference.__dataclass_fields__)
         rows = self.comparisons[self.comparisons["metric"] == self.metric]
-        found: dict[str, dict[str, Difference]] = {"reference": {}, "against": {}, "baseline": {}}
+        found: dict[str, dict[str, Difference]] = {
+            family: {} for family in ("reference", "against", "baseline", PRIOR, GROUP)
+        }
         for family, *values in rows[["family", *names]].itertuples(index=False, name=None):
             difference = Difference(*values)
             found[str(family)][difference.experiment] = difference

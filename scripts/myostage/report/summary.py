@@ -16,6 +16,7 @@ from myostage.evaluation.numbers import NOT_TRUSTED, format_number, format_p, fo
 from myostage.report import findings
 from myostage.report.choices import describe_choices, tabulate_choices
 from myostage.report.findings import Difference, Facts
+from myostage.report.findings_priors import describe_priors, list_prior_rows, tabulate_priors
 from myostage.report.pages import BETTER, WORSE, Block, Cell, Grid, Picture, Section, Strip, write_page
 from myostage.report.sections import RULES, describe_slide_runs, list_sections
 
@@ -59,7 +60,12 @@ def write(out: str | Path, facts: Facts) -> None:
     staged = bool(facts.structure.parts)
     asked = list_sections(facts)
     run = [*findings.describe_study(facts), *describe_slide_runs(facts)]
-    short = [*(headline(facts) if staged else run[:1]), *(section.sentences[0] for section in asked)]
+    priors = describe_priors(facts) if asks_priors(facts) else []
+    short = [
+        *priors[:1],
+        *(headline(facts) if staged else run[:1]),
+        *(section.sentences[0] for section in asked),
+    ]
     judged = " ".join([rules(facts), *([RULES] if asked else [])])
     sections = [Section("run", "What was run", [Block(points=run)])]
     if facts.unused:
@@ -69,6 +75,12 @@ def write(out: str | Path, facts: Facts) -> None:
             "workflow again."
         )
         sections.append(Section("unused", "Slides left out", [Block(points=unused, text=retry)]))
+    if priors:
+        with_prior = _differences(facts, list_prior_rows(facts))
+        shown = [Block("", priors, table=tabulate_priors(facts)), Block(table=with_prior)]
+        sections.append(
+            Section("priors", "What do its group's proportions add when a slide is staged?", shown)
+        )
     if staged:
         sections += [
             Section("ordinal", "Does the ordinal term help, and by how much?", _helps(facts)),
@@ -104,6 +116,12 @@ def write(out: str | Path, facts: Facts) -> None:
         ]
         sections.append(Section("figures", "Figures", pictures))
     write_page(out, f"{facts.structure.study}: what the study found", sections, short)
+
+
+def asks_priors(facts: Facts) -> bool:
+    """Whether the study puts proportions into stages, or measures what that does."""
+    settings = facts.structure.prediction
+    return bool(facts.structure.parts and (settings["prior"] != "none" or settings["compare"]))
 
 
 def rules(facts: Facts) -> str:

@@ -12,6 +12,7 @@ from myostage.errors import UserError, raise_all
 from myostage.learning.options import EXPECTED_STAGE
 from myostage.learning.term import which
 from myostage.schema import WILDCARDS, nearest
+from myostage.study.cell_table import read_cells
 from myostage.study.expand import expand
 from myostage.study.files import copies, file_faults
 from myostage.study.inputs import (
@@ -39,6 +40,8 @@ def check_sources(study: Study, where: str) -> None:
     """What must stand together: the input and its table, phantoms and slides, experiments and proportions."""
     problems = []
     needed = {"slides": ("slides",), "crops": ("crops",), "features": ("slides", "features")}[study.input]
+    if study.features and study.features.table:
+        needed = ("features",)
     for name in ("slides", "crops", "features"):
         if name in needed and getattr(study, name) is None:
             problems.append(f"input is {study.input} and `{name}` is missing; name it")
@@ -56,11 +59,6 @@ def check_sources(study: Study, where: str) -> None:
     if study.proportions is None and (staging or study.phantom):
         reason = "experiments learn from" if staging else "phantom draws by"
         problems.append(f"{reason} proportions and the table `proportions` is missing; name it")
-    if study.input == "features" and staging:
-        problems.append(
-            f"{', '.join(staging)} would train an encoder, of which ready-made features have none; use "
-            "method: slide"
-        )
     if any(experiment.method == "slide" for experiment in study.experiments):
         problems += [
             f"experiments of method slide need `{name}`; add it"
@@ -102,7 +100,7 @@ def check_groups(
     problems = []
     from_labels = [experiment.name for experiment in study.experiments if experiment.method in LABEL_LEARNERS]
     if from_labels and not any(row.group and row.labelled for row in rows):
-        column = "annotations" if study.input == "slides" else "label"
+        column = {"slides": "annotations", "crops": "label", "features": "stage"}[study.input]
         problems.append(
             f"{', '.join(from_labels)} learns from labels and no row with a group has {column}; "
             f"fill the column, or remove {', '.join(from_labels)}"
@@ -345,6 +343,9 @@ def check_files(study: Study, where: str, rows: Sequence[SlideRow]) -> None:
             [pair for pair in pairs if pair[2] == "the same file as" or animals[pair[0]] != animals[pair[1]]],
         )
         return
+    if study.features and study.features.table:
+        _check_places(study, where)
+        return
     for row in rows:
         # with `skip` a broken slide is `check`'s to name and leave out
         whole = study.on_bad_slide == "fail"
@@ -354,6 +355,23 @@ def check_files(study: Study, where: str, rows: Sequence[SlideRow]) -> None:
     raise_all(str(study.slides), problems)
     there = {f"slide {row.slide} ({row.path})": row.path for row in rows if Path(row.path).is_file()}
     _refuse_copies(str(study.slides), copies(there))
+
+
+def _check_places(study: Study, where: str) -> None:
+    """A table of cells says where they lie, for runs that are spatial."""
+    assert study.features and study.features.table
+    spatial = [name for name, specs in expand(study).items() if specs[0].spatial]
+    cells = read_cells(study.features.table, study.features.columns, study.stages)
+    if spatial and (cells.places is None or not np.isfinite(cells.places).all()):
+        lacking = (
+            "has no x_um and y_um"
+            if cells.places is None
+            else f"lacks x_um or y_um of {(~np.isfinite(cells.places).all(1)).sum()} cells"
+        )
+        raise UserError(
+            f"{where}: {', '.join(spatial)} needs to know where cells lie, and {study.features.table} "
+            f"{lacking}; give them, or remove what is spatial"
+        )
 
 
 def _refuse_copies(table: str, pairs: Iterable[tuple[str, str, str]]) -> None:

@@ -16,6 +16,7 @@ from myostage.study.fit import (
     check_losses,
     check_order,
     check_spatial,
+    check_unfreeze,
     check_vary,
     needs_positions,
     override,
@@ -23,7 +24,7 @@ from myostage.study.fit import (
 from myostage.study.methods import LEARNING
 from myostage.study.parse import parse
 from myostage.study.run import RunSpec
-from myostage.study.sections.encoder import Encoder
+from myostage.study.sections.encoder import PROJECTION, Encoder
 from myostage.study.sections.experiment import PRESETS, Experiment
 from myostage.study.sections.graph import Graph
 from myostage.study.sections.mil import Mil
@@ -174,6 +175,7 @@ def _points(study: Study, experiment: Experiment) -> dict[str, list[RunSpec]]:
             Experiment, experiment.model_dump(), {"losses": {**weights, **of["losses"]}}, where
         ).losses
         check_losses(experiment.method, losses, training, where)
+        check_unfreeze(encoder, training, where)
         check_choose(experiment, losses, training, where)
         check_order(study, training, where)
         check_spatial(study, experiment, losses, training, mil, where)
@@ -221,7 +223,13 @@ def _encoder_of(study: Study, experiment: Experiment, where: str) -> Encoder:
     for one, other in (("model", "architecture"), ("architecture", "model")):
         if overrides.get(one) is not None and overrides.get(other) is None:
             base[other] = None
-    encoder = ready_made(study) or override(Encoder, base, overrides, f"{where}.encoder")
+    encoder = override(Encoder, base, overrides, f"{where}.encoder")
+    if study.features is not None:
+        return _ready_made(study, experiment, encoder, where)
+    if encoder.projection and study.world is None:
+        raise Misfit(
+            [f"{where}: encoder.projection is of ready-made features, and there are none; remove it"]
+        )
     if encoder.dino and encoder.dino.crops == "all" and TRANSDUCTIVE not in experiment.name:
         raise Misfit(
             [
@@ -263,11 +271,15 @@ def _label(study: Study, mil: Mil, where: str) -> str:
     return str(name)
 
 
-def ready_made(study: Study) -> Encoder | None:
-    """What stands for the encoder where features are ready-made, so that their tables say whose they are."""
-    if study.features is None:
-        return None
-    return Encoder(model=f"{study.features.dataset}/{study.features.features}", weights="none")
+def _ready_made(study: Study, experiment: Experiment, encoder: Encoder, where: str) -> Encoder:
+    """What stands for the encoder of ready-made features, so that their tables say whose they are."""
+    assert study.features is not None
+    unused = sorted({*study.encoder.model_fields_set, *experiment.encoder} - {"projection"})
+    if unused:
+        raise Misfit([f"{where}: encoder.{', '.join(unused)} changes no ready-made features; remove it"])
+    trained = experiment.method in ("proportions", "supervised")
+    projection = encoder.projection or PROJECTION if trained else None
+    return Encoder(model=study.features.name, weights="none", projection=projection)
 
 
 def _short(value: Any) -> str:

@@ -11,6 +11,7 @@ from myostage.schema import nearest
 from myostage.study.parse import S, describe
 from myostage.study.run import WEIGHT
 from myostage.study.sections.choose import MOST_CANDIDATES, NOT_CHOSEN
+from myostage.study.sections.encoder import Encoder
 from myostage.study.sections.experiment import Experiment
 from myostage.study.sections.graph import Graph
 from myostage.study.sections.mil import ONE_LOGIT, Mil
@@ -199,6 +200,17 @@ def check_losses(method: str, losses: Mapping[str, float], training: Training, w
         problems += [f"{where}: {fault}" for fault in TERMS[name].faults(training, name in losses)]
     if problems:
         raise Misfit(problems)
+
+
+def check_unfreeze(encoder: Encoder, training: Training, where: str) -> None:
+    """Ready-made features have a projection to train, and no attention."""
+    if encoder.projection and training.unfreeze == "attention":
+        raise Misfit(
+            [
+                f"{where}: unfreeze is attention, and ready-made features have none; set block, which trains "
+                "their projection, or none"
+            ]
+        )
 
 
 def check_order(study: Study, training: Training, where: str) -> None:

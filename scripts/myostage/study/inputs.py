@@ -17,21 +17,21 @@ from myostage.errors import UserError, hidden, raise_all
 from myostage.learning.options import EXPECTED_STAGE
 from myostage.schema import (
     LARGEST,
-    LONGEST_NAME,
     MPP_RANGE,
-    NAME_PATTERN,
+    QUOTED,
     Section,
     UnsetVariable,
+    checked_name,
     expand_path,
     nearest,
 )
+from myostage.study.cell_table import read_cells
 from myostage.study.sections.compare import MAY_BE_QUOTED
 from myostage.study.sections.slide_label import SlideLabel
 from myostage.study.sections.study import Study
 from myostage.study.text_file import read_text
 
 SUM_TOLERANCE = 1e-3
-_QUOTED = re.compile(r"([\"']).*\1")
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,7 @@ class SlideRow(Section):
     """One row of the slide table, or what a crop study has in its place.
 
     ``group`` is empty where the slide is staged only; ``crops`` is empty where the slide is one file;
+    ``staged`` says whether the table of cells states the stage of any;
     ``values`` are those of the columns that scores and labels of slides name, ``carried`` those of columns
     that nothing uses.
     """
@@ -135,11 +136,12 @@ class SlideRow(Section):
     values: Mapping[str, str] = Field(default_factory=dict)
     carried: Mapping[str, str] = Field(default_factory=dict)
     crops: tuple[CropRow, ...] = ()
+    staged: bool = False
 
     @property
     def labelled(self) -> bool:
         """Whether the stage of any of its cells may be known."""
-        return self.annotations is not None or any(row.label is not None for row in self.crops)
+        return self.staged or self.annotations is not None or any(row.label is not None for row in self.crops)
 
 
 class ImageRow(Section):
@@ -209,7 +211,7 @@ def read_tsv(
     number, header = rows[0]
     if len(header) == 1 and re.search("[,;]", header[0]):
         raise UserError(f"{path}, row {number}: the columns are not separated by tabs; save it tab-separated")
-    if any(_QUOTED.fullmatch(name) for name in header):
+    if any(QUOTED.fullmatch(name) for name in header):
         raise UserError(
             f"{path}, row {number}: columns stand in quotes; write the table without (R: write.table(..., "
             'quote = FALSE, sep = "\\t", row.names = FALSE))'
@@ -279,16 +281,6 @@ def _border(text: str) -> Literal["sharp", "diffuse"]:
     if text not in ("sharp", "diffuse"):
         raise ValueError(f"is {text}; it is sharp, diffuse or empty")
     return cast(Literal["sharp", "diffuse"], text)
-
-
-def _name(text: str) -> str:
-    if _QUOTED.fullmatch(text):
-        raise ValueError(f"is {text}, with its quotes; write it without quotes (R: quote = FALSE)")
-    if not re.fullmatch(NAME_PATTERN, text):
-        raise ValueError(f"is {text!r}; use letters, digits, . _ - and begin with a letter or digit")
-    if len(text) > LONGEST_NAME:
-        raise ValueError(f"is {text[:20]}..., of {len(text)} characters; at most {LONGEST_NAME}")
-    return text
 
 
 class _Values:
@@ -387,7 +379,7 @@ def _shares(study: Study, path: str, column: str) -> dict[str, np.ndarray]:
     """Rows of shares by the name in ``column``."""
     lines = read_tsv(path, [column, *study.stages], [])
     values = _Values()
-    names = [values.get(line, column, _name, "") for line in lines]
+    names = [values.get(line, column, checked_name, "") for line in lines]
     values.unique(lines, column, names)
     rows = [[values.get(line, stage, _share, math.nan) for stage in study.stages] for line in lines]
     for line, name, row in zip(lines, names, rows, strict=True):
@@ -415,7 +407,9 @@ def _share(text: str) -> float:
 
 
 def read_slides(study: Study) -> list[SlideRow]:
-    """The rows of the slide table, or a crop study's virtual slides (path empty) of :func:`crop_slides`.
+    """The rows of the slide table, or the slides that a table of crops or of cells consists of.
+
+    The path of a virtual slide of :func:`crop_slides` is empty, that of a slide of cells is their table.
 
     Raises
     ------
@@ -427,6 +421,19 @@ def read_slides(study: Study) -> list[SlideRow]:
             SlideRow(slide=slide, group=crops[0].group, animal=crops[0].animal, crops=tuple(crops))
             for slide, crops in crop_slides(study).items()
         ]
+    if study.features and study.features.table:
+        table, named = study.features.table, named_columns(study)
+        if named:
+            raise UserError(
+                f"{table}: {', '.join(named)} is to be said of slides, of which a table of cells says "
+                "the group alone; use group"
+            )
+        cells = read_cells(table, study.features.columns, study.stages)
+        staged = set(np.unique(cells.slide[cells.stage >= 0]))
+        return [
+            SlideRow(slide=slide, path=table, group=group, animal=animal, staged=number in staged)
+            for number, (slide, (group, animal)) in enumerate(cells.slides.items())
+        ]
     assert study.slides is not None  # _check_sources
     own = named_columns(study)
     known = [column for column in SLIDE_COLUMNS if " " not in column.name]
@@ -437,14 +444,14 @@ def read_slides(study: Study) -> list[SlideRow]:
     values = _Values()
     rows = []
     for line in lines:
-        slide = values.get(line, "slide", _name, "")
+        slide = values.get(line, "slide", checked_name, "")
         grouped = bool(line["group"])
         rows.append(
             SlideRow(
                 slide=slide,
                 path=values.get(line, "path", _path, ""),
-                group=values.get(line, "group", _name, "", empty=True),
-                animal=values.get(line, "animal", _name, slide, empty=not grouped),
+                group=values.get(line, "group", checked_name, "", empty=True),
+                animal=values.get(line, "animal", checked_name, slide, empty=not grouped),
                 mpp=values.get(line, "mpp", _mpp, empty=True),
                 annotations=values.get(line, "annotations", _path, empty=True),
                 border=values.get(line, "border", _border, "", empty=True),
@@ -540,10 +547,10 @@ def read_crops(study: Study) -> list[CropRow]:
 
     rows = [
         CropRow(
-            crop=values.get(line, "crop", _name, ""),
+            crop=values.get(line, "crop", checked_name, ""),
             path=values.get(line, "path", _path, ""),
-            group=values.get(line, "group", _name, "", empty=True),
-            animal=values.get(line, "animal", _name, ""),
+            group=values.get(line, "group", checked_name, "", empty=True),
+            animal=values.get(line, "animal", checked_name, ""),
             label=values.get(line, "label", stage, empty=True),
         )
         for line in lines

@@ -34,6 +34,8 @@ from myostage.study.sections.study import Study
 from myostage.study.structure import slide_structure, structure
 
 BASELINE_JOB = "baselines"
+# runs of ready-made features take seconds, as long as what their job imports
+RUNS_OF_FEATURES = 20
 # files of a user that are read at a time: on a network disk each waits
 READERS = 16
 # what a study starts from -> rule and what it makes of each slide of its batch
@@ -88,14 +90,17 @@ class Plan:
 
     @cached_property
     def labelled(self) -> list[str]:
-        """The slides with labels of cells; of ready-made features any instance may have a label."""
-        ready = self.study.input == "features"
+        """The slides with labels of cells; of a benchmark's features any instance may have a label."""
+        ready = self.study.features is not None and self.study.features.dataset is not None
         return [name for name, slide in self.slides.items() if slide.labelled or ready]
 
     @cached_property
     def slide_batches(self) -> dict[str, list[str]]:
-        """Job -> slides."""
-        return batches(self.slides, self.study.jobs.slides_per_job, "slides")
+        """Job -> slides; a table of cells is cut into all of them by one job."""
+        of_table = self.study.features is not None and self.study.features.table is not None
+        return batches(
+            self.slides, len(self.slides) if of_table else self.study.jobs.slides_per_job, "slides"
+        )
 
     @cached_property
     def token_batches(self) -> dict[str, list[str]]:
@@ -334,13 +339,19 @@ class Plan:
     def cell_tables(self) -> list[str]:
         """Metrics of cells, and what belongs to them."""
         chosen = ["choices"] if self.choosing else []
-        return self._tables([*CELL_TABLES, *chosen]) if self.experiments else []
+        wrong = ["wrong_tables"] if self.wrong_tables else []
+        return self._tables([*CELL_TABLES, *chosen, *wrong]) if self.experiments else []
 
     @cached_property
     def choosing(self) -> list[str]:
         """Ids of the runs that choose their settings."""
         specs = itertools.chain.from_iterable(self.experiments.values())
         return list(dict.fromkeys(spec.id for spec in specs if spec.training.choose))
+
+    @property
+    def wrong_tables(self) -> bool:
+        """Whether priors are measured with wrong proportions too."""
+        return bool(self.study.prediction.priors and self.labelled and self.experiments)
 
     @cached_property
     def slide_tables(self) -> list[str]:
@@ -403,7 +414,8 @@ class Plan:
     @cached_property
     def run_batches(self) -> Experiments:
         """Job -> runs."""
-        return run_batches(self.runnable, self.study.jobs.runs_per_job)
+        size = self.study.jobs.runs_per_job or (RUNS_OF_FEATURES if self.study.features else 1)
+        return run_batches(self.runnable, size)
 
     @cached_property
     def longest(self) -> int:
@@ -457,8 +469,8 @@ class Plan:
         tokens = [self.paths.tokens(slide, encoder) for encoder in encoders for slide in self.slides]
         labelled = any(spec.learns_labels for spec in specs)
         return {
-            # a baseline only counts the crops
-            "tokens": self.behind(tokens or self.each("crops.parquet", self.slides)),
+            # a baseline only counts the cells
+            "tokens": self.behind(tokens or self.each(self.counted, self.slides)),
             "labels": self.behind(self.each("labels.parquet", self.labelled)) if labelled else [],
             "cells": (
                 self.behind(self.each(self.places, self.slides))
@@ -555,8 +567,8 @@ class Plan:
         return [self.paths.slide(slide, name) for slide in slides]
 
     def images(self, slides: Iterable[str]) -> list[str]:
-        """The image files of the ``slides``."""
-        return [self.slides[slide].path for slide in slides]
+        """The files of the ``slides``, each once: images, or the table of their cells."""
+        return list(dict.fromkeys(self.slides[slide].path for slide in slides))
 
     def of_runs(self, name: str, labels: Iterable[str]) -> list[str]:
         """One file of each run of the experiments ``labels``."""

@@ -64,6 +64,8 @@ class Structure:
         Experiments that start from ``preset: released``.
     compare : dict
         The study's ``compare``: reference, metric, alpha, power.
+    prediction : dict
+        The study's ``prediction``: prior, compare, strength, table_error.
     left_out : dict
         Label -> why the experiment was not run.
     quoted : list of dict
@@ -92,6 +94,7 @@ class Structure:
     transductive: list[str]
     released: list[str]
     compare: dict[str, Any]
+    prediction: dict[str, Any]
     left_out: dict[str, str]
     quoted: list[dict[str, str | float]]
 
@@ -163,6 +166,7 @@ def structure(
             ],
             released=[label for experiment, label, _ in members if experiment.preset == "released"],
             compare=study.compare.model_dump(),
+            prediction=study.prediction.model_dump(),
             left_out=dict(left_out),
             quoted=read_quoted(study),
         )

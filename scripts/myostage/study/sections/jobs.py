@@ -10,7 +10,9 @@ class Jobs(Section):
 
     slides_per_job: Count = key(1, "slides handled by one job, one after another")
     threads: PositiveInt = key(2, "threads of a job that computes", le=1024)
-    runs_per_job: Count = key(1, "training runs handled by one job, one after another")
+    runs_per_job: Count | None = key(
+        None, "training runs handled by one job, one after another; none: 1, of ready-made features 20"
+    )
     scratch: Text | None = key(
         None,
         "folder of the computing node that a training job copies its tokens to first, such as "

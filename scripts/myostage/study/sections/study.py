@@ -15,6 +15,7 @@ from myostage.study.sections.jobs import Jobs
 from myostage.study.sections.look import Look
 from myostage.study.sections.mil import Mil
 from myostage.study.sections.phantom import Phantom
+from myostage.study.sections.prediction import Prediction
 from myostage.study.sections.segmentation import Segmentation
 from myostage.study.sections.slide_label import SlideLabel
 from myostage.study.sections.staging import Staging
@@ -46,8 +47,10 @@ class Study(Section):
     input: Literal["slides", "crops", "features"] = key(
         "slides", "what the study starts from: slides, ready-made crops, or ready-made features"
     )
-    features: Features | None = key(None, "a public benchmark; with `input: features`")
-    slides: FileName | None = key(None, "TSV of slides; columns below; not with `input: crops`")
+    features: Features | None = key(None, "a table of cells, or a public benchmark; with `input: features`")
+    slides: FileName | None = key(
+        None, "TSV of slides; columns below; not with `input: crops` or a table of features"
+    )
     crops: FileName | None = key(None, "TSV of crops; columns below; with `input: crops`")
     phantom: Phantom | None = key(None, "draw the slides of the table first")
     world: World | None = key(None, "draw features of cells instead: no slides, no `input`")
@@ -75,12 +78,15 @@ class Study(Section):
     apply: Apply | None = key(None, "stage the slides with the models of another study")
     compare: Compare = key(Compare(), "how experiments are compared")
     jobs: Jobs = key(Jobs(), "how work is cut into jobs")
+    prediction: Prediction = key(Prediction(), "the proportions of a slide's group where cells are staged")
     staging: Staging = key(Staging(), "a stage for every cell, and how sure it is")
     look: Look = key(Look(), "what the figures show")
 
     @property
     def table(self) -> str:
         """The table that names the slides."""
+        if self.features and self.features.table:
+            return self.features.table
         return str(self.crops if self.input == "crops" else self.slides)
 
     @property
