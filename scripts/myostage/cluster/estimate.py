@@ -141,7 +141,7 @@ def step_seconds(spec: RunSpec) -> float:
 
 def trained_blocks(encoder: Encoder) -> int:
     """Blocks of a ViT that are kept trainable."""
-    if encoder.trained_blocks != "all":
+    if isinstance(encoder.trained_blocks, int):
         return encoder.trained_blocks
     if encoder.architecture is not None:
         return encoder.architecture.depth
