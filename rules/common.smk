@@ -24,7 +24,7 @@ from snakemake.logging import logger
 SCRIPTS = Path(workflow.basedir) / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from myostage.cluster.estimate import estimate
+from myostage.cluster.estimate import estimate, estimate_worlds
 from myostage.cluster.needs import read_needs, scaled
 from myostage.cluster.site import read_site
 from myostage.errors import UserError, printable
@@ -63,7 +63,10 @@ if workflow.is_main_process:
         logger.warning(printable(f"{label} is left out: {reason}"))
     for note in notes(STUDY):
         logger.info(printable(note))
-    logger.info(estimate(STUDY, len(PLAN.slides), PLAN.runnable, PLAN.run_batches, CORES).sentence)
+    if PLAN.worlds:
+        logger.info(estimate_worlds(STUDY.study, PLAN.worlds, CORES))
+    else:
+        logger.info(estimate(STUDY, len(PLAN.slides), PLAN.runnable, PLAN.run_batches, CORES).sentence)
 
 
 wildcard_constraints:

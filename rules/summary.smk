@@ -5,7 +5,7 @@ in:   metrics, comparisons, runs; correlations where cells are labelled; every f
 out:  summary.html: sentences made from the numbers, tables and figures in one file
 """
 
-if PLAN.summary:
+if PLAN.runnable:
 
     rule summary:
         input:

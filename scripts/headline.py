@@ -9,8 +9,8 @@ from pathlib import Path
 
 from myostage import tables
 from myostage.errors import UserError
-from myostage.evaluation import formatting
-from myostage.evaluation.tables import METRICS
+from myostage.evaluation import formatting, regimes
+from myostage.evaluation.tables import METRICS, WORLDS_COMPARISONS
 from myostage.study.load import load_study
 from myostage.study.plan import Plan
 
@@ -31,7 +31,11 @@ def main(study: str) -> None:
         table = tables.read(paths.study("slides_metrics.parquet"), METRICS)
         references = plan.slide_structure["references"]
         print("\n".join(formatting.state_slide_results(table, references, settings.compare.slide_metric)))
-    if not plan.runnable:
+    if plan.worlds:
+        alpha = settings.compare.alpha
+        table = tables.read(paths.study("worlds_comparisons.parquet"), WORLDS_COMPARISONS)
+        print("\n".join(regimes.state_maps(table, plan.worlds.drawn_maps, settings.compare.metric, alpha)))
+    elif not plan.runnable:
         print(f"{settings.study} has no experiments of its own: its slides are staged, nothing is measured.")
     for name, made in (("answers", "summary.html"), ("report", "report.zip"), ("figures", "figures")):
         if Path(paths.study(made)).exists():

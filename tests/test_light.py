@@ -11,6 +11,8 @@ LIGHT = (
     "baselines",
     "evaluate",
     "evaluate_slides",
+    "evaluate_worlds",
+    "world_summary",
     "headline",
     "localise",
     "algebra",

@@ -17,7 +17,7 @@ from myostage import tables
 from myostage.figures.record import THEMES, records
 from myostage.report import drawing
 from myostage.slides.tables import SLIDES
-from support import study_tables
+from support import drawn_worlds, study_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -80,6 +80,13 @@ def _arguments(made: study_tables.Made) -> dict[str, dict[str, Any]]:
         "spectrum": {"spectrum": made.study("spectrum")},
         "composition": staged
         | {"scores": made.study("scores"), "given": study_tables.GIVEN, "experiment": "combined"},
+        "regimes": {
+            "comparisons": drawn_worlds.write(made.root).as_posix(),
+            "maps": {"noise": drawn_worlds.MAPS["noise"]},
+            "metric": "accuracy",
+            "alpha": 0.05,
+        },
+        "convergence": {"curves": drawn_worlds.write_curves(made.root).as_posix()},
         "confusions": staged
         | {"confusion": made.study("confusion"), "experiments": ["combined", "majority"]},
         "reliability": {name: made.study(name) for name in ("reliability", "metrics", "runs")}

@@ -6,15 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from myostage import tables
 from myostage.cells.tables import CELLS, SEGMENTATION_QUALITY
 from myostage.evaluation import formatting, selection
-from myostage.evaluation.tables import METRICS
+from myostage.evaluation.tables import COMPARISONS, METRICS
 from myostage.slides.tables import SLIDES, TILES
-from support.slide_files import REAL, unavailable
+from support.slide_files import REAL, real, unavailable
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -73,6 +75,12 @@ def test_stages_of_fibres_stand_beside_majority_and_ceiling(fibres: Path) -> Non
     assert {"prop", "combined", "supervised", "majority"} == set(accuracy.index)
     # Three fields are too few to say which method is better: what holds is that each has its interval.
     assert (accuracy["cells"] > 90).all()
+    # The spread between them says how many would carry the comparison: many times as many.
+    compared = tables.read(fibres / "comparisons.parquet", COMPARISONS).set_index(["experiment", "metric"])
+    for metric in ("accuracy", "kappa"):
+        needed = compared.loc[("combined", metric), "animals_needed"]
+        print(f"fields that {metric} needs: {needed}")
+        assert np.isnan(needed) or needed > 3
     assert (accuracy["low"] <= accuracy["value"]).all() and (accuracy["value"] <= accuracy["high"]).all()
 
 
@@ -88,6 +96,30 @@ def test_the_section_is_segmented_staged_and_drawn(section: Path) -> None:
     for name in ("map_section", "map_section_outlines", "gallery", "sizes"):
         with Image.open(section / f"figures/{name}.png") as image:
             image.load()
+
+
+def test_smear_cells_become_a_study(tmp_path: Path) -> None:
+    """A reduced form of the study that docs/crops.md composes; labels measure, and supervised learns them."""
+    stages = "superficial,intermediate,light_dysplasia,moderate_dysplasia,severe_dysplasia,carcinoma_in_situ"
+    composing = ["scripts/compose_bags.py", str(real("pap-cells/labels.tsv")), "--leave-out", "columnar"]
+    composing += ["--stages", stages, "--out", str(tmp_path / "cells")]
+    subprocess.run([sys.executable, *composing], cwd=ROOT, check=True)
+    made = yaml.safe_load((tmp_path / "cells/study.yaml").read_text())
+    kept = {"prop", "combined", "supervised", "probe", "majority", "group_majority"}
+    made["experiments"] = [one for one in made["experiments"] if one["name"] in kept]
+    made |= {"results": str(tmp_path / "results"), "folds": 2, "seeds": [0, 1]}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(made))
+    command = [sys.executable, "-m", "snakemake", "tables", "--resources", "gpu=2", "--cores=2"]
+    result = subprocess.run(
+        [*command, f"--configfile={tmp_path / 'study.yaml'}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr[-5000:]
+    found = tables.read(tmp_path / "results/cells/metrics.parquet", METRICS)
+    print("\n" + "\n".join(formatting.state_results(found)))
+    rows = selection.take_pooled(found)
+    kappa = rows[rows["metric"] == "kappa"].set_index("experiment")
+    assert kept == set(rows["experiment"]) and (kappa["cells"] == 800).all()
+    assert kappa.loc["probe", "value"] > 0.3 and kappa.loc["group_majority", "value"] > 0.6
 
 
 def test_svs_slides_pass_check_and_tile(fibres: Path) -> None:

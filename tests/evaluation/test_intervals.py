@@ -119,6 +119,24 @@ def test_the_minimum_detectable_effect_is_found_with_its_power() -> None:
     assert 1.3 < by_family[1] / by_family[0] < 2.2 and by_family[2] > by_family[1]
 
 
+def test_the_number_of_animals_that_a_difference_needs() -> None:
+    """By simulation: as many animals find the difference with the stated power; and never more with fewer."""
+    spread, alpha, power, effect = 0.12, 0.05 / 6, 0.8, 0.05
+    seen = Estimate(np.array(0.01), np.array(spread / np.sqrt(4)), np.array(3.0), "animals")
+    needed = seen.find_units(4, effect, alpha, power)
+    assert needed == int(needed) and 60 < needed < 120
+    rng = np.random.default_rng(0)
+    for count, within in ((int(needed), (0.78, 0.84)), (int(0.6 * needed), (0.3, 0.65))):
+        drawn = rng.normal(effect, spread, (20_000, count))
+        # the design grows, its degrees of freedom (3 of 4 animals) with it
+        t = drawn.mean(1) / (drawn.std(1, ddof=1) / np.sqrt(count))
+        found = (2 * stats.t.sf(abs(t), 0.75 * count) < alpha).mean()
+        assert within[0] < found < within[1]
+    assert seen.find_units(4, 0.5, alpha, power) < 10 and seen.find_units(4, 1e-6, alpha, power) == np.inf
+    nothing = Estimate(np.array(0.0), np.array(np.nan), np.array(np.nan), "")
+    assert np.isnan(nothing.find_units(4, effect, alpha, power))
+
+
 def test_pseudo_values_of_a_ratio_are_those_of_its_definition() -> None:
     """Slides of one animal leave together, and the values of a mean of equal animals are the animals' own."""
     rng = np.random.default_rng(3)

@@ -708,6 +708,7 @@ def test_comparisons_are_paired_by_fold_and_seed(study: StudyFiles) -> None:
     assert row[["low", "high", "p", "minimum_detectable"]].tolist() == pytest.approx(
         [*estimate.find_interval(), float(estimate.p), float(estimate.find_detectable(0.1, 0.9))]
     )
+    assert row["animals_needed"] == estimate.find_units(int(row["animals"]), 0.05, 0.1, 0.9)
     assert row["effect_size"] == pytest.approx(estimate.value / per_slide.mean(1).std(ddof=1))
     assert compared(table, "reference", "better", "accuracy")["difference"] > 0
 

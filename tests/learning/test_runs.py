@@ -79,6 +79,9 @@ def accuracy(frame: pd.DataFrame, bench: Bench, slide: str) -> float:
         ({"count": 1.0}, {}),
         ({"minibag": 1.0}, {"minibag_cells": 8}),
         ({"prop": 1.0, "llp_dc": 0.5}, {}),
+        ({"prop": 1.0, "spread": 1.0}, {}),
+        ({"quantile": 1.0}, {}),
+        ({"axis": 1.0}, {}),
     ],
     ids=str,
 )

@@ -15,6 +15,7 @@ from PIL import Image
 
 import compose_bags
 import slide_proportions
+from myostage.cells.crops import crop_images
 from myostage.errors import UserError
 from myostage.learning.folds import assign_folds
 from myostage.phantom import compose
@@ -27,6 +28,7 @@ from myostage.study.inputs import (
 )
 from myostage.study.load import load_study
 from myostage.study.sections.study import Study
+from support.slide_files import real
 
 ROOT = Path(__file__).parents[2]
 STAGES = ["low", "middle", "high"]
@@ -215,6 +217,33 @@ def test_a_scarce_stage_does_not_halve_the_study(
         for row in read_crops(study):
             folds.setdefault(subject[row.path], set()).add(fold[f"{row.group}_{row.animal}"])
         assert all(len(found) == 1 for found in folds.values()), "a subject in two folds"
+
+
+@pytest.mark.real
+def test_real_smear_cells_are_composed_as_the_page_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images of 200 and 224 px; frames are subjects; one class is outside the order."""
+    source = real("pap-cells/labels.tsv")
+    page = (ROOT / "docs/crops.md").read_text()
+    order = re.search(r"--stages \\\n +([\w,]+)", page)[1]  # type: ignore[index]
+    study = composed(tmp_path, source, stages=order, leave_out="columnar", groups=None, animals=5, cells=None)
+    stated = re.search(r"(\d+) animals of (\d+) cells: (\d+) of the (\d+) cells", page)
+    assert stated is not None
+    animals, cells, used, pool = map(int, stated.groups())
+    rows = read_crops(study)
+    assert len(rows) == used == animals * cells and f"{used} of {pool} labelled" in capsys.readouterr().out
+    sizes = {Image.open(row.path).size for row in rows[::20]}
+    assert sizes == {(200, 200), (224, 224)} and crop_images(rows[::20], tmp_path / "crops.parquet") == 40
+    frames = {
+        str(source.parent / path): frame
+        for path, _, frame in (line.split("\t") for line in source.read_text().splitlines()[1:])
+    }
+    owners: dict[str, set[str]] = {}
+    for row in rows:
+        owners.setdefault(frames[row.path], set()).add(row.animal)
+    assert all(len(found) == 1 for found in owners.values())
+    assert (study.folds, list(study.seeds)) == (5, [0, 1, 2])
 
 
 def test_groups_keep_their_spread_where_one_stage_is_all_there_is(tmp_path: Path) -> None:

@@ -300,6 +300,12 @@ def test_the_page_says_which_intervals_cannot_be_trusted_and_what_would_do() -> 
     assert "Intervals with * are not to be trusted: they rest on 5 of the 10 animals" in text
     row = made.between("combined", "prop")
     assert row is not None and row.interval == "+.030 [+.020, +.040]*"
+    assert "it would take" not in text, "no spread was seen"
+    for needed, said in ((1234.0, "about 1,234 animals"), (np.inf, "over a million animals")):
+        seen = facts([difference("combined", "prop", 0.03, trusted=False) | {"animals_needed": needed}])
+        text = " ".join(findings.describe_noise(replace(seen, metrics=few)))
+        assert f"a difference of .050 in accuracy between combined and prop, it would take {said}" in text
+    assert "it would take" not in " ".join(findings.describe_noise(seen)), "enough animals"
 
 
 def test_the_page_says_what_its_comparison_cannot_show() -> None:

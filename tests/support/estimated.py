@@ -9,4 +9,4 @@ VALUE = {
     "high_folds": 0.3,
     "animals": 8,
 }
-DIFFERENCE = VALUE | {"tests": 1, "p_folds": np.nan, "p_corrected": np.nan}
+DIFFERENCE = VALUE | {"tests": 1, "p_folds": np.nan, "p_corrected": np.nan, "animals_needed": np.nan}

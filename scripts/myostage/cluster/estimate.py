@@ -8,19 +8,28 @@ from dataclasses import dataclass
 from myostage.study.run import RunSpec
 from myostage.study.sections.encoder import Encoder
 from myostage.study.sections.study import Study
+from myostage.study.worlds import Worlds
 
 # CPU seconds of forward and backward pass per cell and (token x width), per cell and width squared: one core
 # took 42 us a cell at width 96 and 0.9 ms at width 768 (65 tokens, last block for the class token alone).
 CPU_TOKENS, CPU_WIDTH = 5.1e-9, 1.1e-9
-# The same of a whole block (all tokens): 20 GFLOP/s on 72 operations per cell, token and width squared.
-CPU_BLOCK = 72 / 20e9
+# The same of a block over all tokens: 60 GFLOP/s on 72 operations per cell, token and width squared.
+CPU_BLOCK = 72 / 60e9
+# CPU seconds of a step on bags of any size: draws, optimiser, history (benchmarks/results/grid.json: 11 ms in
+# all at width 96 and 120 cells).
+STEP_SECONDS = 5e-3
+# CPU seconds of drawing one view of a crop for DINO. A teacher looks at large views too, a third of a pass
+# forward and backward; a small view has a quarter of their tokens.
+VIEW_SECONDS, LARGE_PASS, SMALL_PASS = 1.5e-3, 4 / 3, 1 / 4
 # CPU seconds per pair of cells and bin.
 CPU_PAIR = 8e-9
+# CPU seconds of a step in a drawn world, whatever its losses, and of what a run does beside them.
+WORLD_STEP_SECONDS, WORLD_RUN_SECONDS = 8e-3, 0.3
 # CPU seconds of a step on one slide of about 400 cells, by the model of its label.
 SLIDE_SECONDS = {"smap": 4e-3, "smtap": 15e-3, "transformer_abmil": 10e-3, "transmil": 10e-3, "srmil": 40e-3}
 # CPU seconds that a job starts with (imports of torch, timm and pandas from bytecode) and a run ends with
-# (predictions, tables).
-JOB_SECONDS, RUN_SECONDS = 6.0, 1.5
+# (predictions, tables); what a study takes beside its slides and runs: Snakemake, evaluation, figures, page.
+JOB_SECONDS, RUN_SECONDS, STUDY_SECONDS = 6.0, 0.7, 200.0
 # A GPU is assumed, not measured, to be so many times one core, but no step to take less than this.
 GPU_SPEED, GPU_STEP_SECONDS = 100.0, 5e-3
 # Widths and depths of the ViTs by the size in timm's name.
@@ -35,7 +44,9 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Estimate:
-    """Jobs and seconds of all training runs of a study, and its disk, done or not.
+    """Jobs and seconds of a study from its tokens on, and its disk, done or not.
+
+    ``tuned`` is the number of encoders that DINO tunes.
 
     ``cores`` is None where a cluster decides how many jobs run at a time. ``cell_bytes`` grow with the cells,
     ``model_bytes`` with the runs.
@@ -46,6 +57,7 @@ class Estimate:
     experiments: int
     runs: int
     jobs: int
+    tuned: int
     cpu_seconds: float
     gpu_seconds: float
     cores: int | None
@@ -56,16 +68,17 @@ class Estimate:
     def sentence(self) -> str:
         """The estimate as one line for the terminal."""
         cpu = (
-            f"train for about {duration(self.cpu_seconds / self.cores)} on {self.cores} cores"
+            f"take about {duration(self.cpu_seconds / self.cores)} on {self.cores} cores"
             if self.cores
-            else f"train for about {duration(self.cpu_seconds)} on one core"
+            else f"take about {duration(self.cpu_seconds)} on one core"
         )
+        tuned = f", and {self.tuned} encoders tuned by DINO" if self.tuned else ""
         return (
             f"{self.study}: {self.slides} slides, {self.experiments} experiments, {self.runs} runs in "
-            f"{self.jobs} training jobs. All of them would {cpu}, or ask for about "
-            f"{self.gpu_seconds / 3600:.2g} GPU hours; slides, cells and tokens come on top. On the disk "
-            f"every {CELLS_STATED:,} cells take about {self.cell_bytes * CELLS_STATED / GB:.2g} GB, and the "
-            f"models {self.model_bytes / GB:.2g} GB."
+            f"{self.jobs} training jobs{tuned}. With evaluation and figures they would {cpu}, or ask for "
+            f"about {self.gpu_seconds / 3600:.2g} GPU hours; slides, cells and tokens come on top. On the "
+            f"disk every {CELLS_STATED:,} cells take about {self.cell_bytes * CELLS_STATED / GB:.2g} GB, and "
+            f"the models {self.model_bytes / GB:.2g} GB."
         )
 
 
@@ -76,7 +89,7 @@ def estimate(
     batches: dict[str, list[RunSpec]],
     cores: int | None,
 ) -> Estimate:
-    """Count the runs and jobs of a study and say how long they train.
+    """Count the runs and jobs of a study and say how long they take.
 
     Parameters
     ----------
@@ -94,13 +107,14 @@ def estimate(
     trained = {name: [spec for spec in specs if spec.trained] for name, specs in batches.items()}
     trained = {name: specs for name, specs in trained.items() if specs}
     specs = [spec for specs in trained.values() for spec in specs]
-    trainings = [training for spec in specs for training in spec.trainings]
-    steps = [
-        spec.training.steps * (2 if spec.head_afterwards else 1) if spec.network else 0 for spec in trainings
-    ]
-    cpu = [step_seconds(spec) for spec in trainings]
+    trainings = [training for spec in specs if spec.network for training in spec.trainings]
+    tuned = {spec.encoder.id: spec.encoder for spec in specs if spec.encoder.dino}
+    steps = [spec.training.steps * (2 if spec.head_afterwards else 1) for spec in trainings]
+    steps += [encoder.dino.steps for encoder in tuned.values() if encoder.dino]
+    cpu = [*map(step_seconds, trainings), *map(dino_step_seconds, tuned.values())]
     gpu = [max(seconds / GPU_SPEED, GPU_STEP_SECONDS) for seconds in cpu]
-    fixed = JOB_SECONDS * len(trained) + RUN_SECONDS * len(trainings)
+    probes = sum(not spec.network for spec in specs)
+    fixed = JOB_SECONDS * (len(trained) + len(tuned)) + RUN_SECONDS * (len(trainings) + probes)
     shapes = [(*geometry(spec.encoder), spec.encoder) for spec in specs]
     tokens = {encoder.id: 2 * count * width for count, width, encoder in shapes}
     # each run keeps embedding (2 bytes) and probabilities (4 bytes) of the cells that it holds out
@@ -113,11 +127,26 @@ def estimate(
         experiments=len(experiments),
         runs=len(specs),
         jobs=len(trained),
-        cpu_seconds=fixed + sum(n * seconds for n, seconds in zip(steps, cpu, strict=True)),
+        tuned=len(tuned),
+        cpu_seconds=STUDY_SECONDS + fixed + sum(n * seconds for n, seconds in zip(steps, cpu, strict=True)),
         gpu_seconds=fixed + sum(n * seconds for n, seconds in zip(steps, gpu, strict=True)),
         cores=cores,
         cell_bytes=(0 if study.features else CELL_BYTES) + sum(tokens.values()) + held_out,
         model_bytes=models,
+    )
+
+
+def estimate_worlds(study: str, worlds: Worlds, cores: int | None) -> str:
+    """What a study of drawn worlds will cost, as one line for the terminal."""
+    trained = worlds.trained
+    steps = sum(spec.training.steps * (2 if spec.head_afterwards else 1) for spec in trained)
+    jobs = len(worlds.batches) + len(worlds.choice_batches)
+    seconds = JOB_SECONDS * jobs + WORLD_RUN_SECONDS * len(trained) + WORLD_STEP_SECONDS * steps
+    shared = f"{duration(seconds / cores)} on {cores} cores" if cores else f"{duration(seconds)} on one core"
+    return (
+        f"{study}: {len(worlds.points)} points, {worlds.world.repeats} worlds each, "
+        f"{len(worlds.experiments)} experiments, {len(worlds.runs):,} runs in {jobs} jobs. All of them would "
+        f"train for about {shared}."
     )
 
 
@@ -136,13 +165,27 @@ def step_seconds(spec: RunSpec) -> float:
     pairs = 0.0
     if "simprop" in spec.losses:
         pairs = training.bag_size ** (2 if training.pairs == "all" else 1) * training.bins * CPU_PAIR
-    return 2 * training.bag_size * cell + pairs
+    return STEP_SECONDS + 2 * training.bag_size * cell + pairs
+
+
+def dino_step_seconds(encoder: Encoder) -> float:
+    """CPU seconds of one step of DINO: every block, on every view of a batch of crops."""
+    dino = encoder.dino
+    assert dino is not None
+    tokens, width = geometry(encoder)
+    view = blocks(encoder) * CPU_BLOCK * tokens * width**2
+    small = dino.local_crops
+    views = 2 * LARGE_PASS + small * SMALL_PASS
+    return dino.batch_size * (views * view + (2 + small) * VIEW_SECONDS)
 
 
 def trained_blocks(encoder: Encoder) -> int:
     """Blocks of a ViT that are kept trainable."""
-    if isinstance(encoder.trained_blocks, int):
-        return encoder.trained_blocks
+    return encoder.trained_blocks if isinstance(encoder.trained_blocks, int) else blocks(encoder)
+
+
+def blocks(encoder: Encoder) -> int:
+    """Blocks of a ViT."""
     if encoder.architecture is not None:
         return encoder.architecture.depth
     return next((depth for size, depth in DEPTHS.items() if size in str(encoder.model)), 12)

@@ -370,7 +370,7 @@ def list_comparisons(
             group = families.find_group(family, one, other)
             for row, estimate in _compare(evaluated[one], evaluated[other], names(one, other)):
                 row = {"experiment": one, "reference": other, "family": family, **row, "tests": 0}
-                row |= dict.fromkeys(("p", "p_holm", "minimum_detectable"), np.nan)
+                row |= dict.fromkeys(("p", "p_holm", "minimum_detectable", "animals_needed"), np.nan)
                 if group is not None:
                     together.setdefault((*group, row["metric"]), []).append((row, estimate))
                 rows.append(row)
@@ -380,9 +380,9 @@ def list_comparisons(
         for (row, estimate), plain, corrected in zip(tested, p, holm(p), strict=True):
             row |= {"p": plain, "p_holm": corrected, "tests": tests if np.isfinite(plain) else 0}
             # What is found whatever the others of its family show: Holm's first step.
-            row["minimum_detectable"] = float(
-                estimate.find_detectable(compare.alpha / max(tests, 1), compare.power)
-            )
+            level = compare.alpha / max(tests, 1), compare.power
+            row["minimum_detectable"] = float(estimate.find_detectable(*level))
+            row["animals_needed"] = estimate.find_units(row["animals"], METRICS[row["metric"]].worth, *level)
     return rows
 
 

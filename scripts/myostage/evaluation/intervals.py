@@ -27,7 +27,7 @@ slides is the special case.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -42,6 +42,8 @@ LEVEL = 0.95
 # From here on intervals cover as they say (benchmarks/results/coverage.md): of five animals, one a day, that
 # of a mean covers always, and that of kappa nearly so.
 LEAST_ANIMALS, LEAST_WITHIN_DAYS, LEAST_FOLDS = 10, 5, 3
+# From here on it is not said how many animals a study would need.
+MOST_UNITS = 1_000_000
 # Spread below this share of the largest value is rounding.
 ROUNDING = 1e-12
 
@@ -80,6 +82,30 @@ class Estimate:
         critical = student.ppf(1 - alpha / 2, self.df)
         found = np.asarray(nctdtrinc(self.df, 1 - power, critical), dtype=np.float64) * self.error
         return np.where(self.error > 0, found, np.nan)
+
+    def find_units(self, units: int, effect: float, alpha: float, power: float) -> float:
+        """How many units a study of this design needs for its test to find ``effect``; nan without an error.
+
+        The design is enlarged as it is, folds with it: the variance falls with the number of units (animals,
+        ``units`` of them here), and the degrees of freedom grow with it.
+        """
+        if not (self.error > 0 and units):
+            return np.nan
+
+        def is_enough(count: int) -> bool:
+            scale = count / units
+            larger = replace(self, error=self.error / np.sqrt(scale), df=self.df * scale)
+            return bool(larger.find_detectable(alpha, power) <= effect)
+
+        low, high = 1, 2
+        while not is_enough(high):
+            low, high = high, 2 * high
+            if high > MOST_UNITS:
+                return np.inf
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if is_enough(middle) else (middle, high)
+        return float(high)
 
     @property
     def _same(self) -> NDArray[np.bool_]:

@@ -156,6 +156,13 @@ COMPARISONS = Table(
             "",
             "smallest difference this test finds with the stated power at its corrected level, alpha / tests",
         ),
+        Column(
+            "animals_needed",
+            FLOAT64,
+            "animals",
+            "how many a study of this design would need to find a difference of .05 (kappa: .1) so, by the "
+            "spread that is seen",
+        ),
         Column("p_folds", FLOAT64, "", "plain t-test over folds"),
         Column(
             "p_corrected",
@@ -266,6 +273,74 @@ SCORES = Table(
         ),
     ),
     further=STRING,
+)
+
+WORLDS = Table(
+    "worlds",
+    "every metric of every experiment in every drawn world",
+    (
+        Column("point", STRING, "", "keys that differ from the section `world`, or centre"),
+        Column("experiment", STRING, "", "experiment"),
+        Column("world", INT32, "", "number of the world; each is drawn and trained by a seed of its own"),
+        Column("metric", STRING, "", "name of the metric"),
+        Column("value", FLOAT64, "", "value on the animals held out; missing where the run diverged"),
+        Column("loss", FLOAT64, "", "mean loss over the last twentieth of the run; missing of baselines"),
+        Column("steps", INT32, "steps", "steps trained"),
+        Column("seconds", FLOAT64, "s", "wall time of training and prediction"),
+        Column("status", STRING, "", "ok or failed"),
+        Column("reason", STRING, "", "why it failed"),
+    ),
+)
+
+WORLDS_COMPARISONS = Table(
+    "worlds_comparisons",
+    "every experiment at every point of every map, and its difference to the reference, paired by world",
+    (
+        Column("map", STRING, "", "map"),
+        Column("point", STRING, "", "point, as in the table of worlds"),
+        Column("experiment", STRING, "", "experiment"),
+        Column("reference", STRING, "", "experiment it is compared with"),
+        Column("metric", STRING, "", "name of the metric"),
+        Column("value", FLOAT64, "", "mean over worlds"),
+        Column("value_low", FLOAT64, "", "lower end of its 95 % t interval over worlds"),
+        Column("value_high", FLOAT64, "", "upper end"),
+        Column("difference", FLOAT64, "", "mean of experiment minus reference over worlds that have both"),
+        Column("low", FLOAT64, "", "lower end of its 95 % t interval over worlds"),
+        Column("high", FLOAT64, "", "upper end"),
+        Column("worlds", INT32, "worlds", "independent worlds behind the difference"),
+        Column(
+            "effect_size", FLOAT64, "", "difference over the standard deviation of the worlds' differences"
+        ),
+        Column("p", FLOAT64, "", "two-sided, of the paired t test over worlds; missing: not tested"),
+        Column("p_holm", FLOAT64, "", "after Holm's correction for all tests of the map in this metric"),
+        Column("tests", INT32, "tests", "how many tests that is; 0: not tested"),
+        Column(
+            "minimum_detectable",
+            FLOAT64,
+            "",
+            "smallest true difference that this test finds at its corrected level with `compare.power`",
+        ),
+    ),
+)
+
+WORLDS_CURVES = Table(
+    "worlds_curves",
+    "loss of every experiment at every point in parts of its training",
+    (
+        Column("point", STRING, "", "point, as in the table of worlds"),
+        Column("experiment", STRING, "", "experiment"),
+        Column("phase", INT32, "", "1: of a head that is fitted afterwards"),
+        Column("step", INT32, "", "last step of the part"),
+        Column("loss", FLOAT64, "", "weighted sum of its terms, mean over the part and over worlds"),
+        Column("sd", FLOAT64, "", "standard deviation over worlds"),
+        Column("worlds", INT32, "worlds", "worlds that came so far"),
+    ),
+)
+
+WORLDS_CHOICES = Table(
+    "worlds_choices",
+    "settings that an experiment chose from in pilot worlds, by proportions of animals held in and no label",
+    (Column("experiment", STRING, "", "experiment"), *CANDIDATES),
 )
 
 WRONG_TABLES = Table(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib import ticker as mticker
 
     from myostage import tables
-    from myostage.evaluation import checks, formatting, intervals, selection, summaries
+    from myostage.evaluation import checks, formatting, intervals, regimes, selection, summaries
     from myostage.evaluation import comparisons as verdicts
     from myostage.evaluation import cost as costs
     from myostage.evaluation import tables as schemas
@@ -54,6 +54,7 @@ else:
         intervals,
         costs,
         formatting,
+        regimes,
         selection,
         summaries,
         schemas,
@@ -69,6 +70,7 @@ else:
             "myostage.evaluation.intervals",
             "myostage.evaluation.cost",
             "myostage.evaluation.formatting",
+            "myostage.evaluation.regimes",
             "myostage.evaluation.selection",
             "myostage.evaluation.summaries",
             "myostage.evaluation.tables",

@@ -31,6 +31,7 @@ THEMES = {
     "training": "how training went and what it cost",
     "embedding": "first experiments: gradients, biology, embedding",
     "slide_labels": "labels of slides, spatial models and ordinal regression",
+    "worlds": "where a term gains and costs in drawn worlds",
 }
 
 

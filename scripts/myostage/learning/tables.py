@@ -69,6 +69,17 @@ CANDIDATES = (
 
 CHOICES = Table("choices", "settings that one run chose from, by proportions and no cell label", CANDIDATES)
 
+WORLD_PREDICTIONS = Table(
+    "world_predictions",
+    "stage probabilities of every held-out cell of one world; its metadata hold the given proportions",
+    (
+        Column("animal", STRING, "", "held-out animal"),
+        Column("group", STRING, "", "its group"),
+        Column("true_stage", INT32, "", "stage that the cell was drawn by, 0..K-1"),
+        Column("probabilities", pa.list_(FLOAT32), "", "probability of each stage"),
+    ),
+)
+
 SLIDE_PREDICTIONS = Table(
     "slide_predictions",
     "class of every held-out slide, by a model of slide labels",

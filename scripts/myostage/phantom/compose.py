@@ -84,6 +84,8 @@ experiments:
     baseline: true
   - name: supervised # learns from cell labels
     method: supervised
+  - name: probe # learns from cell labels: a logistic regression on the frozen tokens
+    method: probe
   - name: majority
     method: majority
   - name: group_majority # what the group alone tells

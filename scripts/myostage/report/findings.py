@@ -54,6 +54,8 @@ class Difference:
     low_folds: float
     high_folds: float
     trusted: bool
+    animals: int
+    animals_needed: float
 
     @property
     def turned(self) -> "Difference":
@@ -363,7 +365,22 @@ def describe_noise(facts: Facts) -> list[str]:
             f"Intervals with {NOT_TRUSTED} are not to be trusted: they rest on {lack} that it takes in "
             "simulation for intervals to cover as they say."
         )
+        pair = facts.structure.ordinal
+        row = facts.between(pair["with"], pair["without"]) if pair else None
+        if row is not None and not np.isnan(row.animals_needed):
+            sentences.append(_state_need(row))
     return sentences
+
+
+def _state_need(row: Difference) -> str:
+    """How many animals would carry the comparison that the study is about."""
+    metric = METRICS[row.metric]
+    number = f"about {row.animals_needed:,.0f}" if np.isfinite(row.animals_needed) else "over a million"
+    return (
+        f"To find a difference of {metric.format(metric.worth)} in {metric.title} between {row.experiment} "
+        f"and {row.reference}, it would take {number} animals in folds of this size, by the spread between "
+        f"the {row.animals} seen here (few animals tell it roughly)."
+    )
 
 
 def describe_runs(runs: pd.DataFrame, folds: int, on: str = "") -> list[str]:

@@ -112,7 +112,7 @@ def write(out: str | Path, facts: Facts) -> None:
     sections.append(Section("rules", "How this page judges", [Block(text=judged)]))
     if facts.figures:
         pictures = [
-            Block(figure=_picture(title, Path(path), Path(out).parent)) for title, path in facts.figures
+            Block(figure=draw_picture(title, Path(path), Path(out).parent)) for title, path in facts.figures
         ]
         sections.append(Section("figures", "Figures", pictures))
     write_page(out, f"{facts.structure.study}: what the study found", sections, short)
@@ -280,7 +280,7 @@ def _grid(facts: Facts) -> Grid | None:
     return Grid(head, lines, caption)
 
 
-def _picture(title: str, png: Path, folder: Path) -> Picture:
+def draw_picture(title: str, png: Path, folder: Path) -> Picture:
     """A figure within the page, with links to its files."""
     files = [file for file in (png, png.with_suffix(".svg"), png.with_suffix(".csv")) if file.exists()]
     links = [(file.suffix[1:].upper(), quote(os.path.relpath(file, folder))) for file in files]

@@ -187,7 +187,8 @@ def _points(study: Study, experiment: Experiment) -> dict[str, list[RunSpec]]:
             **{f"mil.{name}": value for name, value in (mil.model_dump() if mil else {}).items()},
         }
         shown = [
-            f"{name.removeprefix('mil.').removeprefix('graph.')}={_short(validated[name])}" for name in names
+            f"{name.removeprefix('mil.').removeprefix('graph.')}={show_value(validated[name])}"
+            for name in names
         ]
         spatial = mil is not None or needs_positions(losses, training)
         for control, wanted in _controls(graph, losses, {*experiment.graph, *of["graph"]}).items():
@@ -224,7 +225,7 @@ def _encoder_of(study: Study, experiment: Experiment, where: str) -> Encoder:
         if overrides.get(one) is not None and overrides.get(other) is None:
             base[other] = None
     encoder = override(Encoder, base, overrides, f"{where}.encoder")
-    if study.features is not None:
+    if study.features is not None or study.world is not None:
         return _ready_made(study, experiment, encoder, where)
     if encoder.projection and study.world is None:
         raise Misfit(
@@ -272,17 +273,17 @@ def _label(study: Study, mil: Mil, where: str) -> str:
 
 
 def _ready_made(study: Study, experiment: Experiment, encoder: Encoder, where: str) -> Encoder:
-    """What stands for the encoder of ready-made features, so that their tables say whose they are."""
-    assert study.features is not None
+    """What stands for the encoder of features, ready-made or drawn, so that tables say whose they are."""
+    name = study.features.name if study.features else "world"
     unused = sorted({*study.encoder.model_fields_set, *experiment.encoder} - {"projection"})
     if unused:
         raise Misfit([f"{where}: encoder.{', '.join(unused)} changes no ready-made features; remove it"])
     trained = experiment.method in ("proportions", "supervised")
     projection = encoder.projection or PROJECTION if trained else None
-    return Encoder(model=study.features.name, weights="none", projection=projection)
+    return Encoder(model=name, weights="none", projection=projection)
 
 
-def _short(value: Any) -> str:
+def show_value(value: Any) -> str:
     """A value as a label shows it."""
     if isinstance(value, bool):
         return str(value).lower()
@@ -301,7 +302,7 @@ def encoders(study: Study) -> dict[str, Encoder]:
     specs = [run for specs in runnable(study).values() for run in specs]
     if study.apply is not None:
         specs += applied(study)[1]
-    return {run.encoder.id: run.encoder for run in specs if run.trained}
+    return {run.encoder.id: run.encoder for run in specs if run.trained and not study.world}
 
 
 def applied(study: Study) -> tuple[Study, list[RunSpec]]:

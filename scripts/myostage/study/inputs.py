@@ -411,11 +411,15 @@ def read_slides(study: Study) -> list[SlideRow]:
 
     The path of a virtual slide of :func:`crop_slides` is empty, that of a slide of cells is their table.
 
+    A study of worlds has none.
+
     Raises
     ------
     UserError
         Missing or misspelt columns, bad or repeated names, two slides with one file, an mpp that is none.
     """
+    if study.world is not None:
+        return []
     if study.input == "crops":
         return [
             SlideRow(slide=slide, group=crops[0].group, animal=crops[0].animal, crops=tuple(crops))

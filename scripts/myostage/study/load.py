@@ -19,6 +19,7 @@ from myostage.study.expand import applied, expand
 from myostage.study.inputs import commented, read_proportions, read_quoted, read_slides
 from myostage.study.parse import parse
 from myostage.study.sections.study import Study
+from myostage.study.worlds import Worlds
 
 
 def load_study(
@@ -42,6 +43,11 @@ def load_study(
         Anything wrong with the study or its tables, in one sentence that says where and how to mend it.
     """
     study, where = parse(source, where)
+    if study.world is not None:
+        check_names(study, where)
+        Worlds(study).check(where)
+        check_look(study, where, [], list(expand(study)))
+        return study
     check_sources(study, where)
     check_names(study, where)
     experiments = expand(study)

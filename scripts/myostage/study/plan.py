@@ -32,6 +32,7 @@ from myostage.study.run import RunSpec
 from myostage.study.sections.encoder import NOT_IN_TOKENS, Encoder
 from myostage.study.sections.study import Study
 from myostage.study.structure import slide_structure, structure
+from myostage.study.worlds import Worlds
 
 BASELINE_JOB = "baselines"
 # runs of ready-made features take seconds, as long as what their job imports
@@ -50,6 +51,7 @@ COUNTED = {"slides": "crops.parquet", "crops": "crops.parquet", "features": "pos
 CELL_TABLES = ("metrics", "comparisons", "confusion", "reliability", "scores", "runs")
 SLIDE_TABLES = ("slides_metrics", "slides_comparisons", "slides_runs")
 ATTENTION_TABLES = ("spectrum", "borders")
+WORLD_TABLES = ("worlds", "worlds_comparisons", "worlds_curves")
 
 _UNUSUAL = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -210,7 +212,13 @@ class Plan:
 
     @cached_property
     def runnable(self) -> Experiments:
-        return runnable(self.study)
+        """The experiments that run on cells or slides; those in worlds are of :attr:`worlds`."""
+        return {} if self.worlds else runnable(self.study)
+
+    @cached_property
+    def worlds(self) -> Worlds | None:
+        """What is run in drawn worlds, in a study of these."""
+        return Worlds(self.study) if self.study.world else None
 
     @cached_property
     def experiments(self) -> Experiments:
@@ -371,7 +379,13 @@ class Plan:
     @cached_property
     def tables(self) -> list[str]:
         """Every table of numbers that the study answers with."""
-        return [*self.cell_tables, *self.neighbour_tables]
+        return [*self.cell_tables, *self.neighbour_tables, *self.world_tables]
+
+    @cached_property
+    def world_tables(self) -> list[str]:
+        """What is measured in drawn worlds."""
+        chosen = ["worlds_choices"] if self.worlds and self.worlds.choices else []
+        return self._tables([*WORLD_TABLES, *chosen]) if self.worlds else []
 
     @cached_property
     def neighbour_tables(self) -> list[str]:
@@ -396,7 +410,7 @@ class Plan:
     @cached_property
     def summary(self) -> list[str]:
         """The page of answers; none where nothing is measured."""
-        return [self.paths.study("summary.html")] if self.runnable else []
+        return [self.paths.study("summary.html")] if self.runnable or self.worlds else []
 
     @cached_property
     def stage_files(self) -> list[str]:

@@ -82,7 +82,7 @@ METRICS = (
     Metric("accuracy", "accuracy", True, 0, 1, accuracy),
     Metric("rmse", "RMSE", False, 0, np.inf, rmse, "stages"),
     Metric("mae", "MAE", False, 0, np.inf, mae, "stages"),
-    Metric("kappa", "quadratic kappa", True, -1, 1, kappa),
+    Metric("kappa", "quadratic kappa", True, -1, 1, kappa, worth=0.1),
     Metric("macro_f1", "macro-F1", True, 0, 1, macro_f1),
     Metric("amae", "AMAE", False, 0, np.inf, amae, "stages"),
     Metric("rps", "RPS", False, 0, np.inf, mean_rps),

@@ -32,6 +32,8 @@ class Metric:
         Empty where it has none.
     decimals
         How many are printed, of values and of differences.
+    worth
+        A difference that a study should be able to find.
     may_lead
         Whether a study may name it as the metric that its pages speak of.
     """
@@ -44,6 +46,7 @@ class Metric:
     compute: Callable[..., Any]
     unit: str = ""
     decimals: int = 3
+    worth: float = 0.05
     may_lead: bool = True
 
     @property
