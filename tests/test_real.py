@@ -118,7 +118,9 @@ def test_smear_cells_become_a_study(tmp_path: Path) -> None:
     print("\n" + "\n".join(formatting.state_results(found)))
     rows = selection.take_pooled(found)
     kappa = rows[rows["metric"] == "kappa"].set_index("experiment")
-    assert kept == set(rows["experiment"]) and (kappa["cells"] == 800).all()
+    assert kept | {"prop[prior=transport]", "prop[prior=group]"} <= set(rows["experiment"])
+    assert kappa.loc["prop[prior=transport]", "value"] > kappa.loc["prop", "value"]
+    assert (kappa["cells"] == 800).all()
     assert kappa.loc["probe", "value"] > 0.3 and kappa.loc["group_majority", "value"] > 0.6
 
 

@@ -76,6 +76,19 @@ def test_the_encoders_that_dino_tunes_are_counted() -> None:
     assert more == pytest.approx(3 * 300 * estimate.dino_step_seconds(encoder), rel=0.05)
 
 
+def test_losses_that_cost_more_are_estimated_to_cost_more() -> None:
+    def seconds(losses: dict[str, float]) -> float:
+        runs = tiny.runs(tiny.of_cells({"name": "one", "losses": losses}))
+        return estimate.step_seconds(runs["one"][0])
+
+    plain = seconds({"prop": 1})
+    assert seconds({"emd": 1}) == plain
+    passes = plain - estimate.STEP_SECONDS
+    assert seconds({"prop": 1, "llp_dc": 0.5}) == pytest.approx(plain + passes)
+    assert seconds({"prop": 1, "vat": 1}) == pytest.approx(plain + 2 * passes)
+    assert seconds({"count": 1}) == pytest.approx(plain + 12 * estimate.COUNT_SECONDS)
+
+
 @pytest.mark.parametrize(
     ("model", "tokens", "width"),
     [

@@ -244,6 +244,7 @@ def test_real_smear_cells_are_composed_as_the_page_says(
         owners.setdefault(frames[row.path], set()).add(row.animal)
     assert all(len(found) == 1 for found in owners.values())
     assert (study.folds, list(study.seeds)) == (5, [0, 1, 2])
+    assert study.prediction.priors == ("group", "transport")
 
 
 def test_groups_keep_their_spread_where_one_stage_is_all_there_is(tmp_path: Path) -> None:

@@ -195,6 +195,8 @@ def test_the_study_asks_every_question(name: str, monkeypatch: pytest.MonkeyPatc
     assert {t.head_gradient for t in trained} == {"through", "detached"}
     assert {t.unfreeze for t in trained} == {"none", "attention", "block"}
     assert any(t.order for t in trained)
+    assert {t.classifier for t in trained} == {"softmax", "cumulative_link", "corn"}
+    assert {"emd", "count", "easyllp", "minibag", "llp_dc", "sord"} <= set(experiments)
     assert len({t.proportion_noise for t in trained}) >= 5
     assert {specs[0].encoder.trained_blocks for specs in experiments.values()} == {1, 2, "all"}
 

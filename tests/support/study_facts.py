@@ -125,6 +125,7 @@ def facts(
     """Tables of ``made`` whose every experiment is measured at .8, with the given differences."""
     made = made or parts(FULL)
     labels = [*made.main, *made.grid, *made.design]
+    labels += [label for label, part in made.parts.items() if part == "rivals"]
     measured = [
         {"experiment": label, "run": "", "fold": -1, "seed": -1, "metric": metric, "value": 0.8}
         | estimated.VALUE

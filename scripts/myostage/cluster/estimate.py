@@ -23,6 +23,8 @@ STEP_SECONDS = 5e-3
 VIEW_SECONDS, LARGE_PASS, SMALL_PASS = 1.5e-3, 4 / 3, 1 / 4
 # CPU seconds per pair of cells and bin.
 CPU_PAIR = 8e-9
+# CPU seconds of the count loss per cell of a bag.
+COUNT_SECONDS = 1.4e-4
 # CPU seconds of a step in a drawn world, whatever its losses, and of what a run does beside them.
 WORLD_STEP_SECONDS, WORLD_RUN_SECONDS = 8e-3, 0.3
 # CPU seconds of a step on one slide of about 400 cells, by the model of its label.
@@ -160,12 +162,13 @@ def step_seconds(spec: RunSpec) -> float:
     cell += (trained_blocks(spec.encoder) - 1) * CPU_BLOCK * tokens * width**2
     if training.unfreeze == "none":
         cell = CPU_WIDTH * width**2  # the head alone, on embeddings
-    if "vat" in spec.losses:
-        cell *= 3  # two more passes, one of them backward
+    # forward and backward again: twice, or once
+    cell *= 1 + 2 * ("vat" in spec.losses) + ("llp_dc" in spec.losses)
     pairs = 0.0
     if "simprop" in spec.losses:
         pairs = training.bag_size ** (2 if training.pairs == "all" else 1) * training.bins * CPU_PAIR
-    return STEP_SECONDS + 2 * training.bag_size * cell + pairs
+    counts = COUNT_SECONDS * training.bag_size if "count" in spec.losses else 0.0
+    return STEP_SECONDS + 2 * training.bag_size * cell + pairs + counts
 
 
 def dino_step_seconds(encoder: Encoder) -> float:

@@ -91,6 +91,9 @@ experiments:
   - name: group_majority # what the group alone tells
     method: group_majority
 
+# every method is measured with its group's proportions at prediction too: rows name[prior=transport]
+prediction: {{ compare: [group, transport] }}
+
 compare: {{ reference: prop }}
 jobs: {{ slides_per_job: 8, runs_per_job: 3, threads: 1 }}
 """

@@ -6,6 +6,7 @@ from myostage.report.findings import (
     describe_runs,
 )
 from myostage.report.findings_regression import describe_regression
+from myostage.report.findings_rivals import describe_rivals
 from myostage.report.findings_spatial import describe_smoothing, describe_spatial, describe_stage_smoothing
 
 RULES = (
@@ -21,7 +22,13 @@ def list_sections(facts: Facts) -> list[Section]:
     """The questions that the study asks."""
     return [
         section
-        for asked in (describe_smoothing, describe_spatial, describe_regression, describe_stage_smoothing)
+        for asked in (
+            describe_rivals,
+            describe_smoothing,
+            describe_spatial,
+            describe_regression,
+            describe_stage_smoothing,
+        )
         if (section := asked(facts)) is not None
     ]
 

@@ -17,6 +17,7 @@ from myostage.report import findings
 from myostage.report.choices import describe_choices, tabulate_choices
 from myostage.report.findings import Difference, Facts
 from myostage.report.findings_priors import describe_priors, list_prior_rows, tabulate_priors
+from myostage.report.findings_rivals import list_rivals
 from myostage.report.pages import BETTER, WORSE, Block, Cell, Grid, Picture, Section, Strip, write_page
 from myostage.report.sections import RULES, describe_slide_runs, list_sections
 
@@ -175,13 +176,14 @@ def _where(facts: Facts) -> list[Block]:
 
 def _methods(facts: Facts) -> list[Block]:
     structure = facts.structure
-    rows = formatting.tabulate_experiments(
-        facts.metrics, structure.main, runs=facts.runs, metric=facts.metric
-    )
     marks = structure.label_learners, structure.fitted_afterwards
-    notes = formatting.explain_marks(structure.main, *marks, ceiling=facts.ceiling)
-    caption = f"{formatting.CAPTION} {notes}"
-    blocks = [Block(table=Grid.of(formatting.mark_experiments(rows, *marks), caption))]
+    shown = {"": structure.main} | ({"Rivals": rivals} if (rivals := list_rivals(facts)) else {})
+    blocks = []
+    for heading, labels in shown.items():
+        rows = formatting.tabulate_experiments(facts.metrics, labels, runs=facts.runs, metric=facts.metric)
+        notes = formatting.explain_marks(labels, *marks, ceiling=facts.ceiling)
+        caption = f"{formatting.CAPTION} {notes}"
+        blocks.append(Block(heading, table=Grid.of(formatting.mark_experiments(rows, *marks), caption)))
     if structure.quoted:
         quoted = Grid.of(formatting.tabulate_quoted(structure.quoted), formatting.QUOTED)
         blocks.append(Block("Published figures", table=quoted))

@@ -10,7 +10,7 @@ from myostage.papers import OSLSP, OSLSP_BINS, OSLSP_SIGMA
 from myostage.schema import Name, Positive, Section, Text, key
 from myostage.study.methods import Method, TermName
 
-Part = Literal["main", "grid", "design", "proportions", "regression", "attention", "spatial"]
+Part = Literal["main", "rivals", "grid", "design", "proportions", "regression", "attention", "spatial"]
 
 
 # What an experiment starts from; its own keys come on top. `released` is OSLSP's released code: no weights
@@ -84,10 +84,9 @@ class Experiment(Section):
     )
     part: Part = key(
         "main",
-        "where it is shown: the main table, the grid of sigma and bins, the forest plot of design choices, "
-        "the curve of wrong proportions, or the table of ordinal regression, of smooth attention or of "
-        "spatial "
-        "regularisation; changes no result",
+        "where it is shown: the main table, the table of rivals, the grid of sigma and bins, the forest plot "
+        "of design choices, the curve of wrong proportions, or the table of ordinal regression, of smooth "
+        "attention or of spatial regularisation; changes no result",
     )
     baseline: bool = key(False, "whether it is a baseline that others are compared with; majorities are")
     against: Text | None = key(
