@@ -16,7 +16,7 @@ from scipy import stats
 from myostage import tables
 from myostage.cells.tables import CELLS, LABELS
 from myostage.errors import UserError
-from myostage.evaluation import comparisons, results, tallies, wrong_tables
+from myostage.evaluation import comparisons, experiments, results, tallies, wrong_tables
 from myostage.evaluation.experiments import Families
 from myostage.evaluation.intervals import estimate_effect
 from myostage.evaluation.metrics import calibration, composition, expected_stage
@@ -954,3 +954,15 @@ def test_the_limit_is_where_the_gain_is_lost() -> None:
     assert wrong_tables.find_limits(rows.assign(difference=-0.1), "accuracy")["limit"].item() == 0
     less = wrong_tables.find_limits(rows.assign(metric="mae", difference=-rows["difference"]), "mae")
     assert less["limit"].item() == pytest.approx(0.3) and less["gain"].item() == 0.1
+
+
+def test_a_prior_in_a_label_is_no_point_of_a_sweep() -> None:
+    families = Families(
+        question=("prop", "combined"), parts={"prop": "main", "x[sigma=1]": "grid"}, untested=("sup",)
+    )
+    assert families.find_group("prior", "prop[prior=group]", "prop") == ("prior", "main")
+    assert families.find_group("prior", "x[sigma=1][prior=group]", "x[sigma=1]") == ("prior", "grid")
+    assert families.find_group("prior", "sup[prior=group]", "sup") is None
+    assert families.find_group("group", "prop", "group_majority") == ("group", "main")
+    assert experiments.base("x[sigma=1][prior=transport]") == "x[sigma=1]"
+    assert experiments.base("x[sigma=1]") == "x[sigma=1]"

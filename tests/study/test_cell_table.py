@@ -1,7 +1,9 @@
 """A table of ready-made features: its slides are known without them, and every fault is one sentence."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 
 from myostage.errors import UserError
 from myostage.features import cut
@@ -19,7 +22,7 @@ from myostage.study.expand import encoders, expand
 from myostage.study.inputs import read_slides
 from myostage.study.load import load_study
 from myostage.study.plan import Plan
-from support import cell_features
+from support import cell_features, tiny
 
 STAGES = tuple(cell_features.STAGES)
 
@@ -284,3 +287,28 @@ def test_spatial_runs_need_every_place(study: dict[str, Any]) -> None:
 def test_a_projection_is_refused_where_no_features_are_ready_made(study: dict[str, Any]) -> None:
     study |= {"input": "slides", "slides": "slides.tsv", "features": None}
     assert "encoder.projection is of ready-made features, and there are none; remove it" in refusal(study)
+
+
+# --- the page
+
+
+def blocks(language: str) -> str:
+    page = (tiny.ROOT / "docs/features.md").read_text(encoding="utf-8")
+    (block,) = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+    return str(block)
+
+
+def test_the_page_leads_from_an_anndata_to_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = frame()
+    cell_features.lay_out(tmp_path, table)
+    obs = table[["group", "animal", "stage"]].rename(columns={"group": "day", "animal": "mouse"})
+    obsm = {"X_uni": np.stack(table["features"]), "spatial": table[["x_um", "y_um"]].to_numpy()}
+    # what the lines use of an AnnData object
+    exec(blocks("python"), {"adata": SimpleNamespace(obs=obs.astype("category"), obsm=obsm)})
+    pd.testing.assert_frame_equal(
+        pd.read_parquet("cells.parquet")[table.columns].astype(object), table.astype(object)
+    )
+    study = load_study(yaml.safe_load(blocks("yaml")))
+    assert len(read_slides(study)) == 9
+    assert {"combined", "prop", "supervised", "probe"} <= expand(study).keys()

@@ -198,7 +198,10 @@ def _draw_heat(axes: Axes, rows: pd.DataFrame, listed: Mapping[str, Any], metric
 def _draw_effects(
     axes: Axes, rows: pd.DataFrame, listed: Mapping[str, Any], metric: str, experiments: Sequence[str]
 ) -> None:
-    """Differences over one key with their intervals, hollow where they are not significant."""
+    """Differences over one key with their intervals, hollow where they are not significant.
+
+    Of one experiment points have the colour of their verdict, of several each has its own.
+    """
     axes.axhline(0, color="#999", lw=0.8, zorder=0)
     for number, (experiment, colour) in enumerate(
         zip(experiments, palette.series_colours(len(experiments)), strict=True)
@@ -206,9 +209,13 @@ def _draw_effects(
         part = rows[rows["experiment"] == experiment].sort_values("x")
         # beside each other, so that intervals do not hide one another
         place = part["x"] + (number - (len(experiments) - 1) / 2) * 0.5 / max(len(experiments), 4)
-        axes.plot(place, part["difference"], color=colour, lw=1, ls=style.DASHES[number // 6 % 3], zorder=2)
+        line = palette.MISSING if len(experiments) == 1 else colour
+        axes.plot(place, part["difference"], color=line, lw=1, ls=style.DASHES[number // 6 % 3], zorder=2)
         for x, row in zip(place, selection.iterate_rows(part), strict=True):
-            filled = colour if row.verdict in style.VERDICT_COLOURS else "white"
+            significant = row.verdict in style.VERDICT_COLOURS
+            if len(experiments) == 1:
+                colour = style.VERDICT_COLOURS.get(row.verdict, style.FAINT)
+            filled = colour if significant else "white"
             style.plot_interval(
                 axes, x, row.difference, row.low, row.high, True, color=colour, mfc=filled, mec=colour,
                 marker=style.MARKERS[number % len(style.MARKERS)], ms=5, zorder=3,

@@ -189,6 +189,8 @@ def fit(
         progress.advance(len(pending), rows[-1][0])
         pending.clear()
 
+    # torch.manual_seed also formats the stack for every kind of GPU that is not there, each time
+    seed = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
     offset = objective.phase * training.steps
     for step, drawn in _draws(lambda step: draw(offset + step), first, training.steps, device):
         factor = schedule(step, training)
@@ -196,7 +198,7 @@ def fit(
             group["lr"] = group["peak"] * factor
         # What a term draws (a direction, a mask) follows from the step alone, so that it can be resumed.
         drawn_from = np.random.SeedSequence([spec.seed, objective.phase, step])
-        torch.manual_seed(int(drawn_from.generate_state(1, np.uint64)[0]))
+        seed(int(drawn_from.generate_state(1, np.uint64)[0]))
         terms = objective.terms(drawn)
         loss = torch.stack([objective.weights[name] * term for name, term in terms.items()]).sum()
         missing = loss.new_tensor(math.nan)

@@ -285,10 +285,10 @@ def _cells(path: str, columns: str, stages: tuple[str, ...], changed_ns: int, si
     names, slide = found.get("slide", (animals, animal))
     for what, words, codes in (("group", groups, group), ("animal", animals, animal)):
         pairs = np.unique(np.stack([slide, codes], 1), axis=0)
-        for number in np.flatnonzero(np.bincount(pairs[:, 0], minlength=len(names)) > 1):
-            both = " and ".join(repr(words[code]) for code in pairs[pairs[:, 0] == number][:2, 1])
+        for twice in np.flatnonzero(np.bincount(pairs[:, 0], minlength=len(names)) > 1):
+            both = " and ".join(repr(words[code]) for code in pairs[pairs[:, 0] == twice][:2, 1])
             remedy = "name them apart in a column slide" if "slide" not in found else "correct one"
-            problems.append(f"slide {names[number]}: its cells are of {what} {both}; {remedy}")
+            problems.append(f"slide {names[twice]}: its cells are of {what} {both}; {remedy}")
     first = np.unique(slide, return_index=True)[1]
     slides = {names[slide[at]]: (groups[group[at]], animals[animal[at]]) for at in first}
     problems += [
@@ -300,14 +300,14 @@ def _cells(path: str, columns: str, stages: tuple[str, ...], changed_ns: int, si
     stage = np.full(table.num_rows, -1)
     if "stage" in found:
         words, codes = found["stage"]
-        number = {name: place for place, name in enumerate(stages)} | {"": -1}
+        rank = {name: place for place, name in enumerate(stages)} | {"": -1}
         problems += [
             f"row {row_of(codes == code)}, column stage: {word!r} is no stage ({', '.join(stages)})"
             f"{nearest(word, stages)}; correct it, or leave it empty"
             for code, word in enumerate(words)
-            if word not in number
+            if word not in rank
         ]
-        stage = np.array([number.get(word, -1) for word in words], np.int64)[codes]
+        stage = np.array([rank.get(word, -1) for word in words], np.int64)[codes]
     cell = _numbers_of_cells(table, layout, slide, names, problems)
     places = _places(table, layout, problems)
     raise_all(path, problems)
