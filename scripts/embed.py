@@ -15,13 +15,13 @@ def work(smk: Any) -> None:
     device = encoder.device()
     paths = jobs.paths(smk)
     # of an encoder that this study tunes there is a receipt
-    own = smk.input.tuned == paths.receipt("dino", name)
-    tuned = paths.tuned(name) if own else smk.input.tuned
-    weights = [str(file) for file in (smk.input.weights, tuned) if file]
+    receipt = paths.receipt("dino", name)
+    tuned = [paths.tuned(name) if file == receipt else str(file) for file in smk.input.tuned]
+    weights = [*([str(smk.input.weights)] if smk.input.weights else []), *tuned]
 
     @cache
     def prefix() -> Any:
-        return encoder.split(settings, Path(tuned) if tuned else None)[0]
+        return encoder.split(settings, Path(tuned[0]) if tuned else None)[0]
 
     def embed(slide: str) -> None:
         crops, tokens = paths.slide(slide, "crops.parquet"), paths.tokens(slide, name)

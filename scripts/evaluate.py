@@ -23,6 +23,7 @@ def work(smk: Any) -> None:
             for experiment, listed in smk.params.experiments.items()
         },
         {run: Path(paths.run(run, "outcome.parquet")) for run in runs},
+        {run: Path(paths.run(run, "history.parquet")) for run in runs},
         Path(smk.input.splits),
         {group: np.array(share) for group, share in smk.params.proportions.items()},
         len(smk.params.stages),

@@ -24,6 +24,7 @@ def work(smk: Any) -> None:
     slide_results.evaluate_slides(
         {experiment: [run(name) for name in names] for experiment, names in listed.items()},
         {name: Path(paths.run(name, "outcome.parquet")) for names in listed.values() for name in names},
+        {name: Path(paths.run(name, "history.parquet")) for names in listed.values() for name in names},
         Path(smk.input.splits),
         {slide: Path(paths.slide(slide, "labels.parquet")) for slide in smk.params.labelled},
         healthy=smk.params.healthy,

@@ -1,9 +1,8 @@
 """Pre-train the demo's tiny ViT, without labels, on pictures that the demo never shows.
 
     python scripts/make_demo_encoder.py --out config/demo/encoder.safetensors
-    cd config/demo
-    python ../../scripts/make_demo_encoder.py --pictures round_cells --out encoder_round_cells.safetensors
-    python ../../scripts/make_demo_encoder.py --pictures textures --out encoder_textures.safetensors
+    python scripts/make_demo_encoder.py --pictures round_cells --out FILE
+    python scripts/make_demo_encoder.py --pictures textures --out FILE
 
 The pictures set how far the encoder's world lies from muscle: `muscle` of other animals, `round_cells` (the
 other tissue that is drawn), or `textures` (no tissue at all: leaves of noise lying on each other, which have
@@ -154,9 +153,8 @@ def draw_cells(job: Job) -> Cells:
         phantom = Phantom(seed=recipe.phantom_seed)
         if tissue == "round_cells":
             width, height = SMEAR_UM
-            mpp = SMEAR_MPP
-            drawn = {"tissue": tissue, "width_um": width, "height_um": height, "mpp": mpp}
-            phantom = Phantom(seed=recipe.phantom_seed, **drawn)
+            mpp, seed = SMEAR_MPP, recipe.phantom_seed
+            phantom = Phantom(tissue="round_cells", seed=seed, width_um=width, height_um=height, mpp=mpp)
         proportions = np.array(shares)
         draw_slide(
             tiff,

@@ -6,11 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 
-from make_demo_encoder import Recipe, contrast, measure, views
+import make_demo_encoder
+from make_demo_encoder import Job, Recipe, contrast, draw_cells, draw_textures, measure, views
 from myostage.features.encoder import build
 
 FILE = Path(__file__).parents[1] / "config" / "demo" / "encoder.safetensors"
@@ -54,3 +56,20 @@ def test_views_keep_range_and_differ() -> None:
     one, two = (views(crops, Recipe(), generator) for _ in range(2))
     assert one.shape == (3, 3, 64, 64) and float(one.min()) >= 0 and float(one.max()) <= 1
     assert not torch.allclose(one, two, atol=0.05)
+
+
+def test_textures_are_drawn_again_alike_and_have_no_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(make_demo_encoder, "TEXTURES", 4)
+    one, two = draw_textures(Recipe()), draw_textures(Recipe())
+    assert one.crops.shape == (4, 64, 64, 3) and set(one.stage) == {-1}
+    np.testing.assert_array_equal(one.crops, two.crops)
+    assert np.isfinite(one.measured).all() and (one.crops.std(axis=(1, 2)).max(axis=1) > 10).all()
+    assert len({crop.tobytes() for crop in one.crops}) == 4
+
+
+def test_round_cells_fill_their_crops_as_fibres_do() -> None:
+    stages = ("first", "last")
+    cells = draw_cells(Job(Recipe(), "round_cells", "a", "a", stages, (0.5, 0.5)))
+    areas = np.exp(cells.measured[:, 0]) / 64**2
+    assert len(cells.crops) > 50 and set(cells.stage) == {0, 1}
+    assert 0.1 < np.median(areas) < 0.6

@@ -8,6 +8,7 @@ import pytest
 
 from myostage import tables
 from myostage.evaluation import cost, formatting, selection
+from myostage.evaluation.convergence import Unconverged
 from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
 from myostage.figures.record import Table
 from myostage.report import pages
@@ -103,7 +104,8 @@ def test_quoted_figures_stand_in_a_block_of_their_own(
     metrics: pd.DataFrame, comparisons: pd.DataFrame, tmp_path: Path
 ) -> None:
     rows = formatting.mark_experiments(
-        formatting.tabulate_experiments(metrics, ["combined", "supervised"]), ["supervised"], ["combined"]
+        formatting.tabulate_experiments(metrics, ["combined", "supervised"]),
+        formatting.collect_marks(["supervised"], ["combined"]),
     )
     notes = formatting.explain_marks(["combined", "supervised"], ["supervised"], ["combined", "elsewhere"])
     blocks = formatting.collect_blocks(comparisons, "accuracy", ["combined"], QUOTED)
@@ -165,8 +167,11 @@ def test_the_ceiling_is_the_better_of_what_learns_from_labels(metrics: pd.DataFr
     assert (
         "learns from cell labels, no competitor. The ceiling, the best that labels give, is probe." in notes
     )
-    text = formatting.mark_experiments(formatting.tabulate_experiments(both, learners), learners).index
-    assert list(text) == ["supervised †", "probe †"]
+    marks = formatting.collect_marks(learners, unconverged=["probe"])
+    assert marks == {"supervised": "†", "probe": "†§"}
+    late = {"probe": Unconverged(2, 3, -0.12), "elsewhere": Unconverged(1, 3, 0.2)}
+    said = formatting.explain_marks(learners, learners, unconverged=late)
+    assert "one at this budget (probe: its loss still falls by 12% in 2 of 3 runs)." in said
 
 
 def test_costs_leave_out_failed_and_resumed_runs(runs: pd.DataFrame) -> None:

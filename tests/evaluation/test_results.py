@@ -37,7 +37,7 @@ from myostage.evaluation.weighted import spearman, wasserstein
 from myostage.export import cell_stages
 from myostage.learning import tables as learning_tables
 from myostage.learning.priors import FEARED, Learnt, put_table
-from myostage.learning.tables import OUTCOME, SPLITS, predictions_table, stages_table
+from myostage.learning.tables import HISTORY, OUTCOME, SPLITS, predictions_table, stages_table
 from myostage.study.run import RunSpec
 from myostage.study.sections.compare import Compare
 from myostage.study.sections.encoder import Encoder
@@ -90,6 +90,9 @@ class StudyFiles:
                 run: write_outcome(self.folder / f"{run}.outcome.parquet", run, (s.fold, s.seed) in failed)
                 for run, s in runs.items()
             },
+            "histories": dict.fromkeys(
+                runs, write_losses(self.folder / "history.parquet", np.repeat([2.0, 1.0], (80, 20)))
+            ),
             "splits": self.splits,
             "proportions": GIVEN,
             "stages": K,
@@ -127,6 +130,12 @@ def write_predictions(
             frame["embedding"] = pd.Series([np.ones(3, np.float16)] * len(p))
             arrow = pa.Table.from_pandas(frame, schema=table.schema, preserve_index=False)
             out.write_table(arrow, row_group_size=row_group)
+
+
+def write_losses(path: Path, losses: NDArray[np.float64]) -> Path:
+    frame = pd.DataFrame({"phase": 0, "step": range(len(losses)), "loss": losses})
+    tables.write(path, frame.reindex(columns=HISTORY.schema.names).astype({"loss": "float32"}), HISTORY)
+    return path
 
 
 def write_outcome(path: Path, run: str, failed: bool) -> Path:
@@ -501,6 +510,9 @@ def test_runs_say_how_they_ended_and_what_they_cost(study: StudyFiles) -> None:
     failed = found[found["status"] == "failed"]
     assert failed[["fold", "seed", "reason"]].to_numpy().tolist() == [[1, 0, "its loss was nan"]] * 2
     assert set(found["seconds"]) == {2.5} and found["joules"].isna().all()
+    ended = found[found["status"] == "ok"]
+    assert set(ended["loss_change"]) == {-0.5} and set(ended["loss_noise"]) == {0}
+    assert failed["loss_change"].isna().all()
 
 
 def test_a_failed_run_is_missing_and_its_seed_left_out(study: StudyFiles) -> None:

@@ -23,7 +23,7 @@ from myostage.evaluation.metrics.registry import METRICS as DECLARED
 from myostage.evaluation.slide_results import SlideRun, evaluate_slides
 from myostage.evaluation.tables import COMPARISONS, METRICS, RUNS
 from myostage.evaluation.weighted import auroc
-from myostage.learning.tables import ATTENTION, OUTCOME, SLIDE_PREDICTIONS, SPLITS
+from myostage.learning.tables import ATTENTION, HISTORY, OUTCOME, SLIDE_PREDICTIONS, SPLITS
 from myostage.study.run import RunSpec
 from myostage.study.sections.compare import Compare
 from myostage.study.sections.encoder import Encoder
@@ -158,6 +158,9 @@ class Study:
         made = {"metrics": METRICS, "comparisons": COMPARISONS, "runs": RUNS}
         out = {name: self.folder / f"{name}.parquet" for name in made}
         outcomes = {}
+        history = self.folder / "history.parquet"
+        empty = pd.DataFrame(columns=HISTORY.schema.names).astype({"phase": "int32", "step": "int32"})
+        tables.write(history, empty, HISTORY)
         for run in (run for told in experiments.values() for run in told.runs):
             status = "failed" if run.spec.id in failed else "ok"
             row: dict[str, Any] = {"run": run.spec.id, "status": status, "reason": "", "device": "cpu"}
@@ -177,6 +180,7 @@ class Study:
         arguments: dict[str, Any] = {f"{name}_out": path for name, path in out.items()} | {
             "experiments": {name: told.runs for name, told in experiments.items()},
             "outcomes": outcomes,
+            "histories": dict.fromkeys(outcomes, history),
             "splits": self.splits,
             "labels": self.labels,
             "healthy": HEALTHY,

@@ -24,7 +24,8 @@ from myostage import tables
 from myostage.cells.tables import CROPS
 from myostage.errors import UserError
 from myostage.features import dino
-from myostage.features.encoder import build
+from myostage.features.encoder import build, crop_pixels, split
+from myostage.features.tokens import TokenStore
 from myostage.learning.tables import SPLITS
 from myostage.paths import Paths
 from myostage.runtime import jobs
@@ -320,19 +321,31 @@ class Study:
         frame = pd.DataFrame(rows, columns=SPLITS.schema.names)
         tables.write(self.root / "splits.parquet", frame, SPLITS)
 
-    def tune(self, made: Encoder, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-        """Run the job; the slides of each fine-tuning that it does."""
-        receipt = self.paths.receipt("dino", made.id)
-        inputs = SimpleNamespace(splits=str(self.root / "splits.parquet"), weights=[])
-        snakemake = SimpleNamespace(
-            rule=f"dino_{made.id}",
-            input=type("Inputs", (list,), vars(inputs))([inputs.splits]),
-            output=[receipt],
-            log=[self.paths.log("dino", made.id)],
+    def job(self, rule: str, made: Encoder, output: str, **inputs: Any) -> Any:
+        """A job of a rule, as Snakemake hands it to its script."""
+        return SimpleNamespace(
+            rule=rule,
+            input=type("Inputs", (list,), inputs)(file for file in inputs.values() if file),
+            output=[output],
+            log=[self.paths.log(rule, made.id)],
             resources={},
             threads=1,
             params=Params(slides=list(FOLDS), encoder=made.id, settings=made.model_dump(), code="x"),
         )
+
+    def embed(self, made: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Run the job that embeds the slides; what waits for several files has a list of them."""
+        output = self.paths.receipt(f"embed/{made.id}", "all")
+        snakemake = self.job("embed", made, output, weights=[], tuned=[self.paths.receipt("dino", made.id)])
+        snakemake.input[:] = snakemake.input.tuned
+        with monkeypatch.context() as patch:
+            patch.setattr(jobs, "_start_logging", lambda *_: None)
+            runpy.run_path(str(SCRIPTS / "embed.py"), init_globals={"snakemake": snakemake})
+
+    def tune(self, made: Encoder, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+        """Run the job; the slides of each fine-tuning that it does."""
+        receipt = self.paths.receipt("dino", made.id)
+        snakemake = self.job("dino", made, receipt, splits=str(self.root / "splits.parquet"), weights=[])
         done = []
         own = dino.fine_tune
 
@@ -343,9 +356,14 @@ class Study:
         with monkeypatch.context() as patch:
             patch.setattr(dino, "fine_tune", watched)
             patch.setattr(jobs, "_start_logging", lambda *_: None)
-            runpy.run_path(str(SCRIPT), init_globals={"snakemake": snakemake})
+            runpy.run_path(str(SCRIPTS / "dino.py"), init_globals={"snakemake": snakemake})
         assert json.loads(Path(receipt).read_text())["members"].keys() == {made.id}
         return done
+
+
+def read_images(path: Path) -> NDArray[np.uint8]:
+    with tables.open_table(path, CROPS) as file:
+        return np.concatenate([crop_pixels(batch.column("image")) for batch in file.iter_batches()])
 
 
 class Params(dict[str, Any]):
@@ -353,7 +371,7 @@ class Params(dict[str, Any]):
         return self[name]
 
 
-SCRIPT = Path(__file__).parents[2] / "scripts/dino.py"
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 @pytest.fixture
@@ -369,15 +387,26 @@ def test_no_crop_of_a_held_out_animal_is_read(study: Study, monkeypatch: pytest.
     statement = json.loads(Path(study.paths.statement(f"encoders/{made.id}", "dino")).read_text())
     assert statement["inputs"].keys() == {str(study.crops(slide)) for slide in ("a1", "b1")}
     assert Path(study.paths.tuned(made.id)).is_file()
+    for number, slide in enumerate(("a0", "b0", "staged")):
+        study.write(slide, number)
+    study.embed(made, monkeypatch)  # all slides, those held out too
+    for slide in FOLDS:
+        store = TokenStore(Path(study.paths.tokens(slide, made.id)))
+        images = torch.from_numpy(read_images(study.crops(slide)))
+        expected = split(made, Path(study.paths.tuned(made.id)))[0](images).half()
+        torch.testing.assert_close(store.read(), expected, rtol=1e-2, atol=1e-3)
+    for slide in ("a0", "b0", "staged"):
+        study.crops(slide).write_bytes(b"whoever reads this fails")
     with pytest.raises(SystemExit):  # the transductive arm reads them all
         study.tune(encoder(steps=1, crops="all").of_fold(0, 2), monkeypatch)
 
 
 def test_crops_of_held_out_animals_tune_nothing_anew(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, everyone = encoder(steps=1).of_fold(0, 2), encoder(steps=1, crops="all").of_fold(0, 2)
+    made, everyone = encoder(steps=2).of_fold(0, 2), encoder(steps=2, crops="all").of_fold(0, 2)
     assert len(study.tune(made, monkeypatch)) == 1
     weights = Path(study.paths.tuned(made.id))
     before = weights.read_bytes(), weights.stat().st_mtime_ns
+    first = build(made, weights).state_dict()["norm.weight"]
     assert study.tune(everyone, monkeypatch) == [list(FOLDS)]
     study.write("a0", first=9, count=7)
     study.split(7)
@@ -386,7 +415,7 @@ def test_crops_of_held_out_animals_tune_nothing_anew(study: Study, monkeypatch: 
     assert study.tune(everyone, monkeypatch) == [list(FOLDS)]
     study.write("a1", first=9)
     assert study.tune(made, monkeypatch) == [["a1", "b1"]]
-    assert weights.read_bytes() != before[0]
+    assert not torch.equal(first, build(made, weights).state_dict()["norm.weight"])
 
 
 def test_every_fold_has_an_encoder_and_all_crops_have_one() -> None:

@@ -61,6 +61,8 @@ def _runs(experiment: str, seconds: list[float], **more: Any) -> pd.DataFrame:
         "steps": 9,
         "joules": np.nan,
         "temperature": np.nan,
+        "loss_change": 0.0,
+        "loss_noise": 0.0,
         "seed": 0,
     }
     frame = frame.assign(run=[f"{experiment}-{n}" for n in range(len(seconds))], **(usual | more))

@@ -155,6 +155,18 @@ def test_curves_run_on_through_the_phases(tmp_path: Path) -> None:
     assert "No training curves" in title_of(draw("curves", views.histories({})))
 
 
+def test_curves_name_what_has_not_converged() -> None:
+    steps = np.arange(100)
+    falling, flat = 3.0 - 0.02 * steps, np.where(steps < 20, 3.0, 1.0)
+    parts = [
+        pd.DataFrame({"experiment": name, "run": 0, "phase": 0, "step": steps, "loss": loss, "prop": loss})
+        for name, loss in (("early", falling), ("done", flat))
+    ]
+    table = pd.concat(parts).assign(learning_rate=1e-3, gradient_norm=1.0, conflict=np.nan)
+    legend = draw("curves", table).legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["early (not converged)", "done"]
+
+
 def test_metrics_marks_baseline_ceiling_and_undefined(made: study_tables.Made) -> None:
     table = tables.read(made.study("metrics"), METRICS)
     figure = draw("metrics", table, None, ["majority"], ["supervised"])

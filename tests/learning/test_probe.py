@@ -13,9 +13,10 @@ from myostage import tables
 from myostage.cells.tables import LABELS
 from myostage.errors import UserError
 from myostage.learning import probe, runs
+from myostage.learning.predictions import read_learnt
 from myostage.learning.probe_runs import train_probe
 from myostage.learning.tables import HISTORY, OUTCOME, predictions_table
-from support.token_runs import PROPORTIONS, STAGES, Bench, K, make, outputs_of, predictions, spec_of
+from support.token_runs import CELLS, PROPORTIONS, STAGES, Bench, K, make, outputs_of, predictions, spec_of
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,10 @@ def test_a_run_leaves_what_other_runs_leave_and_can_be_applied(bench: Bench, tmp
     for slide, part in found.groupby("slide"):
         assert (part["stage"].to_numpy() == bench.truth[slide]).mean() > 0.9
     assert tables.read(out / "history.parquet", HISTORY).empty
+    learnt = read_learnt(out / "predictions.parquet", K)  # for the proportions of a group at prediction
+    shares = [np.bincount(bench.truth[slide], minlength=K) for slide in ("d3_a1", "d5_a1", "d14_a1")]
+    assert learnt is not None
+    np.testing.assert_allclose(learnt.composition, np.sum(shares, axis=0) / (3 * CELLS))
     outcome = tables.read(out / "outcome.parquet", OUTCOME).iloc[0]
     assert outcome["status"] == "ok" and outcome["seconds"] > 0
     again = tmp_path / "again.parquet"

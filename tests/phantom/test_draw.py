@@ -363,6 +363,56 @@ def test_maturing_cells_shrink_and_turn_from_blue_to_pink(tmp_path: Path) -> Non
     assert (np.diff(pink) > 0).all() and pink[0] < 0 < pink[-1]
 
 
+@pytest.mark.parametrize("tissue", [SMALL, ROUND], ids=["muscle", "round cells"])
+def test_dials_at_their_defaults_draw_the_same_bytes(tissue: Phantom, tmp_path: Path) -> None:
+    own = (0.55, 0.045, 0.04) if tissue.tissue == "muscle" else (0.27, 0.05, 0.03)
+    shares = MIXED if tissue.tissue == "muscle" else EVEN
+    draw(tmp_path, "plain", shares, tissue)
+    dialled = tissue.model_copy(update=dict(zip(("overlap", "stain", "animal"), own, strict=True)))
+    draw(tmp_path, "dialled", shares, dialled)
+    for ending in ("tif", "geojson"):
+        assert (tmp_path / f"plain.{ending}").read_bytes() == (tmp_path / f"dialled.{ending}").read_bytes()
+
+
+@pytest.mark.parametrize("tissue", [SMALL, ROUND], ids=["muscle", "round cells"])
+def test_the_more_stages_overlap_the_less_size_tells_the_stage(tissue: Phantom, tmp_path: Path) -> None:
+    # of these stages the one is larger than the other by far
+    names = STAGES[1:4:2] if tissue.tissue == "muscle" else MATURING[::5]
+    explained = []
+    for overlap in (0.0, 0.5, 2.0):
+        draw(tmp_path, "s", (0.5, 0.5), tissue.model_copy(update={"overlap": overlap}), stages=names)
+        outlines, of = truth(tmp_path / "s.geojson")
+        size = np.log([outline.area for outline in outlines])
+        explained.append(np.corrcoef(size, np.array(of) == names[0])[0, 1] ** 2)
+    assert explained[0] > 0.5 and explained[0] > explained[1] > explained[2] + 0.05
+
+
+@pytest.mark.parametrize("tissue", [SMALL, ROUND], ids=["muscle", "round cells"])
+def test_dials_of_animals_set_how_far_they_differ_in_stain_and_size(tissue: Phantom, tmp_path: Path) -> None:
+    shares = MIXED if tissue.tissue == "muscle" else EVEN
+
+    def spread(**dials: float) -> tuple[float, float]:
+        stains, sizes = [], []
+        for animal in ("a1", "a2", "a3", "a4"):
+            draw(tmp_path, "s", shares, tissue.model_copy(update=dials), animal=animal)
+            stains.append(np.log(255 - tifffile.imread(tmp_path / "s.tif").mean()))
+            areas = [outline.area for outline in truth(tmp_path / "s.geojson")[0]]
+            sizes.append(np.log(np.median(areas)) / 2)
+        return float(np.std(stains)), float(np.std(sizes))
+
+    alike = spread(stain=0, animal=0)
+    stained, sized = spread(stain=0.4, animal=0), spread(stain=0, animal=0.2)
+    assert stained[0] > 3 * alike[0] and sized[1] > 3 * alike[1]
+
+
+def test_days_may_hold_every_stage(tmp_path: Path) -> None:
+    for day, shares in {"early": (0.4, 0.3, 0.15, 0.1, 0.05), "late": (0.05, 0.1, 0.15, 0.3, 0.4)}.items():
+        draw(tmp_path, day, shares)
+        names = truth(tmp_path / f"{day}.geojson")[1]
+        assert set(names) == set(STAGES)
+        assert (names.count("damaged") > names.count("intact")) is (day == "early")
+
+
 def test_round_cells_follow_the_proportions_and_any_names_do(tmp_path: Path) -> None:
     coarse = Phantom(tissue="round_cells", width_um=250.0, height_um=250.0, mpp=2.0)
     shares = np.array((0.05, 0.2, 0.35, 0.4))

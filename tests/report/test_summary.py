@@ -308,9 +308,26 @@ def test_the_page_says_which_intervals_cannot_be_trusted_and_what_would_do() -> 
     assert "it would take" not in " ".join(findings.describe_noise(seen)), "enough animals"
 
 
+def test_the_page_names_what_has_not_converged_and_marks_it(tmp_path: Path) -> None:
+    made = facts(everything())
+    late = made.runs.assign(loss_change=np.where(made.runs["experiment"] == "combined", -0.2, -0.01))
+    unsettled = replace(made, runs=late)
+    text = " ".join(findings.describe_study(unsettled))
+    assert (
+        "Not converged: combined (its loss still falls by 20% in 6 of 6 runs). A comparison with any of "
+        "these is one at this budget alone."
+    ) in text
+    assert unsettled.name("combined") == "combined (not converged)" and unsettled.name("prop") == "prop"
+    summary.write(tmp_path / "page.html", unsettled)
+    page = (tmp_path / "page.html").read_text()
+    assert "combined §" in page and "prop §" not in page
+    unknown = replace(made, runs=late.assign(loss_change=np.nan))
+    assert "Whether they had converged cannot be said" in " ".join(findings.describe_study(unknown))
+
+
 def test_the_page_says_what_its_comparison_cannot_show() -> None:
     plain = " ".join(findings.describe_study(facts([])))
-    assert "none is known to have converged" in plain and "not to be trusted" not in plain
+    assert "Runs took 300 training steps. All have converged" in plain and "not to be trusted" not in plain
     assert "transductive" not in plain and "released" not in plain
     made = replace(parts(FULL), transductive=["frozen"], released=["aligned"])
     text = " ".join(findings.describe_study(facts([], made)))

@@ -219,7 +219,9 @@ def _runs(made: Made) -> None:
         for place, name in enumerate(experiments)
         for fold in range(3)
     ]
-    frame = pd.DataFrame(rows).assign(seed=0, device="cpu", steps=200, joules=np.nan, temperature=1.2)
+    frame = pd.DataFrame(rows).assign(
+        seed=0, device="cpu", steps=200, joules=np.nan, temperature=1.2, loss_change=-0.01, loss_noise=0.01
+    )
     frame["cpu_seconds"], frame["peak_memory_mb"] = 1.5 * frame["seconds"], 20 * frame["seconds"]
     tables.write(made.study("runs"), frame, RUNS)
 

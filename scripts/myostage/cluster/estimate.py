@@ -184,7 +184,7 @@ def dino_step_seconds(encoder: Encoder) -> float:
 
 def trained_blocks(encoder: Encoder) -> int:
     """Blocks of a ViT that are kept trainable."""
-    return blocks(encoder) if encoder.trained_blocks == "all" else encoder.trained_blocks
+    return encoder.trained_blocks if isinstance(encoder.trained_blocks, int) else blocks(encoder)
 
 
 def blocks(encoder: Encoder) -> int:

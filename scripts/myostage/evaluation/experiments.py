@@ -25,6 +25,7 @@ from myostage.evaluation.comparisons import (
     paired_differences,
     paired_seeds,
 )
+from myostage.evaluation.convergence import CHANGE, UNKNOWN, measure_change
 from myostage.evaluation.intervals import (
     Estimate,
     estimate_by_folds,
@@ -35,7 +36,7 @@ from myostage.evaluation.intervals import (
 )
 from myostage.evaluation.metrics.registry import METRICS
 from myostage.evaluation.tallies import Split
-from myostage.learning.tables import OUTCOME
+from myostage.learning.tables import HISTORY, OUTCOME
 from myostage.study.run import RunSpec
 from myostage.study.sections.compare import Compare
 
@@ -230,10 +231,20 @@ def _limit(measure: Measure, estimate: Estimate, values: Floats) -> tuple[Floats
 
 
 def list_runs(
-    experiments: Mapping[str, Sequence[RunSpec]], outcome: Mapping[str, dict[str, Any]]
+    experiments: Mapping[str, Sequence[RunSpec]],
+    outcome: Mapping[str, dict[str, Any]],
+    histories: Mapping[str, Path],
 ) -> list[dict[str, Any]]:
-    """Rows of RUNS."""
-    return [begin_row(name, spec) | outcome[spec.id] for name, specs in experiments.items() for spec in specs]
+    """Rows of RUNS; ``histories`` has the table of every run by its id."""
+    changes = {
+        run: measure_change(tables.read(histories[run], HISTORY)) if row["status"] == "ok" else UNKNOWN
+        for run, row in outcome.items()
+    }
+    return [
+        begin_row(name, spec) | outcome[spec.id] | dict(zip(CHANGE, changes[spec.id], strict=True))
+        for name, specs in experiments.items()
+        for spec in specs
+    ]
 
 
 def write_rows(

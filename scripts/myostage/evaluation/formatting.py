@@ -8,12 +8,14 @@ import pandas as pd
 
 from myostage.evaluation import cost, selection
 from myostage.evaluation.comparisons import INTERVAL
+from myostage.evaluation.convergence import Unconverged
 from myostage.evaluation.metrics.registry import METRICS
 from myostage.evaluation.numbers import NOT_TRUSTED, format_count, format_number, format_p, format_setting
 
 # Beside the name of an experiment in a table.
 SEES_LABELS = "†"
 FITTED_AFTERWARDS = "‡"
+UNCONVERGED = "§"
 
 
 def describe_to_reference(comparisons: pd.DataFrame, metric: str, experiment: str) -> str:
@@ -149,11 +151,24 @@ def _runs(metrics: pd.DataFrame, order: Sequence[str], runs: pd.DataFrame | None
     return [str(ok) if ok == total else f"{ok} of {total}" for ok, total in selection.iterate_rows(count)]
 
 
-def mark_experiments(
-    rows: pd.DataFrame, label_learners: Iterable[str] = (), fitted_afterwards: Iterable[str] = ()
-) -> pd.DataFrame:
-    """The rows with a mark beside the experiments that :func:`explain_marks` explains."""
-    marks = dict.fromkeys(label_learners, SEES_LABELS) | dict.fromkeys(fitted_afterwards, FITTED_AFTERWARDS)
+def collect_marks(
+    label_learners: Iterable[str] = (),
+    fitted_afterwards: Iterable[str] = (),
+    unconverged: Iterable[str] = (),
+) -> dict[str, str]:
+    """Experiment -> the marks beside it, which :func:`explain_marks` explains."""
+    marks: dict[str, str] = {}
+    for mark, names in (
+        (SEES_LABELS, label_learners),
+        (FITTED_AFTERWARDS, fitted_afterwards),
+        (UNCONVERGED, unconverged),
+    ):
+        marks |= {name: f"{marks.get(name, '')}{mark}" for name in names}
+    return marks
+
+
+def mark_experiments(rows: pd.DataFrame, marks: Mapping[str, str]) -> pd.DataFrame:
+    """The rows with their marks beside the experiments."""
     return rows.rename(index={name: f"{name} {mark}" for name, mark in marks.items()})
 
 
@@ -163,6 +178,7 @@ def explain_marks(
     fitted_afterwards: Iterable[str] = (),
     left_out: Mapping[str, str] | None = None,
     ceiling: str = "",
+    unconverged: Mapping[str, Unconverged] | None = None,
 ) -> str:
     """What the marks beside experiments mean, for those that stand in the table; empty where none does.
 
@@ -178,6 +194,10 @@ def explain_marks(
             f"{FITTED_AFTERWARDS} L_SimProp alone trains no classifier: its head was fitted afterwards by "
             "L_prop on the frozen embedding, from the proportions of bags and no cell label."
         )
+    late = {name: how for name, how in (unconverged or {}).items() if name in shown}
+    if late:
+        each = "; ".join(f"{name}: {how}" for name, how in late.items())
+        notes.append(f"{UNCONVERGED} not converged, so that a comparison is one at this budget ({each}).")
     notes += [f"{name} was left out: {reason}." for name, reason in (left_out or {}).items() if name in shown]
     return " ".join(notes)
 

@@ -65,6 +65,7 @@ STAGE_DECIMALS = 9
 def evaluate_runs(
     experiments: Mapping[str, Runs],
     outcomes: Mapping[str, Path],
+    histories: Mapping[str, Path],
     splits: Path,
     proportions: Mapping[str, NDArray[np.floating]],
     stages: int,
@@ -103,6 +104,8 @@ def evaluate_runs(
         Label of every experiment, and its runs with their predictions.
     outcomes
         Table of the outcome of every run, by its id.
+    histories
+        History of every run, by its id.
     splits
         Table of splits.
     proportions
@@ -231,7 +234,7 @@ def evaluate_runs(
     write_rows(SCORES, scores, scores_out, metadata, carried)
     write_rows(CONFUSION, confusions, confusion_out, metadata)
     write_rows(RELIABILITY, reliabilities, reliability_out, metadata)
-    write_rows(RUNS, list_runs(specs, outcome), runs_out, metadata)
+    write_rows(RUNS, list_runs(specs, outcome, histories), runs_out, metadata)
     if choices_out is not None:
         write_rows(CHOICES, _list_choices(specs, choices or {}), choices_out, metadata)
 

@@ -75,6 +75,7 @@ class SlideTally:
 def evaluate_slides(
     experiments: Mapping[str, Sequence[SlideRun]],
     outcomes: Mapping[str, Path],
+    histories: Mapping[str, Path],
     splits: Path,
     labels: Mapping[str, Path],
     *,
@@ -108,6 +109,8 @@ def evaluate_slides(
         Label of every experiment, and its runs. A run that failed is not read.
     outcomes
         Table of the outcome of every run, by its id.
+    histories
+        History of every run, by its id.
     splits
         Table of splits.
     labels
@@ -167,7 +170,7 @@ def evaluate_slides(
     write_rows(METRICS, rows, metrics_out, metadata)
     write_rows(COMPARISONS, compared, comparisons_out, metadata)
     if runs_out is not None:
-        write_rows(RUNS, list_runs(specs, outcome), runs_out, metadata)
+        write_rows(RUNS, list_runs(specs, outcome, histories), runs_out, metadata)
 
 
 def tally_slides(

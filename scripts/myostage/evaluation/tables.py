@@ -14,6 +14,14 @@ RUNS = Table(
         Column("fold", INT32, "", "fold"),
         Column("seed", INT32, "", "seed"),
         *COST,
+        Column(
+            "loss_change",
+            FLOAT64,
+            "",
+            "relative change of the training loss from the last fifth but one of the steps to the last; "
+            "missing where nothing, or too little to judge, was trained",
+        ),
+        Column("loss_noise", FLOAT64, "", "standard error of that change"),
     ),
 )
 

@@ -209,7 +209,7 @@ def _class_token(block: Any, x: Tensor) -> Tensor:
 def split(encoder: Encoder, tuned: Path | None = None) -> tuple[Prefix, Suffix]:
     """Frozen prefix and trainable suffix of a newly built encoder (see :func:`build`)."""
     model = build(encoder, tuned)
-    count = len(model.blocks) if encoder.trained_blocks == "all" else encoder.trained_blocks
+    count = encoder.trained_blocks if isinstance(encoder.trained_blocks, int) else len(model.blocks)
     return Prefix(model, count), Suffix(model, encoder.pool, count)
 
 
@@ -242,7 +242,7 @@ def build(encoder: Encoder, tuned: Path | None = None, *, any_size: bool = False
     if model.cls_token is None:
         raise UserError(f"encoder.model: {encoder.model} has no class token; choose a ViT that has one")
     depth = len(model.blocks)
-    if encoder.trained_blocks != "all" and encoder.trained_blocks >= depth:
+    if isinstance(encoder.trained_blocks, int) and encoder.trained_blocks >= depth:
         raise UserError(
             f"encoder.trained_blocks: {encoder.trained_blocks} leaves nothing frozen of "
             f"{encoder.model or 'the architecture'}, whose depth is {depth}; lower it below {depth}, or "

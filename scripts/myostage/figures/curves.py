@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from myostage import palette
-from myostage.figures.lazy import mlines, mticker, pd, style, summaries, views
+from myostage.figures.lazy import convergence, mlines, mticker, pd, style, summaries, views
 from myostage.figures.record import Drawn, Record, Request, Scope
 from myostage.learning.term import TERMS, names
 
@@ -25,7 +25,7 @@ def requests(scope: Scope) -> dict[str, Request]:
 FIGURE = Record(
     theme="training",
     category="Training",
-    caption="Loss terms per training step of every run.",
+    caption="Loss terms per training step of every run, and which had not converged at the end.",
     requests=requests,
 )
 
@@ -52,6 +52,7 @@ def draw(histories: pd.DataFrame) -> Figure:
     if histories.empty:
         return style.page("No training curves", "No experiment of this study trains anything.")
     experiments = list(dict.fromkeys(histories["experiment"]))
+    late = _find_unconverged(histories)
     # Colours repeat after six series; the dashes tell the repetitions apart.
     marks = {name: ("-", "--", "-.", ":")[number // 6 % 4] for number, name in enumerate(experiments)}
     columns = style.columns_of(len(panels))
@@ -89,7 +90,13 @@ def draw(histories: pd.DataFrame) -> Figure:
         axes.set_xlabel("step")
     figure.legend(
         handles=[
-            mlines.Line2D([], [], color=colour, ls=marks[experiment], label=experiment)
+            mlines.Line2D(
+                [],
+                [],
+                color=colour,
+                ls=marks[experiment],
+                label=f"{experiment} (not converged)" if experiment in late else experiment,
+            )
             for experiment, colour in zip(experiments, palette.series_colours(len(experiments)), strict=True)
         ],
         loc="outside lower left",
@@ -97,10 +104,23 @@ def draw(histories: pd.DataFrame) -> Figure:
         alignment="left",
     )
     note = "Line: median over runs; band: their range; smoothed over 1/40 of the steps."
+    if late:
+        note += (
+            " Not converged: the loss of the last fifth of the steps differs from that of the fifth before."
+        )
     if (histories["phase"] > 0).any():
         note += " Dotted: from here the head is fitted on the frozen embedding."
     style.set_headline(figure, _fall(histories, experiments[0]), note)
     return figure
+
+
+def _find_unconverged(histories: pd.DataFrame) -> dict[str, Any]:
+    """Experiments of which a run has not converged; see :mod:`myostage.evaluation.convergence`."""
+    changes = [
+        (experiment, *convergence.measure_change(part))
+        for (experiment, _), part in histories.groupby(["experiment", "run"], sort=False)
+    ]
+    return convergence.find_unconverged(pd.DataFrame(changes, columns=["experiment", *convergence.CHANGE]))
 
 
 def _fall(histories: pd.DataFrame, experiment: str) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib import ticker as mticker
 
     from myostage import tables
-    from myostage.evaluation import checks, formatting, intervals, regimes, selection, summaries
+    from myostage.evaluation import checks, convergence, formatting, intervals, regimes, selection, summaries
     from myostage.evaluation import comparisons as verdicts
     from myostage.evaluation import cost as costs
     from myostage.evaluation import tables as schemas
@@ -47,35 +47,25 @@ else:
             "matplotlib.ticker",
         ),
     )
-    (
-        tables,
-        checks,
-        verdicts,
-        intervals,
-        costs,
-        formatting,
-        regimes,
-        selection,
-        summaries,
-        schemas,
-        wrong,
-        style,
-        views,
-    ) = map(
+    tables, style, views = map(Lazy, ("myostage.tables", "myostage.figures.style", "myostage.figures.views"))
+    checks, convergence, verdicts, intervals, costs, formatting = map(
         Lazy,
         (
-            "myostage.tables",
             "myostage.evaluation.checks",
+            "myostage.evaluation.convergence",
             "myostage.evaluation.comparisons",
             "myostage.evaluation.intervals",
             "myostage.evaluation.cost",
             "myostage.evaluation.formatting",
+        ),
+    )
+    regimes, selection, summaries, schemas, wrong = map(
+        Lazy,
+        (
             "myostage.evaluation.regimes",
             "myostage.evaluation.selection",
             "myostage.evaluation.summaries",
             "myostage.evaluation.tables",
             "myostage.evaluation.wrong_tables",
-            "myostage.figures.style",
-            "myostage.figures.views",
         ),
     )

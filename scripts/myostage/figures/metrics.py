@@ -9,7 +9,17 @@ import numpy as np
 
 from myostage import palette
 from myostage.evaluation.metrics.registry import METRICS
-from myostage.figures.lazy import formatting, mticker, pd, schemas, selection, style, tables, verdicts
+from myostage.figures.lazy import (
+    convergence,
+    formatting,
+    mticker,
+    pd,
+    schemas,
+    selection,
+    style,
+    tables,
+    verdicts,
+)
 from myostage.figures.record import Drawn, Record, Request, Scope, Table
 
 if TYPE_CHECKING:
@@ -70,10 +80,12 @@ def make(
         table[table["experiment"].isin(rows.index)], baselines, label_learners
     )
     ceiling = selection.find_ceiling(table, metric, label_learners)
-    notes = formatting.explain_marks(rows.index, label_learners, fitted_afterwards, left_out, ceiling)
+    late = {} if ended is None else convergence.find_unconverged(ended)
+    marks = formatting.collect_marks(label_learners, fitted_afterwards, late)
+    notes = formatting.explain_marks(rows.index, label_learners, fitted_afterwards, left_out, ceiling, late)
     blocks = [
         (
-            formatting.mark_experiments(rows, label_learners, fitted_afterwards),
+            formatting.mark_experiments(rows, marks),
             f"{formatting.CAPTION} {notes}".strip(),
         ),
         *formatting.collect_blocks(compared, metric, rows.index, quoted, ended),

@@ -7,7 +7,8 @@ enter the last block; of ready-made features, the features. No seed shapes its n
 import logging
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -47,7 +48,7 @@ def summarise(tokens: NDArray[np.float16]) -> Floats:
 def fit_probe(
     features: Floats,
     stages: NDArray[np.int64],
-    parts: Iterable[tuple[NDArray[np.bool_], NDArray[np.bool_]]],
+    parts: Sequence[tuple[NDArray[np.bool_], NDArray[np.bool_]]],
     count: int,
 ) -> Probe:
     """The probe whose strength is best on cells held in, fitted on all cells.
@@ -63,15 +64,15 @@ def fit_probe(
     count
         Number of stages K.
     """
-    losses = np.zeros(len(STRENGTHS))
-    for fitted_on, held_in in parts:
-        judged = np.flatnonzero(held_in)
-        for place, found in enumerate(_path(features[fitted_on], stages[fitted_on], count, len(STRENGTHS))):
-            right = predict(found, features[judged])[np.arange(len(judged)), stages[judged]]
-            losses[place] -= np.log(np.maximum(right, SMALLEST)).sum()
-    best = int(losses.argmin())
-    log.info("log loss of cells held in by inverse strength: %s", dict(zip(STRENGTHS, losses, strict=True)))
-    return _path(features, stages, count, best + 1)[-1]
+    judged = [(features[held_in], stages[held_in]) for _, held_in in parts]
+    paths = [_path(features[fitted_on], stages[fitted_on], count) for fitted_on, _ in parts]
+    losses: list[float] = []
+    for probes in zip(*paths, strict=True):
+        losses.append(sum(_lose(probe, *cells) for probe, cells in zip(probes, judged, strict=True)))
+        if losses[-1] > min(losses):  # weaker regularisation is worse still, and slow to fit
+            break
+    log.info("log loss of cells held in: %s", dict(zip(STRENGTHS, losses, strict=False)))
+    return next(islice(_path(features, stages, count), int(np.argmin(losses)), None))
 
 
 def predict(probe: Probe, features: Floats) -> Floats:
@@ -95,21 +96,27 @@ def predict_slides(
         )
 
 
-def _path(features: Floats, stages: NDArray[np.int64], count: int, upto: int) -> list[Probe]:
-    """Probes of the first ``upto`` strengths."""
+def _lose(probe: Probe, features: Floats, stages: NDArray[np.int64]) -> float:
+    """Summed log loss of cells, nats."""
+    right = predict(probe, features)[np.arange(len(stages)), stages]
+    return -float(np.log(np.maximum(right, SMALLEST)).sum())
+
+
+def _path(features: Floats, stages: NDArray[np.int64], count: int) -> Iterator[Probe]:
+    """Probes by strength, each fitted when it is asked for."""
     from sklearn.exceptions import ConvergenceWarning  # slow to import, and not needed to predict
     from sklearn.linear_model import LogisticRegression
 
     known = np.unique(stages)
     if len(known) == 1:
         bias = np.where(np.arange(count) == known[0], 0, -np.inf).astype(np.float32)
-        return [Probe(np.zeros((count, features.shape[1]), np.float32), bias)] * upto
+        yield from [Probe(np.zeros((count, features.shape[1]), np.float32), bias)] * len(STRENGTHS)
+        return
     mean, spread = features.mean(0), features.std(0)
     spread[spread == 0] = 1
     scaled = (features - mean) / spread
     regression = LogisticRegression(max_iter=MOST_ITERATIONS, warm_start=True)
-    found = []
-    for strength in STRENGTHS[:upto]:
+    for strength in STRENGTHS:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             regression.set_params(C=strength).fit(scaled, stages)
@@ -121,5 +128,4 @@ def _path(features: Floats, stages: NDArray[np.int64], count: int, upto: int) ->
             coefficients, intercept = np.stack([0 * coefficients[0], coefficients[0]]), [0, intercept[0]]
         probe.weights[known] = coefficients / spread
         probe.bias[known] = intercept - probe.weights[known] @ mean
-        found.append(probe)
-    return found
+        yield probe

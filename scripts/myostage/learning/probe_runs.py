@@ -18,13 +18,14 @@ from myostage.learning.outputs import (
     write_outcome,
     write_predictions,
 )
+from myostage.learning.priors import Learnt
 from myostage.learning.probe import fit_probe, predict, predict_slides, summarise
 from myostage.learning.runs import stages_of_rows, token_store
 from myostage.runtime.cost import measure
 from myostage.study.run import RunSpec
 
 # Parts that the training animals are dealt into, at most, and labelled cells that are learnt from.
-PARTS, MOST_CELLS = 5, 20_000
+PARTS, MOST_CELLS = 3, 10_000
 
 
 def train_probe(
@@ -75,15 +76,15 @@ def train_probe(
         truth = np.concatenate([known[slide][taken] for slide, taken in rows.items()])
         parts = [(part != held_in, part == held_in) for held_in in np.unique(part)]
         probe = fit_probe(np.concatenate(list(features.values())), truth, parts, len(stages))
-        temperature = fit_temperature(
-            [predict(probe, values) for values in features.values()],
-            [proportions[group] for group in learnt["group"]],
-        )
-        save_model(model_out, probe._asdict(), spec, len(stages), made_by, temperature=temperature)
+        seen = [predict(probe, values) for values in features.values()]
+        given = [proportions[group] for group in learnt["group"]]
+        temperature = fit_temperature(seen, given)
+        of_cells = Learnt.fitted(seen, given, np.bincount(truth, minlength=len(stages)) / len(truth))
+        save_model(model_out, probe._asdict(), spec, len(stages), made_by, "", temperature, of_cells)
         write_history(history_out, [], spec, made_by)
         held_out = {slide: token_store(tokens[slide], spec.encoder) for slide in predicted["slide"]}
         batches = predict_slides(probe, held_out)
-        write_predictions(predictions_out, batches, len(stages), spec, made_by, temperature=temperature)
+        write_predictions(predictions_out, batches, len(stages), spec, made_by, "", temperature, of_cells)
     write_outcome(outcome_out, spec, cost, made_by, temperature=temperature)
 
 

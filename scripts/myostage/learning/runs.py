@@ -371,9 +371,10 @@ def predict_run(
         return
     if spec.method == "probe":
         probe = Probe(**{name: tensor.numpy() for name, tensor in tensors.items()})
-        opened = {slide: token_store(path, spec.encoder) for slide, path in tokens.items()}
-        batches = predict_slides(probe, opened)
-        write_predictions(predictions_out, batches, stages, spec, made_by, temperature=temperature)
+        staged = predict_slides(
+            probe, {slide: token_store(path, spec.encoder) for slide, path in tokens.items()}
+        )
+        write_predictions(predictions_out, staged, stages, spec, made_by, "", temperature, learnt)
         return
     # What was trained lies in the model file; only the geometry is built anew.
     suffix = (

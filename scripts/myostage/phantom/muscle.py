@@ -151,9 +151,10 @@ def draw_muscle(
         Stage names some of which are unknown, or a slide too small.
     """
     scale = stage_maturity(stages)
-    size = float(np.exp(DRAWING.animal_size * of_animal.standard_normal()))
-    stain = np.exp(DRAWING.animal_stain * of_animal.standard_normal(2))
-    fibres, tissue = _lay_out(phantom, scale, shares, size, slide, rng, region)
+    overlap, stains, sizes = phantom.dial(DRAWING.maturity_noise, DRAWING.animal_stain, DRAWING.animal_size)
+    size = float(np.exp(sizes * of_animal.standard_normal()))
+    stain = np.exp(stains * of_animal.standard_normal(2))
+    fibres, tissue = _lay_out(phantom, scale, shares, size, overlap, slide, rng, region)
     image = _paint(phantom, fibres, tissue, stain, rng)
     return Drawn(image, fibres.x, fibres.y, fibres.radius, fibres.stage)
 
@@ -163,6 +164,7 @@ def _lay_out(
     scale: Reals,
     shares: Reals,
     size: float,
+    overlap: float,
     slide: str,
     rng: np.random.Generator,
     region: Region | None,
@@ -219,7 +221,7 @@ def _lay_out(
     stage[np.argsort(out_of_place)] = drawn
 
     gaps = np.diff(np.sort(scale))
-    spread = DRAWING.maturity_noise * (gaps.min() if len(gaps) and gaps.min() > 0 else 1.0)
+    spread = overlap * (gaps.min() if len(gaps) and gaps.min() > 0 else 1.0)
     maturity = np.clip(scale[stage] + spread * rng.standard_normal(count), 0, 4)
     look: dict[str, Reals] = {name: np.interp(maturity, range(5), row) for name, row in LOOKS.items()}
     look["diameter_um"] = look["diameter_um"] * size * np.exp(DRAWING.size_noise * rng.standard_normal(count))

@@ -100,15 +100,22 @@ def draw_cells(
     UserError
         The slide is too small.
     """
-    size = float(np.exp(SMEAR.animal_size * of_animal.standard_normal()))
-    stain = np.exp(SMEAR.animal_stain * of_animal.standard_normal(2))
-    cells = _lay_out(phantom, np.linspace(0.0, 1.0, len(stages)), shares, size, slide, rng)
+    overlap, stains, sizes = phantom.dial(SMEAR.maturity_noise, SMEAR.animal_stain, SMEAR.animal_size)
+    size = float(np.exp(sizes * of_animal.standard_normal()))
+    stain = np.exp(stains * of_animal.standard_normal(2))
+    cells = _lay_out(phantom, np.linspace(0.0, 1.0, len(stages)), shares, size, overlap, slide, rng)
     image = _paint(phantom, cells, stain, rng)
     return Drawn(image, cells.x, cells.y, cells.radius, cells.stage)
 
 
 def _lay_out(
-    phantom: Phantom, scale: Reals, shares: Reals, size: float, slide: str, rng: np.random.Generator
+    phantom: Phantom,
+    scale: Reals,
+    shares: Reals,
+    size: float,
+    overlap: float,
+    slide: str,
+    rng: np.random.Generator,
 ) -> Cells:
     """Draw the cells and place them, like beside like."""
     girth = size * np.interp(scale, KNOTS, LOOKS["diameter_um"])
@@ -121,7 +128,7 @@ def _lay_out(
             "enlarge `phantom.width_um` and `phantom.height_um`."
         )
     stage = np.repeat(np.arange(len(scale)), rng.multinomial(count, shares))
-    noise = SMEAR.maturity_noise / max(len(scale) - 1, 1)
+    noise = overlap / max(len(scale) - 1, 1)
     maturity = np.clip(scale[stage] + noise * rng.standard_normal(count), 0, 1)
     order = np.argsort(maturity)
     stage, maturity = stage[order], maturity[order]

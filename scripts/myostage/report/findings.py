@@ -16,6 +16,7 @@ import pandas as pd
 from myostage.evaluation import cost as costs
 from myostage.evaluation import selection
 from myostage.evaluation.comparisons import Verdict, judge
+from myostage.evaluation.convergence import TOLERATED, Unconverged, find_unconverged
 from myostage.evaluation.experiments import GROUP, PRIOR
 from myostage.evaluation.intervals import find_lack
 from myostage.evaluation.measured import Measured
@@ -188,13 +189,18 @@ class Facts:
 
     def name(self, label: str) -> str:
         """A label, with what must be known of it."""
-        if label == self.ceiling:
-            return f"{label} (the ceiling, sees cell labels)"
+        known = []
         if label in self.structure.label_learners:
-            return f"{label} (sees cell labels)"
+            known.append("the ceiling, sees cell labels" if label == self.ceiling else "sees cell labels")
         if label in self.structure.fitted_afterwards:
-            return f"{label} (head fitted afterwards)"
-        return label
+            known.append("head fitted afterwards")
+        if label in self.unconverged:
+            known.append("not converged")
+        return f"{label} ({', '.join(known)})" if known else label
+
+    @cached_property
+    def unconverged(self) -> dict[str, Unconverged]:
+        return find_unconverged(self.runs)
 
     @property
     def alpha(self) -> float:
@@ -328,10 +334,7 @@ def state_limits(facts: Facts) -> list[str]:
     sentences = describe_noise(facts)
     steps = sorted({int(count) for count in runs.loc[runs["steps"] > 0, "steps"]})
     if steps:
-        sentences.append(
-            f"Runs took {_range(steps)} training steps, and none is known to have converged: methods are "
-            "compared at this budget alone."
-        )
+        sentences.append(f"Runs took {_range(steps)} training steps. {describe_convergence(facts)}")
     if structure.transductive:
         sentences.append(
             f"DINO has seen the crops of held-out animals in {join_words(structure.transductive)}: these are "
@@ -343,6 +346,21 @@ def state_limits(facts: Facts) -> list[str]:
             "code, but for what the experiment says; its head, where it is frozen, learns no stage."
         )
     return sentences
+
+
+def describe_convergence(facts: Facts) -> str:
+    """Which experiments had not converged when training ended."""
+    judged = facts.runs["loss_change"].notna()
+    if not judged.any():
+        return "Whether they had converged cannot be said: they are too short to be judged."
+    rule = f"the loss of the last fifth of the steps is within {TOLERATED:.0%} of that before, beyond noise"
+    late = [f"{name} ({how})" for name, how in facts.unconverged.items()]
+    if not late:
+        return f"All have converged: {rule}."
+    return (
+        f"Not converged: {'; '.join(late)}. A comparison with any of these is one at this budget alone. The "
+        f"others have converged: {rule}."
+    )
 
 
 def describe_noise(facts: Facts) -> list[str]:

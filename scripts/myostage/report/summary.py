@@ -2,7 +2,7 @@
 
 import base64
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -176,18 +176,34 @@ def _where(facts: Facts) -> list[Block]:
 
 def _methods(facts: Facts) -> list[Block]:
     structure = facts.structure
-    marks = structure.label_learners, structure.fitted_afterwards
     shown = {"": structure.main} | ({"Rivals": rivals} if (rivals := list_rivals(facts)) else {})
     blocks = []
     for heading, labels in shown.items():
         rows = formatting.tabulate_experiments(facts.metrics, labels, runs=facts.runs, metric=facts.metric)
-        notes = formatting.explain_marks(labels, *marks, ceiling=facts.ceiling)
-        caption = f"{formatting.CAPTION} {notes}"
-        blocks.append(Block(heading, table=Grid.of(formatting.mark_experiments(rows, *marks), caption)))
+        caption = f"{formatting.CAPTION} {_explain(facts, labels)}"
+        blocks.append(
+            Block(heading, table=Grid.of(formatting.mark_experiments(rows, _marks(facts)), caption))
+        )
     if structure.quoted:
         quoted = Grid.of(formatting.tabulate_quoted(structure.quoted), formatting.QUOTED)
         blocks.append(Block("Published figures", table=quoted))
     return blocks
+
+
+def _marks(facts: Facts) -> dict[str, str]:
+    structure = facts.structure
+    return formatting.collect_marks(structure.label_learners, structure.fitted_afterwards, facts.unconverged)
+
+
+def _explain(facts: Facts, experiments: Iterable[str]) -> str:
+    structure = facts.structure
+    return formatting.explain_marks(
+        experiments,
+        structure.label_learners,
+        structure.fitted_afterwards,
+        ceiling=facts.ceiling,
+        unconverged=facts.unconverged,
+    )
 
 
 def _cost(facts: Facts) -> list[Block]:
@@ -201,14 +217,13 @@ def _differences(facts: Facts, rows: Sequence[Difference]) -> Grid | None:
     """A table of differences with their intervals drawn; none for no rows."""
     if not rows:
         return None
-    marks = dict.fromkeys(facts.structure.label_learners, formatting.SEES_LABELS)
-    marks |= dict.fromkeys(facts.structure.fitted_afterwards, formatting.FITTED_AFTERWARDS)
+    marks = _marks(facts)
     reach = _reach(rows)
     head = ("experiment", "against", "difference", "", "verdict", "effect size", "p (Holm)")
     lines = [
         (
             f"{row.experiment} {marks.get(row.experiment, '')}".rstrip(),
-            row.reference,
+            f"{row.reference} {marks.get(row.reference, '')}".rstrip(),
             row.interval,
             _strip(row, reach, verdict),
             _mark(verdict, verdict),
@@ -222,12 +237,7 @@ def _differences(facts: Facts, rows: Sequence[Difference]) -> Grid | None:
         for row in rows
         for verdict in [row.judge(facts.alpha)]
     ]
-    notes = formatting.explain_marks(
-        [row.experiment for row in rows],
-        facts.structure.label_learners,
-        facts.structure.fitted_afterwards,
-        ceiling=facts.ceiling,
-    )
+    notes = _explain(facts, [name for row in rows for name in (row.experiment, row.reference)])
     drawn = f" Drawn up to {METRICS[rows[0].metric].format(reach)} from 0; hollow: beyond." if reach else ""
     caption = f"Difference in {METRICS[rows[0].metric].label} [95 % interval].{drawn} {notes}".rstrip()
     return Grid((*head, "minimum detectable", "t over folds", "pairs", "slides"), lines, caption)

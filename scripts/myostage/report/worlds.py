@@ -219,7 +219,7 @@ def tabulate_centre(facts: Facts) -> Grid:
     marks = facts.structure.label_learners, facts.structure.fitted_afterwards
     caption = f"At {point}: mean over worlds [95 % t interval over worlds]."
     caption += f" {formatting.explain_marks(order, *marks)}"
-    return Grid.of(formatting.mark_experiments(table, *marks), caption)
+    return Grid.of(formatting.mark_experiments(table, formatting.collect_marks(*marks)), caption)
 
 
 def tabulate_map(facts: Facts, name: str) -> Grid:

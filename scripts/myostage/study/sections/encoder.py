@@ -61,7 +61,10 @@ class Dino(Section):
     local_crops: int = key(4, "small views of a crop beside its two large ones", ge=0, le=100)
     momentum: float = key(0.996, "of the teacher at the start, rising to 1", DINO, ge=0, lt=1)
     teacher_temperature: Positive = key(0.04, "softmax temperature of the teacher", DINO)
-    seed: Seed = key(0, "seed of views, batches and the projection head")
+    seed: Seed = key(
+        0,
+        "seed of views, batches and the projection head; all `seeds` share it, so that no interval counts it",
+    )
     checkpoint_every: Count = key(200, "steps between two checkpoints; changes no result")
 
 

@@ -21,6 +21,34 @@ class Phantom(Section):
     height_um: PositiveFloat = key(600.0, "height of a slide, um", le=100_000.0)
     mpp: float = key(0.5, "resolution of the slide file, um/px", ge=MPP_RANGE[0], le=MPP_RANGE[1])
 
+    overlap: float | None = key(
+        None,
+        "how far stages overlap in looks: spread of a cell's maturity about its stage, in stages (standard "
+        "deviation); none: .55 of muscle, .27 of round cells",
+        ge=0,
+        le=5,
+    )
+    stain: float | None = key(
+        None,
+        "how far animals differ in stain: standard deviation of the logarithm of either stain; none: .045 of "
+        "muscle, .05 of round cells",
+        ge=0,
+        le=1,
+    )
+    animal: float | None = key(
+        None,
+        "how far animals differ in the size of cells: standard deviation of its logarithm; none: .04 of "
+        "muscle, .03 of round cells",
+        ge=0,
+        le=0.5,
+    )
+
+    def dial(self, overlap: float, stain: float, animal: float) -> tuple[float, float, float]:
+        """Overlap, stain and animal as asked for, each the tissue's own where nothing is."""
+        own = ((self.overlap, overlap), (self.stain, stain), (self.animal, animal))
+        overlap, stain, animal = (usual if asked is None else asked for asked, usual in own)
+        return overlap, stain, animal
+
     @model_validator(mode="after")
     def _drawable(self) -> Self:
         pixels = self.width_um * self.height_um / self.mpp**2
