@@ -148,3 +148,8 @@ def test_what_cannot_be_is_said_in_a_sentence(
         return
     with pytest.raises(UserError, match=words):
         load_study(content)
+
+
+def test_runs_share_jobs_where_the_study_does_not_say_how_many() -> None:
+    found = worlds({"jobs": {}})
+    assert [len(runs) for runs in found.batches.values()] == [len(found.runs)]

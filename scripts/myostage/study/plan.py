@@ -35,8 +35,6 @@ from myostage.study.structure import slide_structure, structure
 from myostage.study.worlds import Worlds
 
 BASELINE_JOB = "baselines"
-# runs of ready-made features take seconds, as long as what their job imports
-RUNS_OF_FEATURES = 20
 # files of a user that are read at a time: on a network disk each waits
 READERS = 16
 # what a study starts from -> rule and what it makes of each slide of its batch
@@ -428,8 +426,7 @@ class Plan:
     @cached_property
     def run_batches(self) -> Experiments:
         """Job -> runs."""
-        size = self.study.jobs.runs_per_job or (RUNS_OF_FEATURES if self.study.features else 1)
-        return run_batches(self.runnable, size)
+        return run_batches(self.runnable, self.study.runs_per_job)
 
     @cached_property
     def longest(self) -> int:

@@ -179,13 +179,13 @@ class Worlds:
         """Job -> runs; those of one world follow each other, so that it is drawn once."""
         order = {name: place for place, name in enumerate(self.points)}
         listed = sorted(self.runs.values(), key=lambda run: (order[run.point.name], run.repeat))
-        return _cut(listed, self.study.jobs.runs_per_job, "worlds")
+        return _cut(listed, self.study.runs_per_job, "worlds")
 
     @cached_property
     def choice_batches(self) -> dict[str, list[str]]:
         """Job -> choices of settings; each of them trains about as often as a job of runs."""
         trainings = max((len(spec.candidates) for spec in self.choices.values()), default=1)
-        size = max(1, self.study.jobs.runs_per_job // (trainings * self.world.pilots))
+        size = max(1, self.study.runs_per_job // (trainings * self.world.pilots))
         return _cut(list(self.choices), size, "pilots")
 
     @cached_property

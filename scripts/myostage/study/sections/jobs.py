@@ -11,7 +11,8 @@ class Jobs(Section):
     slides_per_job: Count = key(1, "slides handled by one job, one after another")
     threads: PositiveInt = key(2, "threads of a job that computes", le=1024)
     runs_per_job: Count | None = key(
-        None, "training runs handled by one job, one after another; none: 1, of ready-made features 20"
+        None,
+        "training runs handled by one job, one after another; none: 1, of ready-made or drawn features 20",
     )
     scratch: Text | None = key(
         None,

@@ -23,6 +23,8 @@ from myostage.study.sections.tiling import Tiling
 from myostage.study.sections.training import Training
 from myostage.study.sections.world import World
 
+RUNS_OF_FEATURES = 20
+
 
 class Study(Section):
     """A study file."""
@@ -88,6 +90,11 @@ class Study(Section):
         if self.features and self.features.table:
             return self.features.table
         return str(self.crops if self.input == "crops" else self.slides)
+
+    @property
+    def runs_per_job(self) -> int:
+        """Training runs of one job; of ready-made or drawn features a run is as short as an import."""
+        return self.jobs.runs_per_job or (RUNS_OF_FEATURES if self.features or self.world else 1)
 
     @property
     def crop_mpp(self) -> float:
