@@ -40,7 +40,8 @@ def test_labelled_crops_become_a_study(tmp_path: Path, monkeypatch: pytest.Monke
     assert result.returncode == 0, result.stderr[-4000:]
     metrics = tables.read(tmp_path / "results/mine/metrics.parquet", METRICS)
     accuracy = metrics[(metrics["run"] == "") & (metrics["metric"] == "accuracy")]
-    assert set(accuracy["experiment"]) == set(kept) and set(accuracy["cells"]) == {80}
+    priors = {f"{name}[prior={prior}]" for name in ("combined", "prop") for prior in ("group", "transport")}
+    assert set(accuracy["experiment"]) == {*kept, *priors} and set(accuracy["cells"]) == {80}
 
 
 def test_a_public_benchmark_runs_from_its_files_to_its_tables(

@@ -184,7 +184,8 @@ def test_a_point_of_the_grid_that_is_trained_already_is_that_run(results: Path) 
 
 
 def test_every_output_says_what_made_it(made: Path, results: Path) -> None:
-    patterns = ("logs/*/*.json", "slides/*/made/**/*.json", "runs/*/made/*.json", "figures/made/*.json")
+    members = ("slides/*/made/**/*.json", "runs/*/made/*.json", "encoders/*/made/*.json")
+    patterns = ("logs/*/*.json", *members, "figures/made/*.json")
     files = [json.loads(file.read_text()) for pattern in patterns for file in results.glob(pattern)]
     # the others name outputs only, beside them
     statements = [statement for statement in files if "specification" in statement]

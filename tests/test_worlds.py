@@ -39,7 +39,7 @@ def test_from_the_study_file_to_the_page_and_again_with_an_experiment_more(tmp_p
     (made / "worlds" / gone / "predictions.parquet").unlink()
     content["experiments"].append({"name": "simprop", "losses": {"simprop": 1}})
     tiny.write(tmp_path / "study.yaml", content)
-    done = tiny.run(tmp_path, str(made / "worlds.parquet"))
+    done = tiny.run(tmp_path, "results/worlds/worlds.parquet")
     assert done.returncode == 0, done.stderr[-4000:]
     after = states(made)
     assert len(after) == 2 * 2 * 5

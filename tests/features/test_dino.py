@@ -277,7 +277,8 @@ def test_an_applied_studys_encoder_is_read_where_that_study_lies(monkeypatch: py
 
     plain, ours, theirs = encoder().model_copy(update={"dino": None}), encoder(), encoder(seed=1)
     other = SimpleNamespace(results="results", study="theirs")
-    study: Any = SimpleNamespace(results="results", study="ours", apply=SimpleNamespace(study="theirs.yaml"))
+    study: Any = SimpleNamespace(results="results", study="ours", world=None)
+    study.apply = SimpleNamespace(study="theirs.yaml")
     for module in (expand, plan):
         monkeypatch.setattr(module, "runnable", lambda _: {"a": runs(plain, ours)})
         monkeypatch.setattr(module, "applied", lambda _: (other, runs(theirs)))

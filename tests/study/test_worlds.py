@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from myostage.errors import UserError
-from myostage.study.load import load_study
+from myostage.study.load import load_study, notes
 from myostage.study.plan import Plan
 from myostage.study.sections.study import Study
 from myostage.study.worlds import Worlds
@@ -25,6 +25,7 @@ def test_a_study_of_worlds_needs_no_table_and_plans_no_slide() -> None:
     plan = Plan(load_study(drawn_worlds.study()))
     assert plan.worlds is not None
     assert (plan.slides, plan.run_batches, plan.encoders) == ({}, {}, {})
+    assert notes(plan.study) == []
     assert [name.rpartition("/")[2] for name in plan.tables] == [
         "worlds.parquet",
         "worlds_comparisons.parquet",

@@ -285,7 +285,7 @@ def _missing_encoders(study: Study, experiments: Mapping[str, Sequence[RunSpec]]
 def _cellpose_names(study: Study) -> dict[str, str]:
     """Networks of Cellpose's that a study names -> their keys."""
     segmentation = study.segmentation
-    if study.input != "slides":
+    if study.input != "slides" or study.world:
         return {}
     if segmentation.train is None:
         name = segmentation.model
@@ -298,7 +298,7 @@ def _timm_names(
     study: Study, experiments: Mapping[str, Sequence[RunSpec]], *, fetched: bool = False
 ) -> dict[str, str]:
     """Encoders that runs name -> their keys; all, or those whose weights are ``fetched``."""
-    if study.input == "features":
+    if study.input == "features" or study.world:
         return {}
     used = [("encoder.model", study.encoder)] if any(s[0].trained for s in experiments.values()) else []
     used += [
