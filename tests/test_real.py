@@ -125,7 +125,7 @@ def test_smear_cells_become_a_study(tmp_path: Path) -> None:
 
 def test_svs_slides_pass_check_and_tile(fibres: Path) -> None:
     slides = ("cmu", "tcga")
-    result = snakemake("svs", "results/svs/made/tile/slides1.json")
+    result = snakemake("svs", "results/svs/made/tile/slides1.json", "results/svs/slides.parquet")
     assert result.returncode == 0, result.stderr[-4000:]
     for slide in slides:
         assert len(tables.read(RESULTS / f"svs/slides/{slide}/tiles.parquet", TILES)) > 20
