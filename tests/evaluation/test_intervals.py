@@ -133,6 +133,9 @@ def test_the_number_of_animals_that_a_difference_needs() -> None:
         found = (2 * stats.t.sf(abs(t), 0.75 * count) < alpha).mean()
         assert within[0] < found < within[1]
     assert seen.find_units(4, 0.5, alpha, power) < 10 and seen.find_units(4, 1e-6, alpha, power) == np.inf
+    # three folds of five animals: eight animals are the fewest with a degree of freedom
+    folds = Estimate(np.array(0.01), np.array(1e-6), np.array(2.0), "folds")
+    assert folds.find_units(15, effect, alpha, power) == 8
     nothing = Estimate(np.array(0.0), np.array(np.nan), np.array(np.nan), "")
     assert np.isnan(nothing.find_units(4, effect, alpha, power))
 

@@ -77,11 +77,14 @@ class Estimate:
     def find_detectable(self, alpha: float, power: float) -> Floats:
         """Smallest true value that this test finds at level ``alpha`` with that power, [...].
 
-        By the noncentral t distribution; nan where there is no error.
+        By the noncentral t distribution; nan where there is no error, infinite below one degree of freedom,
+        where the critical value leaves every number behind (and scipy's search for the noncentrality hangs).
         """
-        critical = student.ppf(1 - alpha / 2, self.df)
-        found = np.asarray(nctdtrinc(self.df, 1 - power, critical), dtype=np.float64) * self.error
-        return np.where(self.error > 0, found, np.nan)
+        enough = ~(np.asarray(self.df) < 1)
+        df = np.where(enough, self.df, np.nan)
+        critical = student.ppf(1 - alpha / 2, df)
+        found = np.asarray(nctdtrinc(df, 1 - power, critical), dtype=np.float64) * self.error
+        return np.where(self.error > 0, np.where(enough, found, np.inf), np.nan)
 
     def find_units(self, units: int, effect: float, alpha: float, power: float) -> float:
         """How many units a study of this design needs for its test to find ``effect``; nan without an error.
