@@ -58,7 +58,7 @@ neighbours: override STUDY := config/demo_neighbours.yaml
 neighbours: study  ## smooth attention, spatial regularisation, ordinal regression: drawn slides, 20 minutes on two cores
 
 evidence: override STUDY := config/evidence.yaml
-evidence: study  ## when does the ordinal term help: worlds of known truth, within 90 minutes on two cores
+evidence: study  ## when does the ordinal term help: worlds of known truth, an hour or more on two cores
 
 plan: install  ## what STUDY would run and cost; nothing runs
 	@$(FOLDER) > /dev/null && $(SNAKEMAKE) --dry-run
